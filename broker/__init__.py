@@ -1,0 +1,1 @@
+"""The aggregator: it selects devices, verifies and sums their updates, and releases the next model."""

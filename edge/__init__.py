@@ -1,0 +1,1 @@
+"""The device: it trains a plan on its own data and publishes compressed updates."""

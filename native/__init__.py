@@ -1,0 +1,1 @@
+"""Arrays to bytes and back: the C core and its checked Python face. It knows no model and no network."""

@@ -1,0 +1,58 @@
+"""What every suite shares: tools that a test needs, and the seed of this run's sample."""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+TOOLS: dict[str, Callable[[], bool]] = {
+    "mosquitto": lambda: shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin") is not None,
+    "qemu": lambda: bool(shutil.which("qemu-aarch64-static") and shutil.which("aarch64-linux-gnu-gcc")),
+    "torch": lambda: importlib.util.find_spec("torch") is not None,
+    "docker": lambda: shutil.which("dockerd") is not None,
+}
+
+
+def required() -> set[str]:
+    """Tools that must not be missing: FLEETGRAD_REQUIRE=mosquitto,qemu,..."""
+    return {name for name in os.environ.get("FLEETGRAD_REQUIRE", "").split(",") if name}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(*tools): skip without these tools, fail if FLEETGRAD_REQUIRE names them")
+    if unknown := required() - set(TOOLS):
+        raise pytest.UsageError(f"FLEETGRAD_REQUIRE names unknown tools: {', '.join(sorted(unknown))}")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("needs"):
+        for tool in marker.args:
+            if not TOOLS[tool]():
+                if tool in required():
+                    pytest.fail(f"{tool} is missing, and FLEETGRAD_REQUIRE names it", pytrace=False)
+                pytest.skip(f"{tool} is not installed")
+
+
+@pytest.fixture(scope="session")
+def sample() -> str:
+    """'full', or a text that seeds this run's sample (the commit)."""
+    return os.environ.get("FLEETGRAD_SAMPLE", "none")
+
+
+@pytest.fixture(scope="session")
+def seed(sample: str) -> int:
+    """An integer drawn from the commit; printed by the tests that use it."""
+    return int.from_bytes(hashlib.sha256(sample.encode()).digest()[:4], "little")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the data sets (FLEETGRAD_DATA); the test is skipped without it."""
+    folder = os.environ.get("FLEETGRAD_DATA")
+    if not folder:
+        pytest.skip("FLEETGRAD_DATA names no folder of data sets")
+    return Path(folder)

@@ -1,0 +1,1 @@
+"""The contract both sides sign: topics, messages, frames, chunks, the plan manifest and the codecs' byte format."""

@@ -1,0 +1,156 @@
+"""The plan: what a device trains, as a directory of five files and a manifest that both sides check.
+
+    manifest.json   this module's `Manifest`
+    train.onnx      feeds: the model's inputs, LABEL, one feed per trainable tensor
+                    fetches: LOSS (scalar, mean over the batch), GRADIENT + name for each trainable tensor
+    eval.onnx       the same feeds; fetches: LOSS (scalar, mean over the batch) and PREDICTION (the model's first output)
+    infer.onnx      the user's model; its initializers are external data that lies in params.bin
+    params.bin      the model as one flat little-endian float32 vector
+
+The flat vector holds tensors in the order trainable, statistic, personal, frozen; each starts at a multiple of ALIGN
+floats, padding is zero. What travels is its prefix: the trainable and the statistic tensors.
+"""
+
+import math
+from typing import Literal
+
+import msgspec
+
+SCHEMA = 1
+ALIGN = 16  # floats: 64 bytes, a cache line and the widest vector register
+MAX_FLOATS = 1 << 28  # 1 GiB of float32: no plan may name more
+LABEL = "fleetgrad.label"
+LOSS = "fleetgrad.loss"
+PREDICTION = "fleetgrad.prediction"
+GRADIENT = "fleetgrad.gradient."
+BATCH = "N"  # the one symbolic dimension, always a feed's first
+MANIFEST, TRAIN, EVAL, INFER, PARAMS = "manifest.json", "train.onnx", "eval.onnx", "infer.onnx", "params.bin"
+
+Role = Literal["trainable", "statistic", "personal", "frozen"]
+LossName = Literal["cross-entropy", "mse"]
+Gradients = Literal["int8", "fp32"]
+Dtype = Literal["float32", "float64", "int8", "uint8", "int32", "int64", "bool"]
+ROLES: tuple[Role, ...] = ("trainable", "statistic", "personal", "frozen")
+
+
+class PlanError(ValueError):
+    """A plan that contradicts itself; the message names the part and the value."""
+
+
+class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    pass
+
+
+class Tensor(_Struct):
+    """One named tensor of the flat vector; `offset` counts floats."""
+
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+    role: Role
+
+    @property
+    def size(self) -> int:
+        """Number of floats, without padding."""
+        return math.prod(self.shape)
+
+    @property
+    def end(self) -> int:
+        """Offset of the first float after the tensor and its padding."""
+        return self.offset + padded(self.size)
+
+
+class Feed(_Struct):
+    """One graph input beside the weights; `shape` leaves out the batch dimension, which comes first."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Dtype
+
+
+class Optimizer(_Struct):
+    """Defaults that a federation's policy may override."""
+
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    batch_size: int = 16
+
+
+class Manifest(_Struct):
+    """Everything about a plan that isn't a graph or a number in the flat vector.
+
+    `inputs` are the model's own inputs, `label` the target's feed, `output` the prediction's shape without the batch.
+    `travels` and `length` count floats: the prefix that is exchanged, and the whole vector.
+    `files` maps each file of the plan (but the manifest) to its SHA-256 in hex.
+    """
+
+    schema: int
+    model: str
+    loss: LossName
+    gradients: Gradients
+    op_abi: int
+    inputs: tuple[Feed, ...]
+    label: Feed
+    output: tuple[int, ...]
+    tensors: tuple[Tensor, ...]
+    travels: int
+    length: int
+    optimizer: Optimizer = Optimizer()
+    files: dict[str, str] = {}
+
+    def of_role(self, role: Role) -> tuple[Tensor, ...]:
+        """The tensors of one role, in the vector's order."""
+        return tuple(t for t in self.tensors if t.role == role)
+
+
+def padded(size: int) -> int:
+    """`size` floats rounded up to the alignment."""
+    return -(-size // ALIGN) * ALIGN
+
+
+def lay_out(shapes: list[tuple[str, tuple[int, ...], Role]]) -> tuple[Tensor, ...]:
+    """Places tensors in the flat vector by role, in the given order within a role."""
+    placed: list[Tensor] = []
+    offset = 0
+    for role in ROLES:
+        for name, shape, of in shapes:
+            if of == role:
+                placed.append(Tensor(name=name, shape=shape, offset=offset, role=role))
+                offset = placed[-1].end
+    return tuple(placed)
+
+
+def check(manifest: Manifest) -> Manifest:
+    """Returns the manifest if its layout is exactly what `lay_out` gives and its numbers are in bounds; raises PlanError."""
+    if manifest.schema != SCHEMA:
+        raise PlanError(f"plan has schema {manifest.schema}, this version reads {SCHEMA}: compile the model again")
+    if len({t.name for t in manifest.tensors}) != len(manifest.tensors):
+        raise PlanError("plan names a tensor twice")
+    for tensor in manifest.tensors:
+        if any(not 0 < n <= MAX_FLOATS for n in tensor.shape) or tensor.size > MAX_FLOATS:
+            raise PlanError(f"tensor {tensor.name!r} has shape {tensor.shape}: each dimension must be positive, "
+                            f"the product at most {MAX_FLOATS}")
+    if lay_out([(t.name, t.shape, t.role) for t in manifest.tensors]) != manifest.tensors:
+        raise PlanError("tensors of the plan overlap, leave gaps or aren't ordered by role")
+    travelling = [t for t in manifest.tensors if t.role in ("trainable", "statistic")]
+    travels = travelling[-1].end if travelling else 0
+    length = manifest.tensors[-1].end if manifest.tensors else 0
+    if (manifest.travels, manifest.length) != (travels, length):
+        raise PlanError(f"plan says {manifest.travels} of {manifest.length} floats travel, its tensors say {travels} of {length}")
+    if not manifest.of_role("trainable"):
+        raise PlanError("plan has no trainable tensor")
+    return manifest
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The manifest as JSON, keys in order, so that equal manifests have equal bytes."""
+    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1) + b"\n"
+
+
+def decode(raw: bytes) -> Manifest:
+    """Parses and checks a manifest; raises PlanError with the key path of what is wrong."""
+    try:
+        return check(msgspec.json.decode(raw, type=Manifest))
+    except msgspec.MsgspecError as e:
+        raise PlanError(f"plan manifest: {e}") from e
