@@ -41,7 +41,7 @@ class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     pass
 
 
-class Tensor(_Struct):
+class Tensor(_Struct, frozen=True, kw_only=True):
     """One named tensor of the flat vector; `offset` counts floats."""
 
     name: str
@@ -60,7 +60,7 @@ class Tensor(_Struct):
         return self.offset + padded(self.size)
 
 
-class Feed(_Struct):
+class Feed(_Struct, frozen=True, kw_only=True):
     """One graph input beside the weights; `shape` leaves out the batch dimension, which comes first."""
 
     name: str
@@ -68,7 +68,7 @@ class Feed(_Struct):
     dtype: Dtype
 
 
-class Optimizer(_Struct):
+class Optimizer(_Struct, frozen=True, kw_only=True):
     """Defaults that a federation's policy may override."""
 
     learning_rate: float = 0.05
@@ -77,7 +77,7 @@ class Optimizer(_Struct):
     batch_size: int = 16
 
 
-class Manifest(_Struct):
+class Manifest(_Struct, frozen=True, kw_only=True):
     """Everything about a plan that isn't a graph or a number in the flat vector.
 
     `inputs` are the model's own inputs, `label` the target's feed, `output` the prediction's shape without the batch.
@@ -129,15 +129,19 @@ def check(manifest: Manifest) -> Manifest:
         raise PlanError("plan names a tensor twice")
     for tensor in manifest.tensors:
         if any(not 0 < n <= MAX_FLOATS for n in tensor.shape) or tensor.size > MAX_FLOATS:
-            raise PlanError(f"tensor {tensor.name!r} has shape {tensor.shape}: each dimension must be positive, "
-                            f"the product at most {MAX_FLOATS}")
+            raise PlanError(
+                f"tensor {tensor.name!r} has shape {tensor.shape}: each dimension must be positive, "
+                f"the product at most {MAX_FLOATS}"
+            )
     if lay_out([(t.name, t.shape, t.role) for t in manifest.tensors]) != manifest.tensors:
         raise PlanError("tensors of the plan overlap, leave gaps or aren't ordered by role")
     travelling = [t for t in manifest.tensors if t.role in ("trainable", "statistic")]
     travels = travelling[-1].end if travelling else 0
     length = manifest.tensors[-1].end if manifest.tensors else 0
     if (manifest.travels, manifest.length) != (travels, length):
-        raise PlanError(f"plan says {manifest.travels} of {manifest.length} floats travel, its tensors say {travels} of {length}")
+        raise PlanError(
+            f"plan says {manifest.travels} of {manifest.length} floats travel, its tensors say {travels} of {length}"
+        )
     if not manifest.of_role("trainable"):
         raise PlanError("plan has no trainable tensor")
     return manifest

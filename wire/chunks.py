@@ -1,0 +1,43 @@
+"""Putting a body together again from frames that come late, twice and in any order.
+
+An `Assembly` takes the first header it sees as the body's identity; a frame that differs in anything but seq and crc is
+another body's. The buffer is as large as the header says, which `frames.parse` has bounded before.
+"""
+
+from fleetgrad.wire.frames import DATA_BYTES, Header
+from fleetgrad.wire.signing import Untrusted
+
+
+class Assembly:
+    """One body on its way in; `received` is a bitmap, bit i of byte i // 8, least significant first."""
+
+    def __init__(self, header: Header) -> None:
+        self.header = header.whole()
+        self.received = bytearray(-(-header.nchunks // 8))
+        self.missing = header.nchunks
+        self.body = bytearray(header.total_len)
+
+    def add(self, header: Header, chunk: bytes | memoryview) -> bool:
+        """Takes one parsed frame; whether it was new. Raises Untrusted if it belongs to another body."""
+        if header.whole() != self.header:
+            raise Untrusted("frame belongs to another body than the one under way")
+        if has(self.received, header.seq):
+            return False
+        self.body[header.seq * DATA_BYTES : header.seq * DATA_BYTES + len(chunk)] = chunk
+        self.received[header.seq // 8] |= 1 << header.seq % 8
+        self.missing -= 1
+        return True
+
+    @property
+    def complete(self) -> bool:
+        return self.missing == 0
+
+
+def has(bitmap: bytes | bytearray, index: int) -> bool:
+    """Whether chunk `index` is marked; a bitmap that is too short marks nothing beyond its end."""
+    return index // 8 < len(bitmap) and bool(bitmap[index // 8] >> index % 8 & 1)
+
+
+def absent(bitmap: bytes | bytearray, nchunks: int) -> list[int]:
+    """Indices of the chunks that a bitmap doesn't mark."""
+    return [i for i in range(nchunks) if not has(bitmap, i)]

@@ -1,0 +1,102 @@
+"""The disk, as the few calls that durability hangs on; a simulation passes another one in.
+
+Names are relative to a root, with '/' between parts. `write` alone promises nothing after a power cut; `put` does, since
+it syncs the file, renames it into place and syncs the directory:
+
+    write NAME.tmp -> fsync NAME.tmp -> rename NAME.tmp NAME -> fsync directory
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+TEMPORARY = ".tmp"
+
+
+class DiskError(OSError):
+    """A file operation that failed; the message names the act, the file and the reason (disk full, no permission)."""
+
+
+class Files(Protocol):
+    """The operations; each raises DiskError, and FileNotFoundError where a file to read or rename is missing."""
+
+    def write(self, name: str, data: bytes | bytearray | memoryview) -> None: ...
+    def fsync(self, name: str) -> None: ...
+    def rename(self, old: str, new: str) -> None: ...
+    def fsync_directory(self, name: str) -> None: ...
+    def unlink(self, name: str) -> None: ...
+    def read(self, name: str) -> bytes: ...
+    def names(self, directory: str) -> list[str]: ...
+
+
+def put(files: Files, name: str, data: bytes | bytearray | memoryview) -> None:
+    """Makes `name` hold `data`, durably: after a crash the file is the old one or the new one, whole."""
+    temporary = name + TEMPORARY
+    files.write(temporary, data)
+    files.fsync(temporary)
+    files.rename(temporary, name)
+    files.fsync_directory(name.rpartition("/")[0])
+
+
+class PosixFiles:
+    """The real disk, under one root folder that is made when it is missing."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._act("create folder", "", lambda: root.mkdir(parents=True, exist_ok=True))
+
+    def path(self, name: str) -> Path:
+        """Where `name` lies; refuses names that lead out of the root."""
+        path = self.root / name
+        if ".." in path.parts or name.startswith("/"):
+            raise DiskError(f"file name {name!r} leads out of {self.root}")
+        return path
+
+    def write(self, name: str, data: bytes | bytearray | memoryview) -> None:
+        path = self.path(name)
+
+        def act() -> None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+
+        self._act("write", name, act)
+
+    def fsync(self, name: str) -> None:
+        self._act("sync", name, lambda: _fsync(self.path(name)))
+
+    def rename(self, old: str, new: str) -> None:
+        self._act("rename", old, lambda: self.path(old).replace(self.path(new)))
+
+    def fsync_directory(self, name: str) -> None:
+        self._act("sync folder", name, lambda: _fsync(self.path(name)))
+
+    def unlink(self, name: str) -> None:
+        """Removes a file; one that isn't there is fine."""
+        self._act("remove", name, lambda: self.path(name).unlink(missing_ok=True))
+
+    def read(self, name: str) -> bytes:
+        found: list[bytes] = []
+        self._act("read", name, lambda: found.append(self.path(name).read_bytes()))
+        return found[0]
+
+    def names(self, directory: str) -> list[str]:
+        """Names of the files (not folders) in a directory, sorted; none if there is no such directory."""
+        folder = self.path(directory)
+        return sorted(p.name for p in folder.iterdir() if p.is_file()) if folder.is_dir() else []
+
+    def _act(self, verb: str, name: str, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except FileNotFoundError:
+            raise
+        except OSError as e:
+            raise DiskError(e.errno, f"can't {verb} {self.root / name}: {e.strerror}") from e
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,172 @@
+"""The 160-byte header before every chunk, all integers little-endian.
+
+    offset  size  field
+         0     4  magic "FGRD"
+         4     1  protocol version, 1
+         5     1  type: 1 update, 2 query, 3 object
+         6     2  flags, 0 (bit 0 is kept for sealed payloads)
+         8    16  federation, SHA-256(name)[:16]            (zeros in an object)
+        24     4  round                                     (zero in an object)
+        28     2  attempt                                   (zero in an object)
+        30    16  device, SHA-256(id)[:16]                  (zeros in an object)
+        46    32  model: SHA-256 of the params trained from (zeros in an object)
+        78    32  config: SHA-256 of the policy             (zeros in an object)
+       110     2  seq, index of this chunk
+       112     2  nchunks
+       114     4  total_len, bytes of the body
+       118     4  CRC32C of the header with this field zero, then the chunk
+       122    32  SHA-256 of the payload
+       154     6  zero
+
+A body is cut into chunks of DATA_BYTES. The body of an update or a query is its payload and then an Ed25519 signature
+over CONTEXT and the header with seq = 0 and crc = 0; an object's body is its payload alone, which the signed head names.
+"""
+
+import hashlib
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from fleetgrad.native import kernels
+from fleetgrad.wire.signing import SIGNATURE_BYTES, PrivateKey, PublicKey, Untrusted
+
+MAGIC = b"FGRD"
+VERSION = 1
+UPDATE, QUERY, OBJECT = 1, 2, 3
+HEADER_BYTES = 160
+DATA_BYTES = 60 * 1024
+MAX_CHUNKS = 2**16 - 1
+CONTEXT = b"fl1-update"
+
+_LAYOUT = struct.Struct("<4sBBH16sIH16s32s32sHHII32s6x")
+_ZERO16, _ZERO32 = bytes(16), bytes(32)
+EMPTY_SHA256 = hashlib.sha256(b"").digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The fields of a frame, in the order of the bytes; see the diagram above."""
+
+    type: int
+    federation: bytes
+    round: int
+    attempt: int
+    device: bytes
+    model: bytes
+    config: bytes
+    nchunks: int
+    total_len: int
+    payload_sha256: bytes
+    seq: int = 0
+    crc: int = 0
+    flags: int = 0
+
+    def pack(self) -> bytes:
+        """The 160 bytes."""
+        return _LAYOUT.pack(
+            MAGIC, VERSION, self.type, self.flags, self.federation, self.round, self.attempt, self.device, self.model,
+            self.config, self.seq, self.nchunks, self.total_len, self.crc, self.payload_sha256,
+        )  # fmt: skip
+
+    def signed_bytes(self) -> bytes:
+        """What the signature covers: the same for every chunk."""
+        return CONTEXT + self.whole().pack()
+
+    def whole(self) -> "Header":
+        """The header without what differs between chunks: equal for all chunks of one body."""
+        return replace(self, seq=0, crc=0)
+
+
+def chunks_of(total_len: int) -> int:
+    """Number of chunks that a body of `total_len` bytes is cut into."""
+    return -(-total_len // DATA_BYTES)
+
+
+def update_header(
+    type_: int, federation: bytes, round_: int, attempt: int, device: bytes, model: bytes, config: bytes,
+    payload_len: int, payload_sha256: bytes,
+) -> Header:  # fmt: skip
+    """The header of an update or a query with a payload of `payload_len` bytes."""
+    total = payload_len + SIGNATURE_BYTES
+    return Header(type_, federation, round_, attempt, device, model, config, chunks_of(total), total, payload_sha256)
+
+
+def object_header(size: int, sha256: bytes) -> Header:
+    """The header of an object's chunks."""
+    return Header(OBJECT, _ZERO16, 0, 0, _ZERO16, _ZERO32, _ZERO32, chunks_of(size), size, sha256)
+
+
+def sign_body(key: PrivateKey, header: Header) -> bytes:
+    """The 64 bytes that end the body of an update or a query."""
+    return key.sign(header.signed_bytes())
+
+
+def signature_holds(key: PublicKey, header: Header, body: bytes | bytearray | memoryview) -> bool:
+    """Whether a complete body is its header's payload (SHA-256) and signed by `key`."""
+    view = memoryview(body)
+    if len(view) != header.total_len or len(view) < SIGNATURE_BYTES:
+        return False
+    if hashlib.sha256(view[:-SIGNATURE_BYTES]).digest() != header.payload_sha256:
+        return False
+    return key.verify(bytes(view[-SIGNATURE_BYTES:]), header.signed_bytes())
+
+
+def frame(header: Header, seq: int, chunk: bytes | memoryview) -> bytes:
+    """Chunk `seq` of a body as a frame: header, then the chunk."""
+    bare = replace(header, seq=seq, crc=0).pack()
+    crc = kernels.crc32c(chunk, kernels.crc32c(bare))
+    return replace(header, seq=seq, crc=crc).pack() + bytes(chunk)
+
+
+def frames(header: Header, body: bytes | memoryview) -> Iterator[bytes]:
+    """All frames of a body, in order."""
+    view = memoryview(body)
+    for seq in range(header.nchunks):
+        yield frame(header, seq, view[seq * DATA_BYTES : (seq + 1) * DATA_BYTES])
+
+
+def parse(raw: bytes | memoryview, *, most: int) -> tuple[Header, memoryview]:
+    """Header and chunk of one frame; raises Untrusted.
+
+    `most` is the largest body that the reader accepts, in bytes; it comes from the reader's own configuration, and is
+    compared before anything else that the sender says is used.
+    """
+    view = memoryview(raw)
+    if not HEADER_BYTES < len(view) <= HEADER_BYTES + DATA_BYTES:
+        raise Untrusted(f"frame of {len(view)} bytes, expected {HEADER_BYTES + 1} to {HEADER_BYTES + DATA_BYTES}")
+    (
+        magic,
+        version,
+        type_,
+        flags,
+        federation,
+        round_,
+        attempt,
+        device,
+        model,
+        config,
+        seq,
+        nchunks,
+        total,
+        crc,
+        sha,
+    ) = _LAYOUT.unpack_from(view)
+    if magic != MAGIC:
+        raise Untrusted(f"frame starts with {magic!r}, expected {MAGIC!r}")
+    if version != VERSION:
+        raise Untrusted(f"frame has protocol version {version}, this side speaks {VERSION}")
+    if type_ not in (UPDATE, QUERY, OBJECT) or flags or any(view[154:HEADER_BYTES]):
+        raise Untrusted(f"frame of type {type_} with flags {flags:#x}: unknown, or its reserved bytes aren't zero")
+    if not 0 < total <= most:
+        raise Untrusted(f"body of {total} bytes, at most {most}")
+    if nchunks != chunks_of(total) or seq >= nchunks:
+        raise Untrusted(f"chunk {seq} of {nchunks}, a body of {total} bytes has {chunks_of(total)}")
+    chunk = view[HEADER_BYTES:]
+    if len(chunk) != min(DATA_BYTES, total - seq * DATA_BYTES):
+        raise Untrusted(f"chunk {seq} has {len(chunk)} bytes, expected {min(DATA_BYTES, total - seq * DATA_BYTES)}")
+    header = Header(
+        type_, federation, round_, attempt, device, model, config, nchunks, total, sha, seq=seq, crc=crc, flags=flags
+    )
+    if kernels.crc32c(chunk, kernels.crc32c(replace(header, crc=0).pack())) != crc:
+        raise Untrusted(f"chunk {seq}: CRC32C doesn't match")
+    return header, chunk

@@ -1,0 +1,225 @@
+"""The control messages, as strict structs: unknown fields, wrong types and numbers out of range are refused.
+
+    head      aggregator -> all      which model is current and how to train it (retained)
+    birth     device -> aggregator   who is here, what it holds, what it does
+    command   aggregator -> device   select | receipt | bitmap | retry-after
+    status    both -> people         unsigned JSON for dashboards; nothing acts on it
+
+Head, birth and command travel as JWS (wire/signing.py) of the kinds HEAD, BIRTH and COMMAND.
+"""
+
+import hashlib
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+HEAD, BIRTH, COMMAND = "fl1-head", "fl1-birth", "fl1-command"
+PROTOCOL = 1
+MAX_OBJECT_BYTES = 2**30 + 2**20  # a model of plan.MAX_FLOATS and its graphs
+MAX_WEIGHT_SUM = 2**24  # so that a round's fixed-point sum fits an int64
+WINDOW = 8  # chunks that a device may have under way, at most
+
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?$")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Round = Annotated[int, Meta(ge=1, le=2**32 - 1)]
+Attempt = Annotated[int, Meta(ge=1, le=2**16 - 1)]
+Version = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+Weight = Annotated[int, Meta(ge=1, le=MAX_WEIGHT_SUM)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Seconds = Annotated[float, Meta(ge=0, le=30 * 86400)]
+Reason = Annotated[str, Meta(max_length=500)]
+
+CodecName = Literal["raw32", "blk8"]
+Verdict = Literal["accepted", "duplicate", "late", "stale", "refused"]
+Outcome = Literal["published", "abandoned"]
+DeviceState = Literal["idle", "fetching", "training", "uploading", "offline", "refused"]
+RoundState = Literal["open", "selecting", "collecting", "committing", "published", "abandoned", "finished", "offline"]
+
+
+class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    pass
+
+
+class Policy(_Struct, frozen=True, kw_only=True):
+    """How devices train and code an update. Its hash is in every update's header."""
+
+    local_epochs: Annotated[int, Meta(ge=1, le=1000)] = 4
+    batch_size: Annotated[int, Meta(ge=1, le=65536)] = 16
+    learning_rate: Annotated[float, Meta(gt=0, le=1000)] = 0.05
+    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    codec: CodecName = "blk8"
+    rounding: Literal["nearest", "stochastic"] = "stochastic"
+
+    def sha256(self) -> str:
+        """Hash of the policy's canonical JSON, in hex: both sides compute it, so a device can't train by another."""
+        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
+
+
+class ObjectRef(_Struct, frozen=True, kw_only=True):
+    """A content-addressed object: its whole SHA-256 and exact length."""
+
+    sha256: Sha256
+    size: Annotated[int, Meta(ge=1, le=MAX_OBJECT_BYTES)]
+
+
+class Closed(_Struct, frozen=True, kw_only=True):
+    """How one attempt at a round ended."""
+
+    round: Round
+    attempt: Attempt
+    outcome: Outcome
+
+
+class Head(_Struct, frozen=True, kw_only=True):
+    """The current release. `parent` is the hash of the previous release's record, zeros for version 0.
+
+    `closed` lists the last closed attempts, newest last; `boot` changes whenever the aggregator starts.
+    """
+
+    protocol: Literal[1] = PROTOCOL
+    federation: Name
+    version: Version
+    plan: ObjectRef
+    params: ObjectRef
+    parent: Sha256
+    policy: Policy
+    shards: Annotated[int, Meta(ge=1, le=256)] = 1
+    boot: Count
+    closed: Annotated[tuple[Closed, ...], Meta(max_length=64)] = ()
+
+
+class Birth(_Struct, frozen=True, kw_only=True):
+    """A device's own word on itself. (boot, seq) grows over its lifetime; `samples` is what it would train on."""
+
+    protocol: Literal[1] = PROTOCOL
+    federation: Name
+    device: Name
+    boot: Count
+    seq: Count
+    version: Version | None
+    params: Sha256 | None
+    state: DeviceState
+    round: Round | None = None
+    attempt: Attempt | None = None
+    samples: Count
+    software: Annotated[str, Meta(max_length=64)] = ""
+    reason: Reason = ""
+
+
+class Select(_Struct, frozen=True, kw_only=True, tag_field="command", tag="select"):
+    """Asks a device to train model `params` under the policy with hash `config` and to upload within `deadline`.
+
+    `window` is how many chunks it may have under way; it waits `slot` seconds before the first. Durations, in seconds.
+    """
+
+    federation: Name
+    device: Name
+    round: Round
+    attempt: Attempt
+    version: Version
+    params: Sha256
+    config: Sha256
+    window: Annotated[int, Meta(ge=1, le=WINDOW)]
+    slot: Seconds = 0.0
+    deadline: Seconds
+
+
+class Receipt(_Struct, frozen=True, kw_only=True, tag_field="command", tag="receipt"):
+    """The last word on one update; sent after the update is on the aggregator's disk. Every verdict is terminal."""
+
+    federation: Name
+    device: Name
+    round: Round
+    attempt: Attempt
+    payload: Sha256
+    verdict: Verdict
+    reason: Reason = ""
+
+
+class Bitmap(_Struct, frozen=True, kw_only=True, tag_field="command", tag="bitmap"):
+    """Which chunks of an upload have arrived: bit i of byte i // 8, least significant first, in hex."""
+
+    federation: Name
+    device: Name
+    round: Round
+    attempt: Attempt
+    payload: Sha256
+    received: Annotated[str, Meta(pattern=r"^([0-9a-f]{2})*$", max_length=16384)]
+
+
+class RetryAfter(_Struct, frozen=True, kw_only=True, tag_field="command", tag="retry-after"):
+    """Not now: the device reports again after a random time between the two, in seconds."""
+
+    federation: Name
+    device: Name
+    least: Seconds
+    most: Seconds
+
+
+Command = Select | Receipt | Bitmap | RetryAfter
+
+
+class DeviceStatus(_Struct, frozen=True, kw_only=True):
+    """Retained on st/{device}, for people. `boot` tells a stale last will from a newer birth."""
+
+    state: DeviceState
+    device: Name
+    boot: Count
+    version: Version | None = None
+    round: Round | None = None
+    attempt: Attempt | None = None
+    loss: float | None = None
+    steps: Count = 0
+    samples: Count = 0
+    bytes_up: Count = 0
+    bytes_down: Count = 0
+    updates: Count = 0
+    reason: Reason = ""
+
+
+class AggregatorStatus(_Struct, frozen=True, kw_only=True):
+    """Retained on agg/st. Devices read `boot` alone: when it changes they report again."""
+
+    state: RoundState
+    federation: Name
+    boot: Count
+    version: Version | None = None
+    round: Round | None = None
+    attempt: Attempt | None = None
+    members: Count = 0
+    received: Count = 0
+    goal: Count = 0
+    rounds: Count = 0
+    reason: Reason = ""
+
+
+class Metrics(_Struct, frozen=True, kw_only=True):
+    """Retained on agg/metrics and one row of rounds.jsonl: what the round that made `version` cost and gave.
+
+    Bytes are sums over its members' payloads and headers; `accuracy` is None where the loss defines none.
+    """
+
+    round: Round
+    version: Version
+    members: Count
+    accuracy: float | None
+    loss: float | None
+    bytes_up: Count
+    bytes_down: Count
+    seconds: float
+
+
+class UpdateInfo(_Struct, frozen=True, kw_only=True):
+    """Stands before the coded vector inside an update's payload, as msgpack.
+
+    `weight` is the number of samples trained on, `steps` the optimizer steps, `loss` the mean of the last epoch.
+    """
+
+    codec: Annotated[int, Meta(ge=0, le=255)]
+    bits: Annotated[int, Meta(ge=1, le=32)]
+    count: Annotated[int, Meta(ge=1, le=2**28)]
+    weight: Weight
+    steps: Annotated[int, Meta(ge=1, le=2**53)]
+    loss: float

@@ -1,0 +1,175 @@
+"""Ed25519 identities, and signed control messages as JWS in compact form (RFC 7515, RFC 8037).
+
+    BASE64URL({"alg":"EdDSA","typ":"fl1-head","kid":"..."}) . BASE64URL(JSON) . BASE64URL(signature)
+
+`typ` says which kind of message was signed, so a signature made for one kind can't be presented as another;
+`kid` is the first 16 hex digits of SHA-256 of the public key. A message is parsed only after its signature holds.
+"""
+
+import base64
+import binascii
+import hashlib
+import os
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+MAX_JWS_BYTES = 64 * 1024
+SIGNATURE_BYTES = 64
+
+T = TypeVar("T")
+
+
+class Untrusted(ValueError):
+    """A message that isn't what it claims to be: dropped and counted, never acted on."""
+
+
+class KeyRefused(ValueError):
+    """A key file that can't be used; the message names the file."""
+
+
+class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    alg: Literal["EdDSA"]
+    typ: str
+    kid: str
+
+
+class PublicKey:
+    """What verifies one party's signatures."""
+
+    def __init__(self, key: Ed25519PublicKey) -> None:
+        self._key = key
+        self.raw = key.public_bytes_raw()
+        self.kid = hashlib.sha256(self.raw).hexdigest()[:16]
+
+    def verify(self, signature: bytes, data: bytes) -> bool:
+        """Whether `signature` (64 bytes) over `data` was made by this identity."""
+        try:
+            self._key.verify(signature, data)
+        except InvalidSignature:
+            return False
+        return True
+
+    def pem(self) -> bytes:
+        """SubjectPublicKeyInfo in PEM, as other tools read it."""
+        return self._key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+class PrivateKey:
+    """One party's identity."""
+
+    def __init__(self, key: Ed25519PrivateKey) -> None:
+        self._key = key
+        self.public = PublicKey(key.public_key())
+
+    @classmethod
+    def generate(cls) -> "PrivateKey":
+        return cls(Ed25519PrivateKey.generate())
+
+    @classmethod
+    def from_seed(cls, seed: bytes) -> "PrivateKey":
+        """The identity of a 32-byte seed (RFC 8032): for golden vectors and simulations."""
+        return cls(Ed25519PrivateKey.from_private_bytes(seed))
+
+    def sign(self, data: bytes) -> bytes:
+        """A 64-byte signature; the same for the same data."""
+        return self._key.sign(data)
+
+    def pem(self) -> bytes:
+        """PKCS #8 in PEM, not encrypted."""
+        return self._key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+
+
+def save_private_key(key: PrivateKey, path: Path) -> None:
+    """Writes a new key file that only its owner may read; raises KeyRefused if there is one."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise KeyRefused(f"key file {path} exists: a new key would lock out whoever uses the old one") from None
+    with os.fdopen(handle, "wb") as file:
+        file.write(key.pem())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load_private_key(path: Path) -> PrivateKey:
+    """Reads a PEM file with an Ed25519 private key."""
+    raw = _read(path)
+    try:
+        key = serialization.load_pem_private_key(raw, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as e:
+        raise KeyRefused(f"{path} isn't an unencrypted private key in PEM: {e}") from e
+    if not isinstance(key, Ed25519PrivateKey):
+        raise KeyRefused(f"{path} holds a {type(key).__name__}, an Ed25519 key is needed")
+    return PrivateKey(key)
+
+
+def load_public_key(path: Path) -> PublicKey:
+    """Reads a PEM file with an Ed25519 public key."""
+    return parse_public_key(_read(path), str(path))
+
+
+def parse_public_key(pem: bytes, where: str) -> PublicKey:
+    """The key in a PEM text; `where` names it in the error."""
+    try:
+        key = serialization.load_pem_public_key(pem)
+    except (ValueError, UnsupportedAlgorithm) as e:
+        raise KeyRefused(f"{where} isn't a public key in PEM: {e}") from e
+    if not isinstance(key, Ed25519PublicKey):
+        raise KeyRefused(f"{where} holds a {type(key).__name__}, an Ed25519 key is needed")
+    return PublicKey(key)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise KeyRefused(f"key file {path}: {e.strerror}") from e
+
+
+def sign_message(key: PrivateKey, typ: str, message: msgspec.Struct) -> bytes:
+    """`message` as a compact JWS."""
+    header = msgspec.json.encode(_Header(alg="EdDSA", typ=typ, kid=key.public.kid))
+    signed = _encode(header) + b"." + _encode(msgspec.json.encode(message))
+    return signed + b"." + _encode(key.sign(signed))
+
+
+def verify_message(key: PublicKey, typ: str, raw: bytes, type: type[T]) -> T:  # noqa: A002
+    """The struct inside a JWS of kind `typ` signed by `key`; raises Untrusted with the reason."""
+    if len(raw) > MAX_JWS_BYTES:
+        raise Untrusted(f"message of {len(raw)} bytes, at most {MAX_JWS_BYTES}")
+    parts = raw.split(b".")
+    if len(parts) != 3:
+        raise Untrusted("not a JWS in compact form")
+    try:
+        header = msgspec.json.decode(_decode(parts[0]), type=_Header)
+    except msgspec.MsgspecError as e:
+        raise Untrusted(f"JWS header: {e}") from e
+    if header.typ != typ:
+        raise Untrusted(f"message is a {header.typ[:32]!r}, expected {typ!r}")
+    if not key.verify(_decode(parts[2]), parts[0] + b"." + parts[1]):
+        raise Untrusted(f"signature doesn't hold (key {header.kid[:16]!r}, expected {key.kid})")
+    try:
+        return msgspec.json.decode(_decode(parts[1]), type=type)
+    except msgspec.MsgspecError as e:
+        raise Untrusted(f"{typ}: {e}") from e
+
+
+def _encode(raw: bytes) -> bytes:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=")
+
+
+def _decode(text: bytes) -> bytes:
+    try:
+        raw = base64.b64decode(text + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except binascii.Error as e:
+        raise Untrusted(f"base64url: {e}") from e
+    if _encode(raw) != text:
+        raise Untrusted("base64url isn't canonical")
+    return raw
