@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta
 
 HEAD, BIRTH, COMMAND = "fl1-head", "fl1-birth", "fl1-command"
-PROTOCOL = 1
+PROTOCOL: Literal[1] = 1
 MAX_OBJECT_BYTES = 2**30 + 2**20  # a model of plan.MAX_FLOATS and its graphs
 MAX_WEIGHT_SUM = 2**24  # so that a round's fixed-point sum fits an int64
 WINDOW = 8  # chunks that a device may have under way, at most
