@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fleetgrad.native import kernels
 from fleetgrad.wire.messages import CodecName, UpdateInfo
+from fleetgrad.wire.signing import MALFORMED
 
 MAX_INFO_BYTES = 512
 _LENGTH = struct.Struct("<H")
@@ -81,7 +82,7 @@ def read_info(payload: bytes | memoryview) -> tuple[UpdateInfo, memoryview]:
         raise CodecError(f"update info of {length} bytes, at most {MAX_INFO_BYTES} in a payload of {len(view)}")
     try:
         info = msgspec.msgpack.decode(view[_LENGTH.size : _LENGTH.size + length], type=UpdateInfo)
-    except msgspec.MsgspecError as e:
+    except MALFORMED as e:
         raise CodecError(f"update info: {e}") from e
     if not math.isfinite(info.loss):
         raise CodecError(f"update info: loss is {info.loss}")

@@ -20,8 +20,8 @@ MAX_OBJECT_BYTES = 2**30 + 2**20  # a model of plan.MAX_FLOATS and its graphs
 MAX_WEIGHT_SUM = 2**24  # so that a round's fixed-point sum fits an int64
 WINDOW = 8  # chunks that a device may have under way, at most
 
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?$")]
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?\Z")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Round = Annotated[int, Meta(ge=1, le=2**32 - 1)]
 Attempt = Annotated[int, Meta(ge=1, le=2**16 - 1)]
 Version = Annotated[int, Meta(ge=0, le=2**32 - 1)]
@@ -54,7 +54,8 @@ class Policy(_Struct, frozen=True, kw_only=True):
 
     def sha256(self) -> str:
         """Hash of the policy's canonical JSON, in hex: both sides compute it, so a device can't train by another."""
-        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
+        as_read = msgspec.json.decode(msgspec.json.encode(self), type=Policy)  # a rate given as 1 travels as 1.0
+        return hashlib.sha256(msgspec.json.encode(as_read, order="deterministic")).hexdigest()
 
 
 class ObjectRef(_Struct, frozen=True, kw_only=True):
@@ -146,7 +147,7 @@ class Bitmap(_Struct, frozen=True, kw_only=True, tag_field="command", tag="bitma
     round: Round
     attempt: Attempt
     payload: Sha256
-    received: Annotated[str, Meta(pattern=r"^([0-9a-f]{2})*$", max_length=16384)]
+    received: Annotated[str, Meta(pattern=r"^([0-9a-f]{2})*\Z", max_length=16384)]
 
 
 class RetryAfter(_Struct, frozen=True, kw_only=True, tag_field="command", tag="retry-after"):

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 MAX_JWS_BYTES = 64 * 1024
 SIGNATURE_BYTES = 64
+MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError)  # msgspec lets the latter through on a string that isn't UTF-8
 
 T = TypeVar("T")
 
@@ -149,7 +150,7 @@ def verify_message(key: PublicKey, typ: str, raw: bytes, type: type[T]) -> T:  #
         raise Untrusted("not a JWS in compact form")
     try:
         header = msgspec.json.decode(_decode(parts[0]), type=_Header)
-    except msgspec.MsgspecError as e:
+    except MALFORMED as e:
         raise Untrusted(f"JWS header: {e}") from e
     if header.typ != typ:
         raise Untrusted(f"message is a {header.typ[:32]!r}, expected {typ!r}")
@@ -157,7 +158,7 @@ def verify_message(key: PublicKey, typ: str, raw: bytes, type: type[T]) -> T:  #
         raise Untrusted(f"signature doesn't hold (key {header.kid[:16]!r}, expected {key.kid})")
     try:
         return msgspec.json.decode(_decode(parts[1]), type=type)
-    except msgspec.MsgspecError as e:
+    except MALFORMED as e:
         raise Untrusted(f"{typ}: {e}") from e
 
 
