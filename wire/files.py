@@ -8,7 +8,7 @@ it syncs the file, renames it into place and syncs the directory:
 
 import os
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 TEMPORARY = ".tmp"
@@ -44,20 +44,19 @@ class PosixFiles:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._act("create folder", "", lambda: root.mkdir(parents=True, exist_ok=True))
+        self._act("create folder", "", lambda: _make_folder(root))
 
     def path(self, name: str) -> Path:
         """Where `name` lies; refuses names that lead out of the root."""
-        path = self.root / name
-        if ".." in path.parts or name.startswith("/"):
+        if name.startswith("/") or ".." in PurePosixPath(name).parts:
             raise DiskError(f"file name {name!r} leads out of {self.root}")
-        return path
+        return self.root / name
 
     def write(self, name: str, data: bytes | bytearray | memoryview) -> None:
         path = self.path(name)
 
         def act() -> None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(path.parent)
             path.write_bytes(data)
 
         self._act("write", name, act)
@@ -83,7 +82,10 @@ class PosixFiles:
     def names(self, directory: str) -> list[str]:
         """Names of the files (not folders) in a directory, sorted; none if there is no such directory."""
         folder = self.path(directory)
-        return sorted(p.name for p in folder.iterdir() if p.is_file()) if folder.is_dir() else []
+        found: list[str] = []
+        if folder.is_dir():
+            self._act("list", directory, lambda: found.extend(p.name for p in folder.iterdir() if p.is_file()))
+        return sorted(found)
 
     def _act(self, verb: str, name: str, act: Callable[[], object]) -> None:
         try:
@@ -92,6 +94,14 @@ class PosixFiles:
             raise
         except OSError as e:
             raise DiskError(e.errno, f"can't {verb} {self.root / name}: {e.strerror}") from e
+
+
+def _make_folder(path: Path) -> None:
+    """Makes a folder and those above it; each new one is synced into its parent, or a power cut takes the files in it."""
+    if not path.is_dir():
+        _make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        _fsync(path.parent)
 
 
 def _fsync(path: Path) -> None:
