@@ -19,6 +19,7 @@ import msgspec
 SCHEMA = 1
 ALIGN = 16  # floats: 64 bytes, a cache line and the widest vector register
 MAX_FLOATS = 1 << 28  # 1 GiB of float32: no plan may name more
+MAX_RANK = 32  # dimensions of a tensor
 LABEL = "fleetgrad.label"
 LOSS = "fleetgrad.loss"
 PREDICTION = "fleetgrad.prediction"
@@ -128,6 +129,8 @@ def check(manifest: Manifest) -> Manifest:
     if len({t.name for t in manifest.tensors}) != len(manifest.tensors):
         raise PlanError("plan names a tensor twice")
     for tensor in manifest.tensors:
+        if len(tensor.shape) > MAX_RANK:
+            raise PlanError(f"tensor {tensor.name!r} has {len(tensor.shape)} dimensions, at most {MAX_RANK}")
         if any(not 0 < n <= MAX_FLOATS for n in tensor.shape) or tensor.size > MAX_FLOATS:
             raise PlanError(
                 f"tensor {tensor.name!r} has shape {tensor.shape}: each dimension must be positive, "
@@ -142,6 +145,8 @@ def check(manifest: Manifest) -> Manifest:
         raise PlanError(
             f"plan says {manifest.travels} of {manifest.length} floats travel, its tensors say {travels} of {length}"
         )
+    if length > MAX_FLOATS:
+        raise PlanError(f"plan has {length} floats, at most {MAX_FLOATS}")
     if not manifest.of_role("trainable"):
         raise PlanError("plan has no trainable tensor")
     return manifest
@@ -156,5 +161,5 @@ def decode(raw: bytes) -> Manifest:
     """Parses and checks a manifest; raises PlanError with the key path of what is wrong."""
     try:
         return check(msgspec.json.decode(raw, type=Manifest))
-    except msgspec.MsgspecError as e:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as e:
         raise PlanError(f"plan manifest: {e}") from e
