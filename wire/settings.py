@@ -1,0 +1,61 @@
+"""Reads a TOML file into a strict struct: an unknown or ill-typed key is named with its path and its line."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+
+class SettingsError(ValueError):
+    """A settings file that can't be used; the message names the file, the line and the key."""
+
+
+def load_toml(path: Path, type: type[T]) -> T:  # noqa: A002
+    """The file as an instance of `type`, a msgspec struct with forbid_unknown_fields; raises SettingsError."""
+    try:
+        text = path.read_text("utf-8")
+    except OSError as e:
+        raise SettingsError(f"settings file {path}: {e.strerror}") from e
+    except UnicodeDecodeError as e:
+        raise SettingsError(f"settings file {path}: not UTF-8: {e.reason} at byte {e.start}") from e
+    try:
+        return msgspec.convert(tomllib.loads(text), type, strict=True)
+    except tomllib.TOMLDecodeError as e:
+        raise SettingsError(f"settings file {path}: {e}") from e
+    except msgspec.ValidationError as e:
+        raise SettingsError(_explain(path, text, str(e))) from e
+
+
+def _explain(path: Path, text: str, message: str) -> str:
+    """msgspec says "Object contains unknown field `x` - at `$.a.b`"; people want the file, the line and a.b.x."""
+    what, _, at = message.partition(" - at `$")
+    keys = [k for k in at.rstrip("`").split(".") if k]
+    if unknown := re.search(r"(unknown|missing required) field `([^`]+)`", what):
+        keys.append(unknown.group(2))
+        what = "unknown key" if unknown.group(1) == "unknown" else "missing key"
+    line = _line_of(text, keys)
+    place = f"{path}:{line}" if line else str(path)
+    return (
+        f"settings file {place}: key '{'.'.join(keys)}': {what[:1].lower()}{what[1:]}" if keys else f"{place}: {what}"
+    )
+
+
+def _line_of(text: str, keys: list[str]) -> int | None:
+    """Line of the key `a.b.c` ([a.b] then c = ...), or None where it isn't written that plainly."""
+    if not keys:
+        return None
+    table = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line):
+            table = header.group(1)
+            if table == ".".join(keys):
+                return number
+        elif (assignment := re.match(r"\s*([\w-]+)\s*=", line)) and (
+            [*table.split("."), assignment.group(1)] if table else [assignment.group(1)]
+        ) == [re.sub(r"\[.*", "", k) for k in keys]:
+            return number
+    return None
