@@ -11,7 +11,8 @@ import binascii
 import hashlib
 import os
 from pathlib import Path
-from typing import Literal, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeVar, overload
 
 import msgspec
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -141,7 +142,11 @@ def sign_message(key: PrivateKey, typ: str, message: msgspec.Struct) -> bytes:
     return signed + b"." + _encode(key.sign(signed))
 
 
-def verify_message(key: PublicKey, typ: str, raw: bytes, type: type[T]) -> T:  # noqa: A002
+@overload
+def verify_message(key: PublicKey, typ: str, raw: bytes, type: type[T]) -> T: ...
+@overload
+def verify_message(key: PublicKey, typ: str, raw: bytes, type: UnionType) -> Any: ...
+def verify_message(key: PublicKey, typ: str, raw: bytes, type: Any) -> Any:  # noqa: A002
     """The struct inside a JWS of kind `typ` signed by `key`; raises Untrusted with the reason."""
     if len(raw) > MAX_JWS_BYTES:
         raise Untrusted(f"message of {len(raw)} bytes, at most {MAX_JWS_BYTES}")
