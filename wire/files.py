@@ -90,7 +90,7 @@ class PosixFiles:
     def _act(self, verb: str, name: str, act: Callable[[], object]) -> None:
         try:
             act()
-        except FileNotFoundError:
+        except (FileNotFoundError, DiskError):
             raise
         except OSError as e:
             raise DiskError(e.errno, f"can't {verb} {self.root / name}: {e.strerror}") from e
