@@ -1,0 +1,217 @@
+"""Makes the golden vectors of the protocol: `python tests/wire/make_vectors.py` writes them to vectors.json and SPEC.md.
+
+Run it only when the protocol changes on purpose; test_vectors.py holds that the code still gives the committed bytes.
+Keys come from fixed seeds, values from small formulas, so that another implementation can repeat every line:
+
+    delta[i] = ((37 * i) mod 511 - 255) / 4096      (float32, exact)
+"""
+
+import hashlib
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from fleetgrad.native import kernels
+from fleetgrad.wire import frames, messages, seeds
+from fleetgrad.wire.codecs import BLK8, RAW32, Codec, encode_payload
+from fleetgrad.wire.messages import Birth, Bitmap, Closed, Head, ObjectRef, Policy, Receipt, RetryAfter, Select
+from fleetgrad.wire.signing import PrivateKey, sign_message
+from fleetgrad.wire.topics import Topics, name_hash, shard_of
+
+HERE = Path(__file__).resolve().parent
+SPEC = HERE.parents[1] / "wire" / "SPEC.md"
+BEGIN, END = "<!-- made by tests/wire/make_vectors.py -->\n", "<!-- end -->\n"
+
+FEDERATION, DEVICE, ROUND, ATTEMPT = "demo", "dev-1", 7, 2
+DEVICE_KEY = PrivateKey.from_seed(bytes(range(32)))
+AGGREGATOR_KEY = PrivateKey.from_seed(bytes(range(32, 64)))
+POLICY = Policy(weight_decay=1e-4)
+PARAMS = hashlib.sha256(b"params").digest()
+LONG, SHORT = 35_000, 70  # floats of the three-chunk update and of the example payloads
+
+
+def delta(count: int) -> NDArray[np.float32]:
+    """The vector of the examples."""
+    return (((37 * np.arange(count)) % 511 - 255) / 4096).astype(np.float32)
+
+
+def payload(codec: Codec, count: int, seed: int | None) -> bytes:
+    """The example vector as an update's payload."""
+    return encode_payload(codec, delta(count), weight=120, steps=32, loss=0.5, seed=seed)
+
+
+def update_header(type_: int, length: int, sha256: bytes) -> frames.Header:
+    """The header of the example update, or of its query."""
+    config = bytes.fromhex(POLICY.sha256())
+    return frames.update_header(
+        type_, name_hash(FEDERATION), ROUND, ATTEMPT, name_hash(DEVICE), PARAMS, config, length, sha256
+    )
+
+
+def jws() -> dict[str, str]:
+    """One signed message of each kind."""
+    sha = hashlib.sha256(b"payload").hexdigest()
+    names: dict[str, Any] = {"federation": FEDERATION, "device": DEVICE}
+    attempt = {**names, "round": ROUND, "attempt": ATTEMPT}
+    head = Head(
+        federation=FEDERATION, version=6, plan=ObjectRef(sha256=hashlib.sha256(b"plan").hexdigest(), size=1234),
+        params=ObjectRef(sha256=PARAMS.hex(), size=140_000), parent="0" * 64, policy=POLICY, boot=3,
+        closed=(Closed(round=6, attempt=1, outcome="published"), Closed(round=7, attempt=1, outcome="abandoned")),
+    )  # fmt: skip
+    birth = Birth(
+        **names, boot=2, seq=5, version=6, params=PARAMS.hex(), state="training", round=ROUND, attempt=ATTEMPT,
+        samples=120, software="0.1.0",
+    )  # fmt: skip
+    commands: dict[str, msgspec.Struct] = {
+        "select": Select(
+            **attempt, version=6, params=PARAMS.hex(), config=POLICY.sha256(), window=8, slot=0.5, deadline=600.0
+        ),
+        "receipt": Receipt(**attempt, payload=sha, verdict="refused", reason="value 3 of 12 is nan"),
+        "bitmap": Bitmap(**attempt, payload=sha, received="05"),
+        "retry-after": RetryAfter(**names, least=1.0, most=30.0),
+    }
+    return {
+        "head": sign_message(AGGREGATOR_KEY, messages.HEAD, head).decode(),
+        "birth": sign_message(DEVICE_KEY, messages.BIRTH, birth).decode(),
+        **{k: sign_message(AGGREGATOR_KEY, messages.COMMAND, m).decode() for k, m in commands.items()},
+    }
+
+
+def long_update() -> tuple[frames.Header, bytes, list[bytes]]:
+    """Header, body and frames of the three-chunk update."""
+    data = payload(RAW32, LONG, None)
+    header = update_header(frames.UPDATE, len(data), hashlib.sha256(data).digest())
+    body = data + frames.sign_body(DEVICE_KEY, header)
+    return header, body, list(frames.frames(header, body))
+
+
+def make() -> dict[str, Any]:
+    """All vectors; bytes are hex."""
+    header, body, made = long_update()
+    query = update_header(frames.QUERY, 0, header.payload_sha256)
+    small = {
+        "raw32": payload(RAW32, SHORT, None),
+        "blk8 to nearest": payload(BLK8, SHORT, None),
+        "blk8 stochastic, seed 1": payload(BLK8, SHORT, 1),
+        "blk8 stochastic, seed 2^64 - 1": payload(BLK8, SHORT, 2**64 - 1),
+    }
+    model = b"".join(i.to_bytes(2, "little") for i in range(40_000))
+    objects = frames.object_header(len(model), hashlib.sha256(model).digest())
+    total = np.zeros(SHORT, np.int64)
+    for weight in (120, 3):
+        kernels.ring_add(total, delta(SHORT), weight)
+    return {
+        "crc32c": {"data": b"123456789".hex(), "crc": f"{kernels.crc32c(b'123456789'):08x}"},
+        "names": {
+            name: {"hash": name_hash(name).hex(), "shard of 16": shard_of(name, 16)} for name in (FEDERATION, DEVICE)
+        },
+        "topics": {
+            "head": Topics(FEDERATION).head,
+            "update": Topics(FEDERATION).update(DEVICE, 16),
+            "object": Topics(FEDERATION).object(PARAMS.hex(), 3),
+        },
+        "keys": {
+            "device": {"seed": bytes(range(32)).hex(), "public": DEVICE_KEY.public.raw.hex(), "kid": DEVICE_KEY.public.kid},
+            "aggregator": {
+                "seed": bytes(range(32, 64)).hex(),
+                "public": AGGREGATOR_KEY.public.raw.hex(),
+                "kid": AGGREGATOR_KEY.public.kid,
+            },
+        },
+        "policy": {
+            "json": msgspec.json.encode(POLICY, order="deterministic").decode(),
+            "sha256": POLICY.sha256(),
+            "sha256 of the defaults": Policy().sha256(),
+        },
+        "seeds": {
+            purpose: f"{seeds.derive(purpose, FEDERATION, DEVICE, ROUND, ATTEMPT):016x}"
+            for purpose in ("fl1-seed", "fl1-codec")
+        },
+        "payloads": {name: data.hex() for name, data in small.items()},
+        "update": {
+            "floats": LONG,
+            "payload length": len(body) - 64,
+            "payload sha256": header.payload_sha256.hex(),
+            "signed bytes": header.signed_bytes().hex(),
+            "signature": body[-64:].hex(),
+            "headers": [raw[: frames.HEADER_BYTES].hex() for raw in made],
+            "frames sha256": [hashlib.sha256(raw).hexdigest() for raw in made],
+        },
+        "query": b"".join(
+            frames.frames(query, frames.sign_body(DEVICE_KEY, query))
+        ).hex(),
+        "object": {
+            "rule": "u16 little-endian 0 to 39999",
+            "headers": [raw[: frames.HEADER_BYTES].hex() for raw in frames.frames(objects, model)],
+        },
+        "jws": jws(),
+        "fixed point": {
+            "rule": f"delta[0..{SHORT}) added with the weights 120 and 3, int64 little-endian",
+            "sum": total.astype("<i8").tobytes().hex(),
+        },
+    }  # fmt: skip
+
+
+def dump(raw: bytes, notes: dict[int, str]) -> str:
+    """A hex dump cut at the offsets of `notes`, 16 bytes a line; the note stands at its first line."""
+    cuts = [*notes, len(raw)]
+    lines = []
+    for start, end in itertools.pairwise(cuts):
+        for at in range(start, end, 16):
+            note = notes[start] if at == start else ""
+            lines.append(f"{at:4d}  {raw[at : min(at + 16, end)].hex(' '):<47}  {note}".rstrip())
+    return "\n".join(lines)
+
+
+def example() -> str:
+    """The worked example of SPEC.md, section 8."""
+    header, body, made = long_update()
+    first = dump(
+        made[0][: frames.HEADER_BYTES],
+        {
+            0: 'magic "FGRD"', 4: "version 1", 5: "type 1, update", 6: "flags", 8: 'SHA-256("demo")[:16]', 24: "round 7",
+            28: "attempt 2", 30: 'SHA-256("dev-1")[:16]', 46: "model", 78: "config", 110: "seq 0",
+            112: f"nchunks {header.nchunks}", 114: f"total_len {header.total_len}", 118: "CRC32C", 122: "SHA-256 of the payload",
+            154: "reserved",
+        },
+    )  # fmt: skip
+    data = payload(BLK8, SHORT, None)
+    info = int.from_bytes(data[:2], "little")
+    coded = dump(
+        data,
+        {
+            0: f"length of info, {info}", 2: "info, msgpack", 2 + info: "scale of block 0, float32",
+            6 + info: "64 codes, int8", 70 + info: "scale of block 1", 74 + info: "6 codes",
+        },
+    )  # fmt: skip
+    return f"""\
+The first header of an update of {LONG} floats in raw32: {header.nchunks} chunks, {len(body)} bytes with the signature.
+```
+{first}
+```
+A payload of {SHORT} floats in blk8, rounded to nearest (`delta[i] = ((37 i) mod 511 - 255) / 4096`).
+A block is its scale, absmax / 127 as float32, and one int8 for each of its up to 64 values: value = code x scale.
+```
+{coded}
+```
+"""
+
+
+def spec_with_example(text: str) -> str:
+    """SPEC.md with its example made new."""
+    before, rest = text.split(BEGIN)
+    return before + BEGIN + example() + END + rest.split(END)[1]
+
+
+def main() -> None:
+    (HERE / "vectors.json").write_text(json.dumps(make(), indent=1) + "\n")
+    SPEC.write_text(spec_with_example(SPEC.read_text()))
+
+
+if __name__ == "__main__":
+    main()
