@@ -83,7 +83,7 @@ def blk8_encode(values: Floats, out: NDArray[np.uint8], seed: int | None) -> int
 def blk8_decode(payload: Buffer, out: Floats) -> None:
     """Decodes blk8_size(n) bytes into float32[n]; raises KernelError on any byte that no encoder writes."""
     _check("blk8 decode", out, np.float32)
-    size = memoryview(payload).nbytes
+    size = len(_ffi.from_buffer(payload))
     if size != blk8_size(out.size):
         raise KernelError(f"blk8 decode: {size} bytes, {out.size} values take {blk8_size(out.size)}")
     where = _ffi.new("size_t *")
@@ -147,7 +147,7 @@ def sgd_momentum_step(
 
 def crc32c(data: Buffer, crc: int = 0) -> int:
     """CRC-32C (Castagnoli) of `data`, continuing from `crc`."""
-    return int(_lib.fg_crc32c(crc, _ffi.from_buffer("uint8_t *", data), memoryview(data).nbytes))
+    return int(_lib.fg_crc32c(crc, _ffi.from_buffer("uint8_t *", data), len(_ffi.from_buffer(data))))
 
 
 def find_nonfinite(values: Floats) -> int:

@@ -194,7 +194,7 @@ class _Connection:
             client_id=session._client_id,
             protocol=session._version,
             reconnect_on_failure=False,
-            **({"clean_session": True} if session._version is MQTTProtocolVersion.MQTTv311 else {}),
+            clean_session=True if session._version is MQTTProtocolVersion.MQTTv311 else None,
         )
         client.connect_timeout = CONNECT_SECONDS
         client.max_queued_messages_set(QUEUE_LIMIT)
