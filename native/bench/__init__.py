@@ -1,0 +1,1 @@
+"""Figures of the C core; `make bench` prints them."""

@@ -1,0 +1,46 @@
+"""The C core outside Python: strict warnings, sanitizers, and the same bytes on x86 and on emulated ARM boards."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = [str(p) for p in sorted((ROOT / "native" / "src").glob("*.c"))]
+STRICT = ["-std=c11", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-ffp-contract=off"]
+# One line for every capability, as x86 serial prints it; a change here is a change of the wire format or of results.
+GOLDEN = Path(__file__).with_name("vectors.txt").read_text().strip()
+
+
+def build(compiler: str, output: Path, *flags: str) -> Path:
+    include = ["-I", str(ROOT / "native" / "include")]
+    sources = [str(Path(__file__).with_name("vectors.c")), *SOURCES]
+    command = [compiler, *STRICT, *flags, *include, *sources, "-o", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+def run(*command: str) -> dict[str, str]:
+    """Capability -> its hashes."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return dict(line.split(" ", 1) for line in done.stdout.splitlines())
+
+
+@pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed")
+def test_every_capability_gives_the_golden_bytes_with_sanitizers_on(tmp_path: Path) -> None:
+    program = build("gcc", tmp_path / "vectors", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover")
+    lines = run(str(program))
+    assert "serial" in lines
+    assert {name: text for name, text in lines.items() if text != GOLDEN} == {}
+
+
+@pytest.mark.needs("qemu")
+@pytest.mark.parametrize(("cpu", "best"), [("cortex-a72", "neon"), ("cortex-a76", "neondotprod")])
+def test_an_emulated_arm_board_gives_the_golden_bytes(tmp_path: Path, cpu: str, best: str) -> None:
+    program = build("aarch64-linux-gnu-gcc", tmp_path / "vectors", "-O3", "-static")
+    lines = run("qemu-aarch64-static", "-cpu", cpu, str(program))
+    assert list(lines)[-1] == best
+    assert {name: text for name, text in lines.items() if text != GOLDEN} == {}
