@@ -1,0 +1,26 @@
+"""ONNX forward graph -> training plan, by reverse-mode differentiation; runs once, on the operator's machine.
+
+    front      reads a model, measures its shapes             registry   VJP rules and the reverse pass
+    graph      emits nodes                                    pointwise, shaping, dense, convolution, pooling: the rules
+    losses     cross-entropy and mean squared error           compiling  writes the plan
+    survey     what can train                                 checker    rules against finite differences
+    zoo        models for demos and tests
+
+It needs the package `onnx` (the extra [compile]).
+"""
+
+from fleetgrad.edge.autodiff import convolution, dense, pointwise, pooling, shaping  # importing registers their rules
+from fleetgrad.edge.autodiff.compiling import compile_model, export_model
+from fleetgrad.edge.autodiff.errors import ModelError, UnsupportedModel
+
+__all__ = [
+    "ModelError",
+    "UnsupportedModel",
+    "compile_model",
+    "convolution",
+    "dense",
+    "export_model",
+    "pointwise",
+    "pooling",
+    "shaping",
+]

@@ -1,0 +1,250 @@
+"""Turns a user's ONNX model into a plan: training, evaluation and inference graphs over one flat vector.
+
+    model --read--> nodes, weights --differentiate--> train.onnx   (weights as inputs, gradients as outputs)
+                                                      eval.onnx    (the same inputs, loss and prediction)
+                                                      infer.onnx   (the user's graph, weights in params.bin)
+
+The same model and options give the same bytes.
+"""
+
+import fnmatch
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from fleetgrad.edge.autodiff import losses
+from fleetgrad.edge.autodiff.errors import ModelError, UnsupportedModel
+from fleetgrad.edge.autodiff.front import Model, read
+from fleetgrad.edge.autodiff.graph import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET, Builder
+from fleetgrad.edge.autodiff.registry import differentiate, downstream, objections, path, upstream
+from fleetgrad.wire import plan
+
+OP_ABI = 1  # version of the custom ops that an int8 plan needs; 0: none
+LITTLE = np.dtype("<f4")
+
+
+def compile_model(
+    model: bytes | Path | onnx.ModelProto,
+    *,
+    loss: plan.LossName,
+    gradients: plan.Gradients = "int8",
+    freeze: Sequence[str] = (),
+    output: Path,
+    optimizer: plan.Optimizer = plan.Optimizer(),  # noqa: B008 - frozen
+    name: str | None = None,
+) -> plan.Manifest:
+    """Compiles a model into the plan directory `output` and returns its manifest.
+
+    `freeze` holds globs of initializer names that stay as they are; every other float32 initializer that the loss depends
+    on is trained. `output` appears whole or not at all, and replaces an older plan. `name` defaults to the file's or the
+    graph's name. Raises ModelError (UnsupportedModel when ops have no gradient), and OSError when the disk fails.
+    """
+    found = read(model)
+    trained = trainable(found, loss, freeze)
+    refuse_unsupported(found, loss, trained)
+    if name is None:
+        name = model.stem if isinstance(model, Path) else found.source.graph.name or "model"
+
+    roles: list[tuple[str, tuple[int, ...], plan.Role]] = []
+    for weight, value in found.weights.items():
+        roles.append((weight, value.shape, "trainable" if weight in trained else "frozen"))
+    tensors = plan.lay_out(roles)
+    vector = np.zeros(tensors[-1].end, LITTLE)
+    for tensor in tensors:
+        vector[tensor.offset : tensor.offset + tensor.size] = found.weights[tensor.name].ravel()
+
+    train, evaluate, label = graphs(found, loss, gradients, trained)
+    files = {
+        plan.TRAIN: train.SerializeToString(deterministic=True),
+        plan.EVAL: evaluate.SerializeToString(deterministic=True),
+        plan.INFER: inference(found.source, tensors).SerializeToString(deterministic=True),
+        plan.PARAMS: vector.tobytes(),
+    }
+    size = found.shapes[found.input][1:]
+    manifest = plan.check(
+        plan.Manifest(
+            schema=plan.SCHEMA,
+            model=name,
+            loss=loss,
+            gradients=gradients,
+            op_abi=OP_ABI if any(n.domain == DOMAIN for n in train.graph.node) else 0,
+            inputs=(plan.Feed(name=found.input, shape=size, dtype="float32"),),
+            label=label,
+            output=found.shapes[found.output][1:],
+            tensors=tensors,
+            travels=max(t.end for t in tensors if t.role == "trainable"),
+            length=tensors[-1].end,
+            optimizer=optimizer,
+            files={file: hashlib.sha256(raw).hexdigest() for file, raw in files.items()},
+        )
+    )
+    write({**files, plan.MANIFEST: plan.encode(manifest)}, output)
+    return manifest
+
+
+def trainable(model: Model, loss: plan.LossName, freeze: Sequence[str]) -> list[str]:
+    """The float32 initializers that reach the loss and match no glob of `freeze`; raises ModelError when none is left."""
+    for glob in freeze:
+        if not fnmatch.filter(model.weights, glob):
+            known = ", ".join(sorted(model.weights)) or "none"
+            raise ModelError(f"--freeze {glob!r} matches no float32 weight of the model (it has: {known})")
+    goal = losses.target(model.nodes, model.output, loss, model.shapes)
+    found = [
+        name
+        for name in model.weights
+        if not any(fnmatch.fnmatchcase(name, glob) for glob in freeze)
+        and goal in downstream(model.nodes, [name], model.floats)
+    ]
+    if not found:
+        why = "all are frozen" if freeze and model.weights else "no float32 initializer reaches the output"
+        raise ModelError(f"the model has no trainable weights: {why} ({len(model.weights)} float32 initializers)")
+    return found
+
+
+def refuse_unsupported(model: Model, loss: plan.LossName, trained: Sequence[str]) -> None:
+    """Raises UnsupportedModel with every node between a trained weight and the loss that has no gradient."""
+    goal = losses.target(model.nodes, model.output, loss, model.shapes)
+    nodes = path(model.nodes, trained, [goal], model.floats)
+    bad = objections(nodes, trained, lambda: Builder(model.shapes, model.shapes), model.floats, OPSET)
+    if bad:
+        raise UnsupportedModel([(n.op_type, n.name or n.output[0], reason) for n, reason in bad])
+
+
+def graphs(
+    model: Model, loss: plan.LossName, gradients: plan.Gradients, trained: Sequence[str]
+) -> tuple[onnx.ModelProto, onnx.ModelProto, plan.Feed]:
+    """The training graph, the evaluation graph and the label's feed."""
+    goal = losses.target(model.nodes, model.output, loss, model.shapes)
+    label = plan.Feed(
+        name=plan.LABEL,
+        shape=losses.label_shape(loss, model.shapes[goal]),
+        dtype="int64" if loss == "cross-entropy" else "float32",
+    )
+    feeds = [
+        helper.make_tensor_value_info(model.input, TensorProto.FLOAT, [plan.BATCH, *model.shapes[model.input][1:]]),
+        helper.make_tensor_value_info(
+            plan.LABEL, TensorProto.INT64 if label.dtype == "int64" else TensorProto.FLOAT, [plan.BATCH, *label.shape]
+        ),
+        *(helper.make_tensor_value_info(w, TensorProto.FLOAT, model.weights[w].shape) for w in trained),
+    ]
+    scalar = helper.make_tensor_value_info(plan.LOSS, TensorProto.FLOAT, [])
+
+    g = Builder(model.shapes, model.shapes, int8=gradients == "int8")
+    mean, seed = losses.emit(g, goal, loss, gradient=True)
+    found = differentiate(model.nodes, {goal: seed}, trained, model.floats, g, OPSET)
+    names = {mean: plan.LOSS}
+    for weight in trained:
+        value = found[weight]
+        if value in names or not any(value in n.output for n in g.nodes):
+            value = g.op("Identity", value)
+        names[value] = plan.GRADIENT + weight
+    fetches = [
+        helper.make_tensor_value_info(plan.GRADIENT + w, TensorProto.FLOAT, model.weights[w].shape) for w in trained
+    ]
+    train = assemble(model, g, names, feeds, [scalar, *fetches], trained)
+
+    g = Builder(model.shapes, model.shapes)
+    mean, _ = losses.emit(g, goal, loss, gradient=False)
+    prediction = g.op("Identity", model.output)
+    shape = [plan.BATCH, *(d if d > 0 else None for d in model.shapes[model.output][1:])]
+    fetch = helper.make_tensor_value_info(plan.PREDICTION, TensorProto.FLOAT, shape)
+    evaluate = assemble(model, g, {mean: plan.LOSS, prediction: plan.PREDICTION}, feeds, [scalar, fetch], trained)
+    return train, evaluate, label
+
+
+def assemble(
+    model: Model,
+    g: Builder,
+    names: dict[str, str],
+    feeds: list[onnx.ValueInfoProto],
+    fetches: list[onnx.ValueInfoProto],
+    trained: Sequence[str],
+) -> onnx.ModelProto:
+    """A model of the forward nodes and those of g that the fetches depend on; `names` renames values of g."""
+    nodes = [*model.nodes, *(_renamed(n, names) for n in g.nodes)]
+    used = upstream(nodes, [f.name for f in fetches])
+    kept = [n for n in nodes if used.intersection(n.output)]
+    constants: list[onnx.TensorProto] = [
+        *(numpy_helper.from_array(v, k) for k, v in model.weights.items() if k not in trained),
+        *model.constants,
+        *g.constants.values(),
+    ]
+    graph = helper.make_graph(kept, "fleetgrad", feeds, fetches, [t for t in constants if t.name in used])
+    opsets = [helper.make_opsetid("", OPSET)]
+    if any(n.domain == DOMAIN for n in kept):
+        opsets.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
+    return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="fleetgrad")
+
+
+def _renamed(node: onnx.NodeProto, names: dict[str, str]) -> onnx.NodeProto:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.input[:] = [names.get(name, name) for name in node.input]
+    copy.output[:] = [names.get(name, name) for name in node.output]
+    return copy
+
+
+def inference(source: onnx.ModelProto, tensors: Iterable[plan.Tensor]) -> onnx.ModelProto:
+    """The user's model with the flat vector's tensors as external data of params.bin."""
+    model = onnx.ModelProto()
+    model.CopyFrom(source)
+    own = {t.name: t for t in model.graph.initializer}
+    for tensor in tensors:
+        proto = onnx.TensorProto(
+            name=tensor.name, dims=tensor.shape, data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL
+        )
+        for key, value in (("location", plan.PARAMS), ("offset", 4 * tensor.offset), ("length", 4 * tensor.size)):
+            proto.external_data.add(key=key, value=str(value))
+        own[tensor.name].CopyFrom(proto)
+    return model
+
+
+def export_model(plan_dir: Path, params: NDArray[np.float32], path: Path) -> None:
+    """Writes the user's model with `params` (the flat vector, float32 [length]) as one self-contained ONNX file.
+
+    Raises ModelError when the vector's length or type isn't the plan's.
+    """
+    manifest = plan.decode((plan_dir / plan.MANIFEST).read_bytes())
+    if params.dtype != np.float32 or params.shape != (manifest.length,):
+        raise ModelError(
+            f"can't export: the vector is {params.dtype} {list(params.shape)}, the plan has float32 [{manifest.length}]"
+        )
+    model = onnx.ModelProto.FromString((plan_dir / plan.INFER).read_bytes())
+    own = {t.name: t for t in model.graph.initializer}
+    for tensor in manifest.tensors:
+        values = params[tensor.offset : tensor.offset + tensor.size].reshape(tensor.shape)
+        own[tensor.name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values, LITTLE), tensor.name))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(model.SerializeToString(deterministic=True))
+    temporary.replace(path)
+
+
+def write(files: dict[str, bytes], output: Path) -> None:
+    """Writes a plan directory beside its place and moves it there; replaces nothing but a plan."""
+    if (
+        output.exists()
+        and not (output / plan.MANIFEST).is_file()
+        and not (output.is_dir() and not any(output.iterdir()))
+    ):
+        raise ModelError(
+            f"won't overwrite {output}: it isn't a plan (it has no {plan.MANIFEST}); choose another output"
+        )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    try:
+        for file, raw in files.items():
+            (temporary / file).write_bytes(raw)
+        temporary.chmod(0o755)
+        if output.exists():
+            shutil.rmtree(output)
+        temporary.replace(output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,138 @@
+"""Builds ONNX nodes: the one place where names, constants and shapes with a symbolic batch are made.
+
+A shape is a tuple of integers in which -k stands for k times the batch N, as in (-1, 16, 8, 8). So a shape with one
+such dimension is at the same time a valid constant for Reshape.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+OPSET = 21  # of every graph that leaves this room
+IR_VERSION = 10  # the first that carries opset 21
+DOMAIN, DOMAIN_VERSION = "fleetgrad", 1
+
+Shape = tuple[int, ...]
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A forward node as a rule sees it: names, attributes, and which gradients are asked for."""
+
+    proto: onnx.NodeProto
+    needs: tuple[bool, ...]
+    weights: frozenset[str]
+
+    @property
+    def x(self) -> list[str]:
+        """Names of the inputs; '' where an optional one is left out."""
+        return list(self.proto.input)
+
+    @property
+    def y(self) -> list[str]:
+        """Names of the outputs."""
+        return list(self.proto.output)
+
+    def need(self, i: int) -> bool:
+        """Whether the gradient with respect to input i is asked for."""
+        return i < len(self.needs) and self.needs[i]
+
+    def attribute(self, name: str, default: Any) -> Any:
+        """The value of an attribute, text decoded; `default` when the node doesn't set it."""
+        for a in self.proto.attribute:
+            if a.name == name:
+                value = helper.get_attribute_value(a)
+                return value.decode() if isinstance(value, bytes) else value
+        return default
+
+
+class Builder:
+    """Collects nodes and constants of a gradient graph.
+
+    `shapes` are the forward values' shapes, `taken` names that exist already, `dtype` the float type of constants, and
+    `int8` whether weight gradients go through `fleetgrad.MatMulWeightGrad`.
+    """
+
+    def __init__(
+        self, shapes: Mapping[str, Shape], taken: Iterable[str], dtype: type = np.float32, int8: bool = False
+    ) -> None:
+        self.shapes = shapes
+        self.dtype = dtype
+        self.int8 = int8
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[tuple[str, Shape, bytes], onnx.TensorProto] = {}
+        self._taken = set(taken)
+
+    def name(self, stem: str) -> str:
+        """A name that nothing else in the graph has."""
+        number = len(self.nodes) + len(self.constants)
+        while (found := f"fleetgrad.{stem}.{number}") in self._taken:
+            number += 1
+        self._taken.add(found)
+        return found
+
+    def op(self, kind: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
+        """Emits a node with one output and returns the output's name."""
+        return self.ops(kind, *inputs, outputs=1, domain=domain, **attributes)[0]
+
+    def ops(self, kind: str, *inputs: str, outputs: int, domain: str = "", **attributes: Any) -> list[str]:
+        """Emits a node with several outputs and returns their names."""
+        names = [self.name(kind) for _ in range(outputs)]
+        self.nodes.append(helper.make_node(kind, list(inputs), names, name=names[0], domain=domain, **attributes))
+        return names
+
+    def constant(self, value: Any, dtype: type | None = None) -> str:
+        """An initializer of the graph's float type (or `dtype`); equal ones are shared."""
+        array = np.ascontiguousarray(np.asarray(value, dtype or self.dtype)).reshape(np.shape(value))
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self.constants:
+            self.constants[key] = numpy_helper.from_array(array, self.name("constant"))
+        return self.constants[key].name
+
+    def integers(self, *values: int) -> str:
+        """A one-dimensional int64 constant."""
+        return self.constant(list(values), np.int64)
+
+    # --- the few idioms that many rules share ---
+
+    def reshape(self, x: str, shape: Shape, like: str = "") -> str:
+        """x in another shape; with more than one batch dimension the shape is taken from the value `like`."""
+        if sum(d < 0 for d in shape) > 1:
+            return self.op("Reshape", x, self.op("Shape", like))
+        return self.op("Reshape", x, self.integers(*(-1 if d < 0 else d for d in shape)))
+
+    def flatten(self, x: str, columns: int) -> str:
+        """x as a matrix [-1, columns]."""
+        return self.reshape(x, (-1, columns))
+
+    def total(self, x: str, *axes: int, keep: bool = False) -> str:
+        """The sum over axes, which go unless `keep`."""
+        return self.op("ReduceSum", x, self.integers(*axes), keepdims=int(keep))
+
+    def sum_to(self, x: str, shape: Shape, like: str) -> str:
+        """Undoes broadcasting: sums x, which has shape `shape`, to the shape of the forward value `like`."""
+        goal = self.shapes[like]
+        lead = len(shape) - len(goal)
+        axes = [i for i in range(len(shape)) if i < lead or (goal[i - lead] == 1 and shape[i] != 1)]
+        if not axes:
+            return x
+        x = self.total(x, *axes, keep=True)
+        return self.reshape(x, goal, like) if lead else x
+
+    def slice(self, x: str, starts: list[int], stops: list[int], axes: list[int], steps: list[int]) -> str:
+        """x[start:stop:step] along axes."""
+        return self.op(
+            "Slice", x, self.integers(*starts), self.integers(*stops), self.integers(*axes), self.integers(*steps)
+        )
+
+    def weight_gradient(self, x: str, dy: str, of: str, node: Node) -> str:
+        """x^T dy for matrices x [K, M] and dy [K, N]; in int8 when `of` is a weight and the plan says so."""
+        if self.int8 and of in node.weights:
+            return self.op("MatMulWeightGrad", x, dy, domain=DOMAIN)
+        return self.op("Gemm", x, dy, transA=1)

@@ -1,0 +1,129 @@
+"""The table of VJP rules, and the reverse pass that applies it.
+
+A rule turns gradients of a node's outputs into gradients of its inputs:
+
+    @vjp("Identity")
+    def identity(g, node, dy):
+        return [dy]
+
+`g` emits nodes and knows shapes, `node` has names and attributes, `dy` is the name of dL/dY (one argument per output; None
+where nothing flows). The answer has one entry per input: the name of dL/dX in X's own shape, or None where
+`node.need(i)` is false. A rule that meets a variant it can't do raises `Unsupported(reason)`.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+import onnx
+
+from fleetgrad.edge.autodiff.errors import Unsupported
+from fleetgrad.edge.autodiff.graph import Builder, Node
+
+Gradients = Sequence[str | None]
+Rule = Callable[..., Gradients]
+RULES: dict[str, tuple[int, Rule]] = {}
+
+
+def vjp(op: str, since: int = 1) -> Callable[[Rule], Rule]:
+    """Registers the rule of an op of the default domain, valid from opset `since` on."""
+
+    def register(rule: Rule) -> Rule:
+        if op in RULES:
+            raise ValueError(f"{op} has two rules")
+        RULES[op] = (since, rule)
+        return rule
+
+    return register
+
+
+def rule_of(node: onnx.NodeProto, opset: int) -> Rule:
+    """The rule for a node; raises Unsupported when there is none."""
+    if any(a.HasField("g") or a.graphs for a in node.attribute):
+        raise Unsupported("has a subgraph")
+    if node.domain not in {"", "ai.onnx"}:
+        raise Unsupported(f"op of the foreign domain {node.domain!r}")
+    if node.op_type not in RULES:
+        raise Unsupported("no gradient rule for this op")
+    since, rule = RULES[node.op_type]
+    if opset < since:
+        raise Unsupported(f"the rule is for opset {since} and later, the model has {opset}")
+    return rule
+
+
+def downstream(nodes: Iterable[onnx.NodeProto], sources: Iterable[str], floats: Collection[str]) -> set[str]:
+    """The float values that depend on `sources` through float values (and the sources)."""
+    found = set(sources)
+    for node in nodes:
+        if found.intersection(node.input):
+            found.update(name for name in node.output if name in floats)
+    return found
+
+
+def upstream(nodes: Sequence[onnx.NodeProto], goals: Iterable[str]) -> set[str]:
+    """All values that `goals` depend on (and the goals)."""
+    found = set(goals)
+    for node in reversed(nodes):
+        if found.intersection(node.output):
+            found.update(name for name in node.input if name)
+    return found
+
+
+def path(
+    nodes: Sequence[onnx.NodeProto], sources: Iterable[str], goals: Iterable[str], floats: Collection[str]
+) -> list[onnx.NodeProto]:
+    """The nodes between sources and goals: those whose gradient is needed."""
+    live, wanted = downstream(nodes, sources, floats), upstream(nodes, goals)
+    return [n for n in nodes if live.intersection(n.input) and live.intersection(n.output) & wanted]
+
+
+def differentiate(
+    nodes: Sequence[onnx.NodeProto],
+    seeds: Mapping[str, str],
+    wanted: Sequence[str],
+    floats: Collection[str],
+    g: Builder,
+    opset: int,
+) -> dict[str, str]:
+    """Emits the gradients of `wanted` into g, given the gradients `seeds` of some values.
+
+    `nodes` are in topological order. Nothing is computed for values that don't depend on `wanted`. A wanted value that
+    no seed depends on is missing from the answer.
+    """
+    live, weights = downstream(nodes, wanted, floats), frozenset(wanted)
+    parts: dict[str, list[str]] = {name: [seed] for name, seed in seeds.items()}
+
+    def gathered(name: str) -> str | None:
+        found = parts.get(name, [])
+        if len(found) > 1:
+            parts[name] = [g.op("Sum", *found)]
+        return parts[name][0] if found else None
+
+    for proto in reversed(nodes):
+        needs = tuple(name in live for name in proto.input)
+        if not any(needs) or not any(name in parts for name in proto.output):
+            continue
+        dys = [gathered(name) for name in proto.output]
+        gradients = rule_of(proto, opset)(g, Node(proto, needs, weights), *dys)
+        for name, gradient in zip(proto.input, gradients, strict=False):
+            if gradient is not None and name in live:
+                parts.setdefault(name, []).append(gradient)
+    return {name: found for name in wanted if (found := gathered(name)) is not None}
+
+
+def objections(
+    nodes: Sequence[onnx.NodeProto],
+    sources: Iterable[str],
+    g: Callable[[], Builder],
+    floats: Collection[str],
+    opset: int,
+) -> list[tuple[onnx.NodeProto, str]]:
+    """The nodes that can't be differentiated, with the reason: each rule is tried on a builder that is thrown away."""
+    weights = frozenset(sources)
+    live = downstream(nodes, weights, floats)
+    found = []
+    for proto in nodes:
+        try:
+            rule = rule_of(proto, opset)
+            rule(g(), Node(proto, tuple(name in live for name in proto.input), weights), *("dy" for _ in proto.output))
+        except Unsupported as e:
+            found.append((proto, str(e)))
+    return found
