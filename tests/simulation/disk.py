@@ -1,0 +1,142 @@
+"""A simulated disk that keeps after a power cut exactly what was promised, and of the rest whatever it likes.
+
+    write      page cache only                    power cut: old bytes, no bytes, or a torn prefix of the new ones
+    fsync      the file's bytes are durable
+    rename     directory entry in memory only     power cut: entries of a directory go in order, cut off anywhere
+    unlink     the same
+    fsync_directory   all entries of that directory are durable
+
+A crash may be injected into any operation: before it, after it, and in the middle of a write. `Crashed` isn't an
+Exception, so that no machine can catch it.
+"""
+
+import errno
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from fleetgrad.wire.files import DiskError
+
+Entry = tuple[str, "Inode | None"]
+
+
+class Crashed(BaseException):
+    """The process that was running is dead from here on."""
+
+
+@dataclass(eq=False, slots=True)
+class Inode:
+    """A file's bytes as processes see them, and as they were when last synced (None: never)."""
+
+    data: bytes = b""
+    durable: bytes | None = None
+
+
+@dataclass
+class Disk:
+    """Implements wire.files.Files. `before` is asked before and after each operation and may raise Crashed."""
+
+    random: random.Random
+    before: Callable[[str], None] = lambda act: None
+    full: bool = False
+    most_bytes: int = 0
+    operations: int = 0
+    _seen: dict[str, Inode] = field(default_factory=dict)
+    _durable: dict[str, Inode] = field(default_factory=dict)
+    _pending: list[Entry] = field(default_factory=list)
+
+    def write(self, name: str, data: bytes | bytearray | memoryview) -> None:
+        self._start(f"write {name}")
+        inode = self._seen.get(name)
+        if inode is None:
+            inode = self._seen[name] = Inode()
+            self._pending.append((name, inode))
+        whole = bytes(data)
+        if self.full:
+            inode.data = whole[: self.random.randrange(len(whole) + 1)]
+            raise DiskError(errno.ENOSPC, f"can't write {name}: No space left on device")
+        inode.data = whole[: self.random.randrange(len(whole) + 1)]
+        self.before(f"inside write {name}")
+        inode.data = whole
+        self.most_bytes = max(self.most_bytes, self.used())
+        self._end(f"write {name}")
+
+    def fsync(self, name: str) -> None:
+        self._start(f"fsync {name}")
+        inode = self._find(name)
+        inode.durable = inode.data
+        self._end(f"fsync {name}")
+
+    def rename(self, old: str, new: str) -> None:
+        self._start(f"rename {old}")
+        inode = self._find(old)
+        del self._seen[old]
+        self._seen[new] = inode
+        self._pending += [(new, inode), (old, None)]
+        self._end(f"rename {old}")
+
+    def fsync_directory(self, name: str) -> None:
+        self._start(f"fsync_directory {name}")
+        here = [entry for entry in self._pending if folder(entry[0]) == name]
+        self._pending = [entry for entry in self._pending if folder(entry[0]) != name]
+        self._apply(here)
+        self._end(f"fsync_directory {name}")
+
+    def unlink(self, name: str) -> None:
+        self._start(f"unlink {name}")
+        if self._seen.pop(name, None) is not None:
+            self._pending.append((name, None))
+        self._end(f"unlink {name}")
+
+    def read(self, name: str) -> bytes:
+        return self._find(name).data
+
+    def names(self, directory: str) -> list[str]:
+        return sorted(name.rpartition("/")[2] for name in self._seen if folder(name) == directory)
+
+    def used(self) -> int:
+        """Bytes of all files."""
+        return sum(len(inode.data) for inode in self._seen.values())
+
+    def power_cut(self) -> None:
+        """Forgets what was never synced, or keeps some of it: the disk chooses."""
+        by_folder: dict[str, list[Entry]] = {}
+        for entry in self._pending:
+            by_folder.setdefault(folder(entry[0]), []).append(entry)
+        for entries in by_folder.values():
+            kept = self.random.randrange(len(entries) + 1)
+            # A rename is one act: it isn't cut between its two entries.
+            if 0 < kept < len(entries) and entries[kept][1] is None and entries[kept - 1][1] is not None:
+                kept += 1
+            self._apply(entries[:kept])
+        self._pending = []
+        for inode in dict.fromkeys(self._durable.values()):
+            if inode.durable != inode.data:
+                torn = inode.data[: self.random.randrange(len(inode.data) + 1)]
+                inode.data = self.random.choice([inode.durable or b"", b"", torn, inode.data])
+            inode.durable = inode.data
+        self._seen = dict(self._durable)
+
+    def _apply(self, entries: list[Entry]) -> None:
+        for name, inode in entries:
+            if inode is None:
+                self._durable.pop(name, None)
+            else:
+                self._durable[name] = inode
+
+    def _find(self, name: str) -> Inode:
+        if name not in self._seen:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", name)
+        return self._seen[name]
+
+    def _start(self, act: str) -> None:
+        self.operations += 1
+        self.before(f"before {act}")
+
+    def _end(self, act: str) -> None:
+        self.before(f"after {act}")
+
+
+def folder(name: str) -> str:
+    """The directory part of a name, '' for the root."""
+    return name.rpartition("/")[0]
