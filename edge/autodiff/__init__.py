@@ -12,9 +12,11 @@ It needs the package `onnx` (the extra [compile]).
 from fleetgrad.edge.autodiff import convolution, dense, pointwise, pooling, shaping  # importing registers their rules
 from fleetgrad.edge.autodiff.compiling import compile_model, export_model
 from fleetgrad.edge.autodiff.errors import ModelError, UnsupportedModel
+from fleetgrad.edge.autodiff.survey import Survey, survey
 
 __all__ = [
     "ModelError",
+    "Survey",
     "UnsupportedModel",
     "compile_model",
     "convolution",
@@ -23,4 +25,5 @@ __all__ = [
     "pointwise",
     "pooling",
     "shaping",
+    "survey",
 ]

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-from google.protobuf.message import DecodeError
 from onnx import TensorProto, external_data_helper, helper, inliner, numpy_helper, version_converter
 
 from fleetgrad.edge.autodiff.errors import ModelError, UnsupportedModel
@@ -53,7 +52,7 @@ def load(model: bytes | Path | onnx.ModelProto) -> onnx.ModelProto:
             raise ModelError(f"can't read {where}: {e.strerror}") from e
         try:
             found = onnx.ModelProto.FromString(raw)
-        except DecodeError as e:
+        except Exception as e:
             raise ModelError(f"{where} isn't an ONNX file, or is cut short ({len(raw):,} bytes)") from e
     if not found.graph.node:
         raise ModelError(f"{where} isn't an ONNX model with a graph: it has no nodes")
@@ -96,7 +95,8 @@ def read(model: bytes | Path | onnx.ModelProto) -> Model:
         )
     feed = inputs[0]
     size, declared = _input_size(feed)
-    _refuse_unknown_ops(source)
+    if unknown := unknown_ops(source):
+        raise UnsupportedModel(unknown)
 
     converted = _convert(source)
     values: list[dict[str, Array]] = []
@@ -158,15 +158,14 @@ def _input_size(feed: onnx.ValueInfoProto) -> tuple[Shape, int | None]:
     return tuple(d.dim_value for d in rest), batch.dim_value or None
 
 
-def _refuse_unknown_ops(model: onnx.ModelProto) -> None:
-    known = {f.name for f in model.functions}
-    unknown = [
-        (n.op_type, n.name, f"unknown op of domain {n.domain!r}")
+def unknown_ops(model: onnx.ModelProto) -> list[tuple[str, str, str]]:
+    """Nodes whose op neither the standard nor the model's functions define, as (op, name, reason)."""
+    own = {(f.domain, f.name) for f in model.functions}
+    return [
+        (n.op_type, n.name or n.output[0], f"unknown op of domain {n.domain!r}")
         for n in model.graph.node
-        if n.op_type not in known and not onnx.defs.has(n.op_type, "" if n.domain == "ai.onnx" else n.domain)
+        if (n.domain, n.op_type) not in own and not onnx.defs.has(n.op_type, "" if n.domain == "ai.onnx" else n.domain)
     ]
-    if unknown:
-        raise UnsupportedModel(unknown)
 
 
 def _convert(source: onnx.ModelProto) -> onnx.ModelProto:

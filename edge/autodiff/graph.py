@@ -93,7 +93,7 @@ class Builder:
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self.constants:
             self.constants[key] = numpy_helper.from_array(array, self.name("constant"))
-        return self.constants[key].name
+        return str(self.constants[key].name)
 
     def integers(self, *values: int) -> str:
         """A one-dimensional int64 constant."""

@@ -6,6 +6,8 @@
 Both are computed from the logits z with log-sum-exp, so that no logit overflows.
 """
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import onnx
 from onnx import TensorProto
@@ -15,7 +17,7 @@ from fleetgrad.edge.autodiff.graph import Builder, Shape
 from fleetgrad.wire.plan import LABEL, LossName
 
 
-def target(nodes: list[onnx.NodeProto], output: str, loss: LossName, shapes: dict[str, Shape]) -> str:
+def target(nodes: Sequence[onnx.NodeProto], output: str, loss: LossName, shapes: Mapping[str, Shape]) -> str:
     """The value that the loss is taken of: the output, or for cross-entropy the input of a final Softmax."""
     makers = {name: node for node in nodes for name in node.output}
     found = output

@@ -1,0 +1,90 @@
+"""Tells what of a model can train, without compiling it: one row per node and one per weight."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from fleetgrad.edge.autodiff.front import Model, load, read, unknown_ops
+from fleetgrad.edge.autodiff.graph import OPSET, Builder
+from fleetgrad.edge.autodiff.registry import downstream, objections, upstream
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRow:
+    """A node: whether a gradient can pass it, and the reason when it can't."""
+
+    op: str
+    name: str
+    trains: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightRow:
+    """An initializer: whether it would be trained, and the reason when it wouldn't."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    trains: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What `fleetgrad-edge check` prints. `trains` says whether the whole model compiles."""
+
+    nodes: tuple[NodeRow, ...]
+    weights: tuple[WeightRow, ...]
+
+    @property
+    def trains(self) -> bool:
+        """Whether no node objects and some weight trains."""
+        return all(n.trains for n in self.nodes) and any(w.trains for w in self.weights)
+
+
+def survey(model: bytes | Path | onnx.ModelProto) -> Survey:
+    """Looks at every node and initializer of a model; raises ModelError when it isn't a model that can be read."""
+    source = load(model)
+    unknown = unknown_ops(source)
+    if unknown:
+        # The model can't run here, so nothing of it is measured: only what the ops' names tell.
+        reasons = {(op, name): reason for op, name, reason in unknown}
+        nodes = [
+            NodeRow(n.op_type, n.name, (n.op_type, n.name) not in reasons, reasons.get((n.op_type, n.name), ""))
+            for n in source.graph.node
+        ]
+        return Survey(tuple(nodes), _weights(source, set(), "the model has unknown ops"))
+    found = read(source)
+    reach = upstream(found.nodes, [found.output])
+    trained = {w for w in found.weights if found.output in downstream(found.nodes, [w], found.floats)}
+    objecting = _objecting(found, sorted(trained))
+    rows = []
+    for node in found.nodes:
+        name = node.name or node.output[0]
+        if reason := objecting.get(node.output[0], ""):
+            rows.append(NodeRow(node.op_type, name, False, reason))
+        else:
+            rows.append(
+                NodeRow(node.op_type, name, True, "" if reach.intersection(node.output) else "doesn't reach the output")
+            )
+    return Survey(tuple(rows), _weights(source, trained, "doesn't reach the output"))
+
+
+def _objecting(model: Model, trained: Sequence[str]) -> dict[str, str]:
+    live = downstream(model.nodes, trained, model.floats)
+    reach = upstream(model.nodes, [model.output])
+    nodes = [n for n in model.nodes if live.intersection(n.input) and live.intersection(n.output) & reach]
+    bad = objections(nodes, trained, lambda: Builder(model.shapes, model.shapes), model.floats, OPSET)
+    return {node.output[0]: reason for node, reason in bad}
+
+
+def _weights(source: onnx.ModelProto, trained: set[str], otherwise: str) -> tuple[WeightRow, ...]:
+    rows = []
+    for t in source.graph.initializer:
+        dtype = onnx.TensorProto.DataType.Name(t.data_type).lower()
+        reason = "" if t.name in trained else "not float32" if t.data_type != onnx.TensorProto.FLOAT else otherwise
+        rows.append(WeightRow(t.name, tuple(t.dims), dtype, t.name in trained, reason))
+    return tuple(rows)
