@@ -1,0 +1,1 @@
+"""A device's own samples: sources, checks against the plan, splits."""

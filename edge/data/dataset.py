@@ -1,0 +1,106 @@
+"""Samples in memory as they were stored; a batch is scaled and shaped when it is drawn.
+
+A check against the plan prints both shapes: the data's and the plan's.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fleetgrad.wire.plan import Manifest
+
+SCAN_ROWS = 4096
+
+
+class DataError(ValueError):
+    """Data that can't be used; the message names the file, the array and the values that don't fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """x[n, ...] and y[n, ...]; a drawn sample is x * scale in `shape` (without the batch), of type `dtype`."""
+
+    x: NDArray[np.generic]
+    y: NDArray[np.generic]
+    scale: float
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batch(self, indices: NDArray[np.integer]) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+        """The samples at `indices`, C-contiguous, in the types that the plan feeds."""
+        x = self.x[indices].astype(self.dtype)
+        if self.scale != 1.0:
+            x *= self.dtype.type(self.scale)
+        return x.reshape(len(indices), *self.shape), np.ascontiguousarray(self.y[indices])
+
+    def subset(self, indices: NDArray[np.integer]) -> "Dataset":
+        """The data set of the samples at `indices`."""
+        return Dataset(self.x[indices], self.y[indices], self.scale, self.shape, self.dtype, self.name)
+
+
+def fit(
+    name: str,
+    x: NDArray[np.generic],
+    y: NDArray[np.generic],
+    manifest: Manifest,
+    *,
+    scale: float = 1.0,
+    shape: tuple[int, ...] | None = None,
+) -> Dataset:
+    """Checks arrays against a plan and returns them as a Dataset; raises DataError.
+
+    `shape` says how one sample is to be seen (28 x 28 as 1,28,28); without it, a sample of the right size is taken.
+    """
+    feed = manifest.inputs[0]
+    if len(x) == 0:
+        raise DataError(f"{name}: no samples")
+    if len(x) != len(y):
+        raise DataError(f"{name}: {len(x)} samples and {len(y)} targets")
+    own = shape if shape is not None else x.shape[1:]
+    if int(np.prod(own)) != int(np.prod(x.shape[1:])):
+        raise DataError(f"{name}: a sample has shape {x.shape[1:]}, which can't be seen as {own}")
+    if own != feed.shape:
+        raise DataError(
+            f"{name}: samples have shape {own}, the plan's input {feed.name!r} has {feed.shape} (see --shape)"
+        )
+    if x.dtype.kind not in "fiub" or (feed.dtype not in ("float32", "float64") and x.dtype.kind == "f"):
+        raise DataError(f"{name}: samples have type {x.dtype}, the plan's input {feed.name!r} has {feed.dtype}")
+    _check_finite(name, "sample", x)
+    return Dataset(x, _targets(name, y, manifest), scale, feed.shape, np.dtype(feed.dtype), name)
+
+
+def _targets(name: str, y: NDArray[np.generic], manifest: Manifest) -> NDArray[np.generic]:
+    label, classes = manifest.label, manifest.output[0] if manifest.output else 0
+    if manifest.loss == "cross-entropy":
+        flat = y.reshape(len(y), *label.shape) if y.size == len(y) * int(np.prod(label.shape)) else y
+        if flat.shape[1:] != label.shape:
+            raise DataError(f"{name}: a target has shape {y.shape[1:]}, the plan's label has {label.shape}")
+        if flat.dtype.kind not in "iub" and not (flat.dtype.kind == "f" and (flat == np.round(flat)).all()):
+            raise DataError(f"{name}: targets have type {y.dtype}: class numbers 0 to {classes - 1} are needed")
+        whole = flat.astype(np.int64)
+        if bad := np.flatnonzero(((whole < 0) | (whole >= classes)).reshape(len(whole), -1).any(1))[:1].tolist():
+            raise DataError(
+                f"{name}: target {whole[bad[0]]} of sample {bad[0]} is no class: the plan has 0 to {classes - 1}"
+            )
+        return whole
+    if y.dtype.kind not in "fiub":
+        raise DataError(f"{name}: targets have type {y.dtype}, numbers are needed")
+    if y.size != len(y) * int(np.prod(label.shape)):
+        raise DataError(f"{name}: a target has shape {y.shape[1:]}, the plan's output has {label.shape}")
+    _check_finite(name, "target", y)
+    return y.astype(np.float32).reshape(len(y), *label.shape)
+
+
+def _check_finite(name: str, what: str, array: NDArray[np.generic]) -> None:
+    if array.dtype.kind != "f":
+        return
+    for start in range(0, len(array), SCAN_ROWS):
+        rows = array[start : start + SCAN_ROWS].reshape(min(SCAN_ROWS, len(array) - start), -1)
+        finite = np.isfinite(rows.astype(np.float64)).all(1)
+        if not finite.all():
+            raise DataError(f"{name}: {what} {start + int(np.argmin(finite))} holds NaN or infinity")

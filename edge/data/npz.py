@@ -1,0 +1,48 @@
+"""Reads samples from an .npz file; nothing in it is unpickled."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fleetgrad.edge.data.dataset import DataError, Dataset, fit
+from fleetgrad.wire.plan import Manifest
+
+
+def read_arrays(path: Path, x: str, y: str) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    """The two named arrays; raises DataError that lists the names there are."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"data {path}: holds one array, an .npz with {x!r} and {y!r} is needed")
+            if missing := [name for name in (x, y) if name not in archive.files]:
+                raise DataError(
+                    f"data {path}: no array {' and '.join(map(repr, missing))}; "
+                    f"there are {', '.join(archive.files) or 'none'} (see --x and --y)"
+                )
+            found = archive[x], archive[y]
+    except OSError as e:
+        raise DataError(f"data {path}: {e.strerror or e}") from e
+    except (ValueError, EOFError, zipfile.BadZipFile, KeyError) as e:
+        if isinstance(e, DataError):
+            raise
+        raise DataError(f"data {path}: not an .npz file of plain arrays: {e}") from e
+    for name, array in zip((x, y), found, strict=True):
+        if array.ndim == 0:
+            raise DataError(f"data {path}: array {name!r} is a single number")
+    return found
+
+
+def load(
+    path: Path,
+    manifest: Manifest,
+    *,
+    x: str = "x",
+    y: str = "y",
+    scale: float = 1.0,
+    shape: tuple[int, ...] | None = None,
+) -> Dataset:
+    """The data set in `path` as the plan feeds it; raises DataError."""
+    samples, targets = read_arrays(path, x, y)
+    return fit(f"data {path.name}", samples, targets, manifest, scale=scale, shape=shape)

@@ -1,0 +1,1 @@
+"""Runs a plan: flat parameters, onnxruntime sessions, the fused update and evaluation."""

@@ -1,0 +1,218 @@
+"""Trains and evaluates a plan on one flat vector.
+
+Weights are views of the flat vector, bound to the session once: onnxruntime reads them where they lie. Gradients land in a
+second vector of the same layout, and one C call updates the first by the second. With one thread, the same parameters, data
+and seed give the same bytes on one machine.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from fleetgrad.edge.data.dataset import Dataset
+from fleetgrad.edge.training.plan_dir import Plan, aligned
+from fleetgrad.native import kernels
+from fleetgrad.wire import plan as plans
+
+EVAL_BATCH = 256
+
+Floats = NDArray[np.float32]
+
+
+class TrainingError(ValueError):
+    """Training that can't go on; nothing of it is to be published."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Told after each step: `loss` is the running mean of this epoch."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """Optimizer steps made, samples of the data set, mean loss of the first and of the last epoch."""
+
+    steps: int
+    samples: int
+    first_loss: float
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Mean loss over `samples`; accuracy where the loss is a classification's."""
+
+    loss: float
+    accuracy: float | None
+    samples: int
+
+
+class Trainer:
+    """Sessions of one plan over one flat vector, for as long as the federation lasts."""
+
+    def __init__(self, plan: Plan, threads: int = 1) -> None:
+        self.plan, self.manifest = plan, plan.manifest
+        if self.manifest.op_abi > kernels.OP_ABI:
+            raise plans.PlanError(
+                f"plan needs version {self.manifest.op_abi} of the custom ops, this one has {kernels.OP_ABI}: update fleetgrad"
+            )
+        self._flat = plan.initial_parameters()
+        trainable = self.manifest.of_role("trainable")
+        self._end = trainable[-1].end
+        self._gradients, self._velocity = aligned(self._end), aligned(self._end)
+        self._loss = np.zeros((), np.float32)
+        self._threads = threads
+        self._train = self._session(plans.TRAIN)
+        self._eval: ort.InferenceSession | None = None
+        self._weights = {t.name: _shared(self._view(self._flat, t)) for t in trainable}
+        self._binding = self._train.io_binding()
+        for name, value in self._weights.items():
+            self._binding.bind_ortvalue_input(name, value)
+        self._outputs = {plans.GRADIENT + t.name: _shared(self._view(self._gradients, t)) for t in trainable}
+        self._outputs[plans.LOSS] = _shared(self._loss)
+        for name, value in self._outputs.items():
+            self._binding.bind_ortvalue_output(name, value)
+
+    @staticmethod
+    def _view(vector: Floats, tensor: plans.Tensor) -> Floats:
+        return vector[tensor.offset : tensor.offset + tensor.size].reshape(tensor.shape)
+
+    def _session(self, name: str) -> ort.InferenceSession:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if self.manifest.gradients == "int8":
+            options.register_custom_ops_library(kernels.custom_ops_library())
+        try:
+            return ort.InferenceSession(str(self.plan.path(name)), options, providers=["CPUExecutionProvider"])
+        except Exception as e:
+            raise plans.PlanError(f"plan {self.plan.directory}: onnxruntime can't load {name}: {_first_line(e)}") from e
+
+    @property
+    def parameters(self) -> Floats:
+        """The part of the model that travels, float32[travels]; a view."""
+        return self._flat[: self.manifest.travels]
+
+    def load(self, parameters: Floats) -> None:
+        """Sets the part of the model that travels; raises TrainingError if it has another size or isn't finite."""
+        if parameters.shape != self.parameters.shape:
+            raise TrainingError(f"model has {parameters.size} floats, the plan has {self.manifest.travels}")
+        if (index := kernels.find_nonfinite(np.ascontiguousarray(parameters, np.float32))) >= 0:
+            raise TrainingError(f"model holds {parameters[index]} at {index} (tensor {self._tensor_at(index)})")
+        self.parameters[:] = parameters
+
+    def step(self, x: NDArray[np.generic], y: NDArray[np.generic]) -> float:
+        """Runs one batch forward and back; gradients are then in place. Returns the batch's mean loss."""
+        self._binding.bind_ortvalue_input(self.manifest.inputs[0].name, _shared(x))
+        self._binding.bind_ortvalue_input(self.manifest.label.name, _shared(y))
+        try:
+            self._train.run_with_iobinding(self._binding)
+        except Exception as e:
+            raise TrainingError(f"a training step failed: {_first_line(e)}") from e
+        return float(self._loss)
+
+    def run_epochs(
+        self,
+        data: Dataset,
+        *,
+        epochs: int,
+        batch_size: int,
+        learning_rate: float,
+        momentum: float,
+        weight_decay: float = 0.0,
+        seed: int,
+        progress: Callable[[Progress], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> TrainingResult:
+        """Trains on every sample `epochs` times, in an order drawn from the 64-bit seed; the last, partial batch counts.
+
+        Raises TrainingError when the loss or a gradient isn't finite, naming step and tensor. Momentum starts at zero.
+        """
+        order = np.random.Generator(np.random.PCG64(seed))
+        steps = math.ceil(len(data) / batch_size)
+        self._velocity[:] = 0
+        done, first, mean = 0, 0.0, 0.0
+        for epoch in range(epochs):
+            permutation, total, seen = order.permutation(len(data)), 0.0, 0
+            for step in range(steps):
+                if should_stop and should_stop():
+                    return TrainingResult(done, len(data), first, mean)
+                x, y = data.batch(permutation[step * batch_size : (step + 1) * batch_size])
+                loss = self.step(x, y)
+                done += 1
+                self._check_finite(loss, done, learning_rate)
+                kernels.sgd_momentum_step(
+                    self._flat[: self._end], self._gradients, self._velocity,
+                    learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay,
+                )  # fmt: skip
+                total, seen = total + loss * len(x), seen + len(x)
+                mean = total / seen
+                if progress:
+                    progress(Progress(epoch, epochs, step + 1, steps, mean))
+            first = first if epoch else mean
+        if (index := kernels.find_nonfinite(self._flat[: self._end])) >= 0:
+            raise TrainingError(f"the trained model holds {self._flat[index]} in tensor {self._tensor_at(index)}")
+        return TrainingResult(done, len(data), first, mean)
+
+    def delta(self, base: Floats) -> Floats:
+        """What training changed: parameters - base, float32[travels]."""
+        return self.parameters - base
+
+    def gradients(self) -> dict[str, Floats]:
+        """Gradients of the last step by tensor; views."""
+        return {t.name: self._view(self._gradients, t) for t in self.manifest.of_role("trainable")}
+
+    def evaluate(self, data: Dataset, batch_size: int = EVAL_BATCH) -> Evaluation:
+        """Loss and accuracy of the current parameters on all of `data`."""
+        if self._eval is None:
+            self._eval = self._session(plans.EVAL)
+        total, right = 0.0, 0
+        for start in range(0, len(data), batch_size):
+            x, y = data.batch(np.arange(start, min(start + batch_size, len(data))))
+            binding = self._eval.io_binding()
+            for name, value in self._weights.items():
+                binding.bind_ortvalue_input(name, value)
+            binding.bind_ortvalue_input(self.manifest.inputs[0].name, _shared(x))
+            binding.bind_ortvalue_input(self.manifest.label.name, _shared(y))
+            for output in (plans.LOSS, plans.PREDICTION):
+                binding.bind_output(output)
+            try:
+                self._eval.run_with_iobinding(binding)
+            except Exception as e:
+                raise TrainingError(f"evaluation failed: {_first_line(e)}") from e
+            loss, prediction = binding.copy_outputs_to_cpu()
+            total += float(loss) * len(x)
+            right += int((prediction.argmax(1) == y).sum()) if self.manifest.loss == "cross-entropy" else 0
+        accuracy = right / len(data) if self.manifest.loss == "cross-entropy" else None
+        return Evaluation(total / len(data), accuracy, len(data))
+
+    def _check_finite(self, loss: float, step: int, learning_rate: float) -> None:
+        hint = f"try a lower learning rate than {learning_rate:g}"
+        if not math.isfinite(loss):
+            raise TrainingError(f"loss is {loss} at step {step}: {hint}, or check the data")
+        if (index := kernels.find_nonfinite(self._gradients)) >= 0:
+            raise TrainingError(f"gradient of {self._tensor_at(index)!r} isn't finite at step {step}: {hint}")
+
+    def _tensor_at(self, index: int) -> str:
+        return next((t.name for t in self.manifest.tensors if t.offset <= index < t.end), "none")
+
+
+def _shared(array: NDArray[np.generic]) -> ort.OrtValue:
+    """The array as onnxruntime sees it, without a copy."""
+    return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:500]
