@@ -4,7 +4,7 @@
     graph      emits nodes                                    pointwise, shaping, dense, convolution, pooling: the rules
     losses     cross-entropy and mean squared error           compiling  writes the plan
     survey     what can train                                 checker    rules against finite differences
-    zoo        models for demos and tests
+    zoo        models for demos and tests                     fidelity   int8 gradients against fp32
 
 It needs the package `onnx` (the extra [compile]).
 """

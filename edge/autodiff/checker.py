@@ -104,7 +104,7 @@ def check_rule(
                 sums.append(float((value * direction).sum()))
             measured = (sums[0] - sums[1]) / (2 * STEP)
             _hold(
-                abs(measured - exact[at]) <= TOLERANCE * scale,
+                abs(measured - float(exact[at])) <= TOLERANCE * scale,
                 f"{op} {attributes}: d/d{name}{[int(i) for i in at]} is {exact[at]:.9g} by the rule, {measured:.9g} by differences",
             )
         error = float(np.abs(gradients[np.float32][name] - exact).max(initial=0)) / scale

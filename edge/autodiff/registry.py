@@ -49,11 +49,22 @@ def rule_of(node: onnx.NodeProto, opset: int) -> Rule:
     return rule
 
 
+def reads(node: onnx.NodeProto) -> set[str]:
+    """Names of the values that a node uses, those included that its subgraphs take from outside."""
+    found = {name for name in node.input if name}
+    for attribute in node.attribute:
+        for graph in [attribute.g, *attribute.graphs] if attribute.HasField("g") or attribute.graphs else []:
+            for inner in graph.node:
+                found |= reads(inner)
+            found.update(value.name for value in graph.output)
+    return found
+
+
 def downstream(nodes: Iterable[onnx.NodeProto], sources: Iterable[str], floats: Collection[str]) -> set[str]:
     """The float values that depend on `sources` through float values (and the sources)."""
     found = set(sources)
     for node in nodes:
-        if found.intersection(node.input):
+        if found & reads(node):
             found.update(name for name in node.output if name in floats)
     return found
 
@@ -63,7 +74,7 @@ def upstream(nodes: Sequence[onnx.NodeProto], goals: Iterable[str]) -> set[str]:
     found = set(goals)
     for node in reversed(nodes):
         if found.intersection(node.output):
-            found.update(name for name in node.input if name)
+            found |= reads(node)
     return found
 
 
@@ -72,7 +83,7 @@ def path(
 ) -> list[onnx.NodeProto]:
     """The nodes between sources and goals: those whose gradient is needed."""
     live, wanted = downstream(nodes, sources, floats), upstream(nodes, goals)
-    return [n for n in nodes if live.intersection(n.input) and live.intersection(n.output) & wanted]
+    return [n for n in nodes if live & reads(n) and live.intersection(n.output) & wanted]
 
 
 def differentiate(

@@ -8,7 +8,7 @@ import onnx
 
 from fleetgrad.edge.autodiff.front import Model, load, read, unknown_ops
 from fleetgrad.edge.autodiff.graph import OPSET, Builder
-from fleetgrad.edge.autodiff.registry import downstream, objections, upstream
+from fleetgrad.edge.autodiff.registry import downstream, objections, path, upstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +74,7 @@ def survey(model: bytes | Path | onnx.ModelProto) -> Survey:
 
 
 def _objecting(model: Model, trained: Sequence[str]) -> dict[str, str]:
-    live = downstream(model.nodes, trained, model.floats)
-    reach = upstream(model.nodes, [model.output])
-    nodes = [n for n in model.nodes if live.intersection(n.input) and live.intersection(n.output) & reach]
+    nodes = path(model.nodes, trained, [model.output], model.floats)
     bad = objections(nodes, trained, lambda: Builder(model.shapes, model.shapes), model.floats, OPSET)
     return {node.output[0]: reason for node, reason in bad}
 

@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from fleetgrad.edge.autodiff import compile_model
+from fleetgrad.edge.autodiff.compiling import compile_model
 from fleetgrad.native import kernels
 from fleetgrad.wire import plan
 

@@ -1,0 +1,292 @@
+"""Compiling: what a plan holds, that equal inputs give equal bytes, and that bad models get one clear error."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from fleetgrad.edge.autodiff import ModelError, UnsupportedModel, compile_model, export_model, survey, zoo
+from fleetgrad.native import kernels
+from fleetgrad.wire import plan
+
+
+def make(
+    nodes: list[onnx.NodeProto],
+    weights: dict[str, np.ndarray],
+    size: tuple[Any, ...] = ("N", 4),
+    opset: int = 17,
+    kind: int = TensorProto.FLOAT,
+    outputs: tuple[str, ...] = ("y",),
+) -> onnx.ModelProto:
+    """A model from x (float32 `size` unless told otherwise) to y."""
+    graph = helper.make_graph(
+        nodes,
+        "test",
+        [helper.make_tensor_value_info("x", kind, size)],
+        [helper.make_tensor_value_info(o, TensorProto.FLOAT, ("rows", "columns")) for o in outputs],
+        [numpy_helper.from_array(v, k) for k, v in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def node(op: str, inputs: str, output: str, **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(op, inputs.split(), [output], name=f"the-{output}", **attributes)
+
+
+def ones(*shape: int) -> np.ndarray:
+    return np.linspace(-1, 1, int(np.prod(shape)), dtype=np.float32).reshape(shape)
+
+
+DENSE = make([node("MatMul", "x w", "y")], {"w": ones(4, 3)})
+
+
+def session(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.register_custom_ops_library(kernels.custom_ops_library())
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def gradients(
+    model: onnx.ModelProto, x: np.ndarray, label: np.ndarray, where: Path, **how: Any
+) -> dict[str, np.ndarray]:
+    """Loss and gradients of a model at its own weights."""
+    how = {"loss": "cross-entropy", "gradients": "fp32", **how}
+    manifest = compile_model(model, output=where, **how)
+    flat = np.fromfile(where / plan.PARAMS, "<f4")
+    weights = {t.name: flat[t.offset : t.offset + t.size].reshape(t.shape) for t in manifest.of_role("trainable")}
+    fetches = [plan.LOSS, *(plan.GRADIENT + n for n in weights)]
+    values = session(where / plan.TRAIN).run(fetches, {manifest.inputs[0].name: x, plan.LABEL: label, **weights})
+    return dict(zip(["loss", *weights], values, strict=True))
+
+
+def test_a_plan_holds_what_its_manifest_says(tmp_path: Path) -> None:
+    manifest = compile_model(zoo.digits_cnn(), loss="cross-entropy", output=tmp_path / "plan")
+    assert plan.decode((tmp_path / "plan" / plan.MANIFEST).read_bytes()) == manifest
+    for file, digest in manifest.files.items():
+        assert hashlib.sha256((tmp_path / "plan" / file).read_bytes()).hexdigest() == digest
+    assert {p.name for p in (tmp_path / "plan").iterdir()} == {*manifest.files, plan.MANIFEST}
+    train = session(tmp_path / "plan" / plan.TRAIN)
+    names = [t.name for t in manifest.of_role("trainable")]
+    assert [i.name for i in train.get_inputs()] == ["image", plan.LABEL, *names]
+    assert [o.name for o in train.get_outputs()] == [plan.LOSS, *(plan.GRADIENT + n for n in names)]
+    assert manifest.inputs == (plan.Feed(name="image", shape=(1, 8, 8), dtype="float32"),)
+    assert manifest.label == plan.Feed(name=plan.LABEL, shape=(), dtype="int64")
+    assert manifest.output == (10,)
+
+
+def test_the_zoo_has_the_sizes_it_states(tmp_path: Path) -> None:
+    for model, parameters in ((zoo.digits_cnn(), 38_282), (zoo.fedavg_cnn(), 1_663_370)):
+        assert sum(int(np.prod(t.dims)) for t in model.graph.initializer) == parameters
+
+
+def test_equal_inputs_give_equal_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        compile_model(zoo.digits_cnn(), loss="cross-entropy", output=tmp_path / name)
+    for file in (plan.MANIFEST, plan.TRAIN, plan.EVAL, plan.INFER, plan.PARAMS):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
+
+
+def test_inference_evaluation_and_export_give_the_users_predictions(tmp_path: Path) -> None:
+    model = zoo.digits_cnn()
+    x = np.random.Generator(np.random.PCG64(1)).random((5, 1, 8, 8), np.float32)
+    (expected,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"image": x})
+    manifest = compile_model(model, loss="cross-entropy", output=tmp_path / "plan")
+    flat = np.fromfile(tmp_path / "plan" / plan.PARAMS, "<f4")
+    export_model(tmp_path / "plan", flat, tmp_path / "out.onnx")
+    for path in (tmp_path / "plan" / plan.INFER, tmp_path / "out.onnx"):
+        assert np.array_equal(onnxruntime.InferenceSession(str(path)).run(None, {"image": x})[0], expected)
+    weights = {t.name: flat[t.offset : t.offset + t.size].reshape(t.shape) for t in manifest.tensors}
+    feeds = {"image": x, plan.LABEL: np.arange(5), **weights}
+    (prediction,) = session(tmp_path / "plan" / plan.EVAL).run([plan.PREDICTION], feeds)
+    np.testing.assert_allclose(prediction, expected, atol=1e-5)  # weights as inputs take other kernels
+    assert [t.name for t in onnx.load(tmp_path / "out.onnx").graph.initializer] == [
+        t.name for t in model.graph.initializer
+    ]
+
+
+def test_export_refuses_a_vector_of_another_plan(tmp_path: Path) -> None:
+    compile_model(DENSE, loss="mse", output=tmp_path / "plan")
+    with pytest.raises(ModelError, match=r"float32 \[3\], the plan has float32 \[16\]"):
+        export_model(tmp_path / "plan", np.zeros(3, np.float32), tmp_path / "out.onnx")
+
+
+def test_a_plan_replaces_a_plan_and_nothing_else(tmp_path: Path) -> None:
+    compile_model(DENSE, loss="mse", output=tmp_path / "plan")
+    compile_model(DENSE, loss="cross-entropy", output=tmp_path / "plan")
+    assert plan.decode((tmp_path / "plan" / plan.MANIFEST).read_bytes()).loss == "cross-entropy"
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "one").write_text("mine")
+    with pytest.raises(ModelError, match="won't overwrite"):
+        compile_model(DENSE, loss="mse", output=tmp_path / "photos")
+    assert (tmp_path / "photos" / "one").read_text() == "mine"
+    assert {p.name for p in tmp_path.iterdir()} == {"plan", "photos"}
+
+
+def test_frozen_weights_stay_in_the_graph_and_get_no_gradient(tmp_path: Path) -> None:
+    manifest = compile_model(zoo.digits_cnn(), loss="cross-entropy", freeze=["conv*"], output=tmp_path / "plan")
+    frozen = {t.name for t in manifest.of_role("frozen")}
+    assert frozen == {"conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias"}
+    train = onnx.load(tmp_path / "plan" / plan.TRAIN)
+    assert frozen <= {t.name for t in train.graph.initializer}
+    assert not {"ConvTranspose", "Resize"} & {n.op_type for n in train.graph.node}
+
+
+def test_int8_plans_use_the_custom_op_for_dense_and_conv_weights(tmp_path: Path) -> None:
+    compile_model(zoo.digits_cnn(), loss="cross-entropy", output=tmp_path / "plan")
+    kinds = [n.op_type for n in onnx.load(tmp_path / "plan" / plan.TRAIN).graph.node]
+    assert kinds.count("MatMulWeightGrad") == 4
+
+
+def test_mse_has_the_gradient_of_its_mean(tmp_path: Path) -> None:
+    random = np.random.Generator(np.random.PCG64(3))
+    x, y = random.random((5, 4), np.float32), random.random((5, 3), np.float32)
+    found = gradients(DENSE, x, y, tmp_path / "p", loss="mse")
+    error = x @ ones(4, 3) - y
+    np.testing.assert_allclose(found["loss"], (error**2).mean(), rtol=1e-5)
+    np.testing.assert_allclose(found["w"], 2 * x.T @ error / error.size, rtol=1e-4, atol=1e-6)
+
+
+def test_cross_entropy_is_stable_at_huge_logits(tmp_path: Path) -> None:
+    found = gradients(DENSE, np.full((2, 4), 1e4, np.float32), np.array([0, 2]), tmp_path / "p")
+    assert all(np.isfinite(v).all() for v in found.values())
+
+
+def test_a_final_softmax_is_taken_into_the_loss(tmp_path: Path) -> None:
+    soft = make([node("MatMul", "x w", "z"), node("Softmax", "z", "y")], {"w": ones(4, 3)})
+    x, y = np.eye(4, dtype=np.float32), np.array([0, 1, 2, 0])
+    one, other = gradients(soft, x, y, tmp_path / "a"), gradients(DENSE, x, y, tmp_path / "b")
+    np.testing.assert_allclose(one["w"], other["w"])
+
+
+@pytest.mark.parametrize("shape", [[1, 8], [1, -1], [0, -1], [-1, 8]])
+@pytest.mark.parametrize("batch", [1, "N"])
+def test_reshapes_to_the_traced_batch_follow_the_batch(tmp_path: Path, shape: list[int], batch: Any) -> None:
+    nodes = [node("Reshape", "x s", "f"), node("MatMul", "f w", "y")]
+    model = make(nodes, {"s": np.array(shape), "w": ones(8, 3)}, (batch, 2, 4))
+    x = np.random.Generator(np.random.PCG64(3)).random((5, 2, 4), np.float32)
+    found = gradients(model, x, np.zeros((5, 3), np.float32), tmp_path / "p", loss="mse")
+    error = x.reshape(5, 8) @ ones(8, 3)
+    np.testing.assert_allclose(found["w"], 2 * x.reshape(5, 8).T @ error / error.size, rtol=1e-4, atol=1e-6)
+
+
+def test_shape_arithmetic_of_exporters_is_followed(tmp_path: Path) -> None:
+    nodes = [
+        node("Shape", "x", "size"),
+        node("Gather", "size zero", "n"),
+        node("Concat", "n rest", "s", axis=0),
+        node("Reshape", "x s", "f"),
+        node("MatMul", "f w", "y"),
+    ]
+    model = make(nodes, {"zero": np.array([0]), "rest": np.array([-1]), "w": ones(8, 3)}, ("N", 2, 4))
+    found = gradients(model, np.ones((5, 2, 4), np.float32), np.zeros((5, 3), np.float32), tmp_path / "p", loss="mse")
+    assert found["w"].shape == (8, 3)
+
+
+@pytest.mark.parametrize("opset", [9, 11, 13, 17, 20, 21, 22])
+def test_models_of_other_opsets_are_converted(tmp_path: Path, opset: int) -> None:
+    nodes = [node("Conv", "x k", "c"), node("Relu", "c", "r"), node("Flatten", "r", "f"), node("MatMul", "f w", "y")]
+    model = make(nodes, {"k": ones(2, 1, 3, 3), "w": ones(8, 3)}, ("N", 1, 4, 4), opset)
+    x = np.random.Generator(np.random.PCG64(3)).random((5, 1, 4, 4), np.float32)
+    found = gradients(model, x, np.arange(5) % 3, tmp_path / "p")
+    assert found["k"].shape == (2, 1, 3, 3)
+
+
+def test_one_error_lists_every_unsupported_node(tmp_path: Path) -> None:
+    nodes = [node("MatMul", "x w", "a"), node("Sin", "a", "b"), node("Relu", "b", "c"), node("Erf", "c", "y")]
+    with pytest.raises(UnsupportedModel) as caught:
+        compile_model(make(nodes, {"w": ones(4, 3)}), loss="mse", output=tmp_path / "p")
+    assert [(op, name) for op, name, _ in caught.value.nodes] == [("Sin", "the-b"), ("Erf", "the-y")]
+    assert "Sin 'the-b': no gradient rule" in str(caught.value)
+    assert not (tmp_path / "p").exists()
+
+
+def test_ops_before_the_first_weight_need_no_rule(tmp_path: Path) -> None:
+    model = make([node("Sin", "x", "a"), node("MatMul", "a w", "y")], {"w": ones(4, 3)})
+    assert compile_model(model, loss="mse", output=tmp_path / "p").of_role("trainable")
+
+
+def test_survey_tells_what_trains_and_why_not() -> None:
+    nodes = [node("MatMul", "x w", "a"), node("Sin", "a", "b"), node("Reshape", "b s", "y")]
+    found = survey(make(nodes, {"w": ones(4, 3), "s": np.array([-1, 3]), "unused": ones(2)}))
+    assert [(n.op, n.trains) for n in found.nodes] == [("MatMul", True), ("Sin", False), ("Reshape", True)]
+    assert [(w.name, w.trains, w.reason) for w in found.weights] == [
+        ("w", True, ""),
+        ("s", False, "not float32"),
+        ("unused", False, "doesn't reach the output"),
+    ]
+    assert not found.trains
+    assert survey(zoo.fedavg_cnn()).trains
+
+
+def _if() -> onnx.ModelProto:
+    branch = helper.make_graph(
+        [node("Neg", "a", "n")], "b", [], [helper.make_tensor_value_info("n", 1, ("rows", "columns"))]
+    )
+    nodes = [node("MatMul", "x w", "a"), node("If", "c", "y", then_branch=branch, else_branch=branch)]
+    return make(nodes, {"w": ones(4, 3), "c": np.array(True)})
+
+
+BAD = {
+    "fixed first dimension": (make([node("Gemm", "w x", "y")], {"w": ones(2, 4)}, (4, 3)), "batch"),
+    "two outputs": (
+        make([node("MatMul", "x w", "y"), node("Relu", "y", "z")], {"w": ones(4, 3)}, outputs=("y", "z")),
+        "2 outputs",
+    ),
+    "integers": (make([node("Cast", "x", "a", to=1), node("MatMul", "a w", "y")], {"w": ones(4, 3)}, kind=7), "int64"),
+    "dynamic": (make([node("MatMul", "x w", "y")], {"w": ones(4, 3)}, ("N", "time", 4)), r"dimension 1 \(time\)"),
+    "no weights": (make([node("Relu", "x", "y")], {}), "no trainable weights"),
+    "unknown op": (make([node("Frob", "x w", "y", domain="acme")], {"w": ones(4, 3)}), "Frob|domain"),
+    "a subgraph": (_if(), "If"),
+    "empty": (onnx.ModelProto(), "no nodes"),
+    "one class": (make([node("MatMul", "x w", "y")], {"w": ones(4, 1)}), "at least two classes"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_model_is_one_clear_error(tmp_path: Path, name: str) -> None:
+    model, message = BAD[name]
+    with pytest.raises(ModelError, match=message) as caught:
+        compile_model(model, loss="cross-entropy", output=tmp_path / "p")
+    assert "Traceback" not in str(caught.value)
+    assert not (tmp_path / "p").exists()
+
+
+def test_freezing_nothing_or_everything_is_refused(tmp_path: Path) -> None:
+    for glob, message in (("dense9*", "matches no float32 weight"), ("*", "all are frozen")):
+        with pytest.raises(ModelError, match=message):
+            compile_model(DENSE, loss="mse", freeze=[glob], output=tmp_path / "p")
+
+
+def test_cut_and_flipped_files_are_refused_as_model_errors(tmp_path: Path, seed: int) -> None:
+    print(f"seed {seed}")
+    raw = zoo.mlp(hidden=4).SerializeToString()
+    random = np.random.Generator(np.random.PCG64(seed))
+    refused = 0
+    for _ in range(60):
+        broken = bytearray(raw[: random.integers(0, len(raw))])
+        if broken and random.random() < 0.5:
+            broken = bytearray(raw)
+            broken[random.integers(0, len(raw))] ^= 1 << int(random.integers(0, 8))
+        try:
+            compile_model(bytes(broken), loss="cross-entropy", output=tmp_path / "p")
+        except ModelError:
+            refused += 1
+    assert refused >= 20  # about half are cut, and a cut file is never whole
+
+
+def test_files_that_miss_or_are_no_models_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_text("hello, this is no model")
+    onnx.save(DENSE, tmp_path / "outside.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    (tmp_path / "w.bin").unlink()
+    for name, message in (
+        ("absent.onnx", "can't read"),
+        ("text.onnx", "isn't an ONNX"),
+        ("outside.onnx", "another file|can't be read"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            compile_model(tmp_path / name, loss="mse", output=tmp_path / "p")
