@@ -8,7 +8,7 @@ from fleetgrad.edge.autodiff.registry import Gradients, vjp
 def gemm(g: Builder, node: Node, dy: str) -> Gradients:
     """Y = alpha A' B' + beta C, where ' is an optional transposition.
 
-    The product of the smaller count of multiplications is scaled: alpha goes into Gemm, or multiplies a weight gradient.
+    A weight's gradient is multiplied by alpha afterwards, as the int8 product has no factor.
     """
     a, b = node.x[:2]
     left, right = node.attribute("transA", 0), node.attribute("transB", 0)
@@ -56,7 +56,11 @@ def matmul(g: Builder, node: Node, dy: str) -> Gradients:
     da = db = None
     if node.need(0):
         da = g.op("MatMul", dy, _swapped(g, right, len(matrix_b)))
-        da = g.sum_to(da, (*matrix_y[:-2], *matrix_a[-2:]), a) if len(shape_a) > 1 else _to_vector(g, da, matrix_y, 0)
+        da = (
+            g.sum_to(da, (*matrix_y[:-2], *matrix_a[-2:]), a)
+            if len(shape_a) > 1
+            else g.total(da, *range(len(matrix_y) - 1))
+        )
     if node.need(1):
         if len(matrix_b) == 2 and matrix_b[-1] > 0 and matrix_a[-1] > 0:
             # A weight matrix: all leading dimensions are rows of one product.
@@ -66,8 +70,3 @@ def matmul(g: Builder, node: Node, dy: str) -> Gradients:
             db = g.op("MatMul", _swapped(g, left, len(matrix_a)), dy)
             db = g.sum_to(db, (*matrix_y[:-2], *matrix_b[-2:]), b)
     return [da, db]
-
-
-def _to_vector(g: Builder, gradient: str, matrix_y: Shape, _: int) -> str:
-    """[..., 1, K] summed to [K]."""
-    return g.total(gradient, *range(len(matrix_y) - 1))

@@ -33,6 +33,8 @@ def target(nodes: Sequence[onnx.NodeProto], output: str, loss: LossName, shapes:
 
 def label_shape(loss: LossName, shape: Shape) -> Shape:
     """The label's shape, without the batch, for predictions of a shape; raises ModelError when the loss doesn't fit."""
+    if any(d < 0 for d in shape[1:]):
+        raise ModelError(f"the output {shown(shape)} has the batch in more than its first dimension: no loss fits it")
     if loss == "mse":
         return shape[1:]
     if len(shape) < 2 or shape[1] < 2:

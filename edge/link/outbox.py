@@ -1,0 +1,164 @@
+"""The one update on its way out: on disk until a receipt or a head ends it, at most `window` chunks unconfirmed.
+
+stored -> (slot) -> chunks, window by window -> receipt
+                         |  nothing heard for a while: QUERY, then what the bitmap lacks is sent again
+"""
+
+import random
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+import msgspec
+
+from fleetgrad.edge.events import Effect, Log, Publish
+from fleetgrad.wire import frames
+from fleetgrad.wire.chunks import has
+from fleetgrad.wire.files import Files, put
+from fleetgrad.wire.messages import Attempt, Bitmap, Count, Round, Sha256, Version
+from fleetgrad.wire.signing import PrivateKey
+from fleetgrad.wire.topics import name_hash
+
+RECORD = "update.json"
+FOLDER = "updates"
+QUERY_SECONDS = 2.0
+MOST_QUERY_SECONDS = 60.0
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """What is known of a stored update; its payload lies in the file `payload`."""
+
+    round: Round
+    attempt: Attempt
+    version: Version
+    params: Sha256
+    config: Sha256
+    payload: str
+    size: Count
+    sha256: Sha256
+    weight: Count
+    steps: Count
+    loss: float
+
+
+def payload_name(round_: int, attempt: int) -> str:
+    """File name of an attempt's payload."""
+    return f"{FOLDER}/{round_}-{attempt}.payload"
+
+
+def store(files: Files, record: Record) -> None:
+    """Makes the update exist: its payload is durable already, its record becomes so now."""
+    put(files, RECORD, msgspec.json.encode(record))
+
+
+def load(files: Files) -> tuple[Record | None, list[Effect]]:
+    """The stored update, if it is whole; what isn't is set aside under another name."""
+    try:
+        record = msgspec.json.decode(files.read(RECORD), type=Record)
+        payload = files.read(record.payload)
+    except FileNotFoundError:
+        return None, []
+    except (msgspec.MsgspecError, UnicodeDecodeError) as e:
+        return None, [_quarantine(files, f"{RECORD}: {e}")]
+    if len(payload) != record.size or sha256(payload).hexdigest() != record.sha256:
+        return None, [_quarantine(files, f"{record.payload}: not what its record says")]
+    return record, []
+
+
+def _quarantine(files: Files, reason: str) -> Effect:
+    files.rename(RECORD, f"{RECORD}.bad")
+    return Log("update_quarantined", {"reason": reason})
+
+
+def discard(files: Files, record: Record) -> None:
+    """Ends the stored update: its record first, so that a crash between leaves no half of it."""
+    files.unlink(RECORD)
+    files.unlink(record.payload)
+
+
+@dataclass(slots=True)
+class Upload:
+    """Sends one stored update."""
+
+    record: Record
+    topic: str
+    federation: str
+    device: str
+    key: PrivateKey
+    files: Files
+    random: random.Random
+    window: int
+    start_at: float
+    ask_first: bool = False  # after a restart: never assume
+    bytes_up: int = 0
+    query_at: float = 0.0
+    _received: bytes = b""
+    _sent: set[int] = field(default_factory=set)
+    _patience: float = QUERY_SECONDS
+    _asked: bool = False
+    _body: bytes | None = None
+
+    def __post_init__(self) -> None:
+        self.query_at = self.start_at if self.ask_first else self.start_at + QUERY_SECONDS
+        self._asked = self.ask_first
+
+    def _header(self, type_: int, size: int) -> frames.Header:
+        r = self.record
+        return frames.update_header(
+            type_, name_hash(self.federation), r.round, r.attempt, name_hash(self.device), bytes.fromhex(r.params),
+            bytes.fromhex(r.config), size, bytes.fromhex(r.sha256),
+        )  # fmt: skip
+
+    def matches(self, round_: int, attempt: int, payload: str) -> bool:
+        return (self.record.round, self.record.attempt, self.record.sha256) == (round_, attempt, payload)
+
+    def connected(self, now: float) -> list[Effect]:
+        """A new connection: what was under way may be lost, so ask."""
+        if self._sent or self.ask_first:
+            self.query_at, self._asked = max(now, self.start_at), True
+        return self.tick(now)
+
+    def bitmap(self, bitmap: Bitmap, now: float) -> list[Effect]:
+        """Moves the window; after a query, what is missing counts as unsent."""
+        self._received = bytes.fromhex(bitmap.received)
+        if self._asked:
+            self._sent.clear()
+            self._asked = False
+        self._patience = QUERY_SECONDS
+        self.query_at = now + self._patience
+        return self._pump()
+
+    def tick(self, now: float) -> list[Effect]:
+        """Sends what is due."""
+        if now < self.start_at:
+            return []
+        if now >= self.query_at:
+            self._asked = True
+            self._patience = min(MOST_QUERY_SECONDS, self._patience * 2)
+            self.query_at = now + self._patience * self.random.uniform(0.5, 1.0)
+            header = self._header(frames.QUERY, 0)
+            body = frames.sign_body(self.key, header)
+            return [self._publish(frames.frame(header, 0, body))]
+        return [] if self._asked else self._pump()
+
+    def wake_at(self) -> float:
+        return self.start_at if not self._sent and not self._asked else self.query_at
+
+    def _pump(self) -> list[Effect]:
+        header = self._header(frames.UPDATE, self.record.size)
+        if self._body is None:
+            self._body = self.files.read(self.record.payload) + frames.sign_body(self.key, header)
+        effects: list[Effect] = []
+        under_way = sum(not has(self._received, i) for i in self._sent)
+        for seq in range(header.nchunks):
+            if under_way >= self.window:
+                break
+            if seq not in self._sent and not has(self._received, seq):
+                chunk = memoryview(self._body)[seq * frames.DATA_BYTES : (seq + 1) * frames.DATA_BYTES]
+                effects.append(self._publish(frames.frame(header, seq, chunk)))
+                self._sent.add(seq)
+                under_way += 1
+        return effects
+
+    def _publish(self, frame: bytes) -> Effect:
+        self.bytes_up += len(frame)
+        return Publish(self.topic, frame)

@@ -1,0 +1,396 @@
+"""A device in a federation, as a pure state machine: what it is told, what it remembers, what it asks for.
+
+    idle --head--> fetching --installed--> idle --select--> training --trained--> uploading --receipt--> idle
+
+It implements section 4 of wire/SPEC.md. Time, randomness and the disk are passed in; the daemon executes effects in order, and
+a crash may fall between any two of them, or inside a file operation.
+"""
+
+import random
+from dataclasses import dataclass
+
+import msgspec
+
+from fleetgrad.edge.events import (
+    CancelTraining, Connected, Disconnected, Effect, Event, Log, Message, Progress, Publish, Subscribe, Tick, Train,
+    Trained, TrainingFailed,
+)  # fmt: skip
+from fleetgrad.edge.link import outbox
+from fleetgrad.edge.link.inbox import Inbox, object_name
+from fleetgrad.edge.link.outbox import Record, Upload, payload_name
+from fleetgrad.wire import seeds
+from fleetgrad.wire.files import DiskError, Files, put
+from fleetgrad.wire.messages import (
+    BIRTH, COMMAND, HEAD, AggregatorStatus, Birth, Bitmap, Command, DeviceState, DeviceStatus, Head, Receipt,
+    RetryAfter, Select,
+)  # fmt: skip
+from fleetgrad.wire.signing import PrivateKey, PublicKey, Untrusted, sign_message, verify_message
+from fleetgrad.wire.topics import Topics
+
+MEMORY, HEAD_FILE = "state.json", "head.jws"
+DISK_RETRY_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who the device is, whom it trusts, and how many samples it has."""
+
+    federation: str
+    device: str
+    key: PrivateKey
+    aggregator: PublicKey
+    samples: int
+    software: str = ""
+
+
+class Memory(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What outlives a restart beside head and update: `ended` says that (round, attempt) needs nothing more of us."""
+
+    boot: int = 0
+    round: int = 0
+    attempt: int = 0
+    ended: bool = True
+
+
+@dataclass(slots=True)
+class Job:
+    """The attempt being trained for."""
+
+    select: Select
+    began: float
+
+
+class Participant:
+    """One device; see the module's diagram."""
+
+    def __init__(self, identity: Identity, files: Files, random: random.Random) -> None:
+        self._id, self._files, self._random = identity, files, random
+        self._topics = Topics(identity.federation)
+        self._notes: list[Effect] = []
+        self._memory = self._load_memory()
+        self._memory.boot += 1
+        self._seq = 0
+        self._save()
+        self._head = self._load_head()
+        self._inbox = Inbox(self._topics, files)
+        if self._head:
+            self._inbox.load([self._head.plan, self._head.params])
+        self._job: Job | None = None
+        self._upload: Upload | None = None
+        record, notes = outbox.load(files)
+        self._notes += notes
+        if record and (record.round, record.attempt) == (self._memory.round, self._memory.attempt):
+            self._upload = self._make_upload(record, window=1, start_at=0.0, ask_first=True)
+        elif record:
+            outbox.discard(files, record)
+        self._connected = False
+        self._aggregator_boot: int | None = None
+        self._birth_at: float | None = None
+        self._reason = ""
+        self._steps, self._loss, self._updates, self._bytes_up = 0, None, 0, 0  # type: tuple[int, float | None, int, int]
+        self._shown: bytes = b""
+
+    # --- what the shell calls ---------------------------------------------------------------------------------------
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """What to do about an event; `now` is monotonic, in seconds."""
+        effects, self._notes = self._notes, []
+        try:
+            match event:
+                case Connected():
+                    effects += self._on_connected(now)
+                case Disconnected():
+                    self._connected = False
+                    self._inbox.disconnected()
+                case Message():
+                    effects += self._on_message(event, now)
+                case Progress():
+                    if self._job and self._is(event.round, event.attempt):
+                        self._steps, self._loss = event.steps, event.loss
+                case Trained():
+                    effects += self._on_trained(event, now)
+                case TrainingFailed():
+                    effects += self._on_failed(event)
+                case Tick():
+                    effects += self._on_tick(now)
+        except DiskError as e:
+            # Nothing was promised yet: what the disk refused is asked for again by whoever wants it.
+            self._birth_at = now + DISK_RETRY_SECONDS
+            effects.append(Log("disk_failed", {"reason": str(e)}))
+            self._reason = str(e)[:500]
+        return effects + self._status()
+
+    def wake_at(self) -> float | None:
+        """When to be called with Tick, or None."""
+        times = [self._birth_at]
+        if self._connected:
+            times.append(self._inbox.retry_at)
+            times.append(self._upload.wake_at() if self._upload else None)
+        if self._job:
+            times.append(self._job.began + self._job.select.deadline)
+        return min((t for t in times if t is not None), default=None)
+
+    def will(self) -> tuple[str, bytes]:
+        """Topic and payload of the last will."""
+        return self._topics.status(self._id.device), self._status_bytes("offline")
+
+    def goodbye(self) -> list[Effect]:
+        """What a device that stops by itself says."""
+        topic, payload = self.will()
+        return [Publish(topic, payload, retained=True)]
+
+    @property
+    def state(self) -> DeviceState:
+        if self._upload:
+            return "uploading"
+        if self._job:
+            return "training"
+        return "fetching" if self._inbox.wanted or not self._head else "idle"
+
+    # --- events -----------------------------------------------------------------------------------------------------
+    def _on_connected(self, now: float) -> list[Effect]:
+        self._connected = True
+        self._shown = b""
+        own = [self._topics.head, self._topics.aggregator, self._topics.command(self._id.device)]
+        effects: list[Effect] = [Subscribe(own), *self._birth()]
+        if self._head and not self._inbox.wanted:
+            self._inbox.want([self._head.plan, self._head.params], connected=False, now=now)
+        effects += self._inbox.resume(now)
+        return effects + (self._upload.connected(now) if self._upload else [])
+
+    def _on_message(self, message: Message, now: float) -> list[Effect]:
+        try:
+            if message.topic == self._topics.head:
+                return self._on_head(message.payload, now)
+            if message.topic == self._topics.aggregator:
+                return self._on_aggregator(message.payload)
+            if message.topic == self._topics.command(self._id.device):
+                command = verify_message(self._id.aggregator, COMMAND, message.payload, Command)
+                return self._on_command(command, now)
+        except Untrusted as e:
+            return [Log("message_dropped", {"topic": message.topic, "reason": str(e)})]
+        effects, installed = self._inbox.take(message.topic, message.payload, now)
+        if installed and not self._inbox.wanted and self._head:
+            self._inbox.keep({self._head.plan.sha256, self._head.params.sha256})
+            effects += [Log("model_installed", {"version": self._head.version}), *self._birth()]
+        return effects
+
+    def _on_head(self, raw: bytes, now: float) -> list[Effect]:
+        head = verify_message(self._id.aggregator, HEAD, raw, Head)
+        if head.federation != self._id.federation:
+            raise Untrusted(f"head of the federation {head.federation!r}")
+        if self._head and head.version < self._head.version:
+            raise Untrusted(f"head has version {head.version}, this device holds {self._head.version}")
+        put(self._files, HEAD_FILE, raw)
+        self._head = head
+        effects = self._end_if_closed(head)
+        return effects + self._inbox.want([head.plan, head.params], self._connected, now)
+
+    def _end_if_closed(self, head: Head) -> list[Effect]:
+        closed = {(c.round, c.attempt): c.outcome for c in head.closed}
+        outcome = closed.get((self._memory.round, self._memory.attempt))
+        if outcome is None or self._memory.ended:
+            return []
+        return [*self._end(), Log("round_closed", {"round": self._memory.round, "outcome": outcome}), *self._birth()]
+
+    def _on_aggregator(self, raw: bytes) -> list[Effect]:
+        if not raw:
+            return []
+        try:
+            boot = msgspec.json.decode(raw, type=AggregatorStatus).boot
+        except (msgspec.MsgspecError, UnicodeDecodeError) as e:
+            raise Untrusted(f"aggregator's status: {e}") from e
+        known, self._aggregator_boot = self._aggregator_boot, boot
+        return self._birth() if known is not None and known != boot else []
+
+    def _on_command(self, command: Command, now: float) -> list[Effect]:
+        if (command.federation, command.device) != (self._id.federation, self._id.device):
+            raise Untrusted(f"command for {command.device} of {command.federation}")
+        match command:
+            case Select():
+                return self._on_select(command, now)
+            case Bitmap():
+                if self._upload and self._upload.matches(command.round, command.attempt, command.payload):
+                    return self._upload.bitmap(command, now)
+            case Receipt():
+                if self._upload and self._upload.matches(command.round, command.attempt, command.payload):
+                    self._updates += command.verdict == "accepted"
+                    self._reason = "" if command.verdict == "accepted" else f"{command.verdict}: {command.reason}"[:500]
+                    note = Log(
+                        "receipt", {"round": command.round, "verdict": command.verdict, "reason": command.reason}
+                    )
+                    return [*self._end(), note, *self._birth()]
+            case RetryAfter():
+                self._birth_at = now + self._random.uniform(command.least, max(command.least, command.most))
+        return []
+
+    def _on_select(self, select: Select, now: float) -> list[Effect]:
+        asked, last = (select.round, select.attempt), (self._memory.round, self._memory.attempt)
+        again = asked == last and not self._memory.ended and not self._job and not self._upload
+        head = self._head
+        ready = (
+            head is not None
+            and not self._inbox.wanted
+            and select.params == head.params.sha256
+            and select.config == head.policy.sha256()
+        )
+        if head is None or not ready or not (asked > last or again):
+            return self._birth()
+        effects: list[Effect] = [CancelTraining()] if self._job else []
+        if self._upload:
+            self._drop_upload()
+        self._memory.round, self._memory.attempt, self._memory.ended = *asked, False
+        self._save()
+        self._job = Job(select, now)
+        self._reason, self._steps, self._loss = "", 0, None
+        name, device = self._id.federation, self._id.device
+        return [
+            *effects,
+            *self._birth(),
+            Log("training", {"round": select.round, "attempt": select.attempt, "version": select.version}),
+            Train(
+                *asked,
+                object_name(head.plan.sha256),
+                object_name(head.params.sha256),
+                head.policy,
+                seeds.derive("fl1-seed", name, device, *asked),
+                seeds.derive("fl1-codec", name, device, *asked),
+                payload_name(*asked),
+            ),
+        ]
+
+    def _on_trained(self, done: Trained, now: float) -> list[Effect]:
+        if not self._job or not self._is(done.round, done.attempt):
+            return []
+        select = self._job.select
+        record = Record(
+            round=done.round, attempt=done.attempt, version=select.version, params=select.params, config=select.config,
+            payload=done.payload, size=done.size, sha256=done.sha256, weight=done.weight, steps=done.steps,
+            loss=done.loss,
+        )  # fmt: skip
+        outbox.store(self._files, record)
+        self._job, self._steps, self._loss = None, done.steps, done.loss
+        self._upload = self._make_upload(record, select.window, now + select.slot, ask_first=False)
+        note = Log("update_stored", {"round": done.round, "bytes": done.size, "loss": round(done.loss, 5)})
+        return [note, *(self._upload.tick(now) if self._connected else [])]
+
+    def _on_failed(self, failed: TrainingFailed) -> list[Effect]:
+        if not self._job or not self._is(failed.round, failed.attempt):
+            return []
+        self._reason = failed.reason[:500]
+        return [*self._end(), Log("training_failed", {"round": failed.round, "reason": failed.reason}), *self._birth()]
+
+    def _on_tick(self, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        if self._job and now >= self._job.began + self._job.select.deadline:
+            self._reason = f"not done within {self._job.select.deadline:g} s"
+            effects += [*self._end(), Log("deadline_passed", {"round": self._memory.round}), *self._birth()]
+        if self._birth_at is not None and now >= self._birth_at:
+            self._birth_at = None
+            effects += self._birth()
+        if self._connected:
+            if self._inbox.retry_at is not None and now >= self._inbox.retry_at:
+                effects += self._inbox.resume(now)
+            if self._upload:
+                effects += self._upload.tick(now)
+        return effects
+
+    # --- memory -----------------------------------------------------------------------------------------------------
+    def _is(self, round_: int, attempt: int) -> bool:
+        return (round_, attempt) == (self._memory.round, self._memory.attempt)
+
+    def _end(self) -> list[Effect]:
+        """Nothing more is owed for the current attempt."""
+        self._memory.ended = True
+        self._save()
+        effects: list[Effect] = [CancelTraining()] if self._job else []
+        self._job = None
+        if self._upload:
+            self._drop_upload()
+        return effects
+
+    def _drop_upload(self) -> None:
+        if self._upload:
+            self._bytes_up += self._upload.bytes_up
+            outbox.discard(self._files, self._upload.record)
+            self._upload = None
+
+    def _make_upload(self, record: Record, window: int, start_at: float, ask_first: bool) -> Upload:
+        shards = self._head.shards if self._head else 1
+        topic = self._topics.update(self._id.device, shards)
+        return Upload(
+            record, topic, self._id.federation, self._id.device, self._id.key, self._files, self._random, window,
+            start_at, ask_first,
+        )  # fmt: skip
+
+    def _save(self) -> None:
+        put(self._files, MEMORY, msgspec.json.encode(self._memory))
+
+    def _load_memory(self) -> Memory:
+        try:
+            return msgspec.json.decode(self._files.read(MEMORY), type=Memory)
+        except FileNotFoundError:
+            return Memory()
+        except (msgspec.MsgspecError, UnicodeDecodeError) as e:
+            self._files.rename(MEMORY, f"{MEMORY}.bad")
+            self._notes.append(Log("memory_quarantined", {"reason": str(e)}))
+            return Memory()
+
+    def _load_head(self) -> Head | None:
+        try:
+            return verify_message(self._id.aggregator, HEAD, self._files.read(HEAD_FILE), Head)
+        except FileNotFoundError:
+            return None
+        except Untrusted as e:
+            self._notes.append(Log("head_dropped", {"reason": str(e)}))
+            return None
+
+    # --- messages ---------------------------------------------------------------------------------------------------
+    def _birth(self) -> list[Effect]:
+        if not self._connected:
+            return []
+        self._seq += 1
+        holds = self._head if self._head and not self._inbox.wanted else None
+        lost = not (self._memory.ended or self._job or self._upload)
+        birth = Birth(
+            federation=self._id.federation,
+            device=self._id.device,
+            boot=self._memory.boot,
+            seq=self._seq,
+            version=holds.version if holds else None,
+            params=holds.params.sha256 if holds else None,
+            state=self.state,
+            round=self._memory.round or None if not lost else None,
+            attempt=self._memory.attempt or None if not lost else None,
+            samples=self._id.samples,
+            software=self._id.software,
+            reason=self._reason,
+        )
+        return [Publish(self._topics.birth(self._id.device), sign_message(self._id.key, BIRTH, birth))]
+
+    def _status_bytes(self, state: DeviceState) -> bytes:
+        status = DeviceStatus(
+            state=state,
+            device=self._id.device,
+            boot=self._memory.boot,
+            version=self._head.version if self._head else None,
+            round=self._memory.round or None,
+            attempt=self._memory.attempt or None,
+            loss=self._loss,
+            steps=self._steps,
+            samples=self._id.samples,
+            bytes_up=self._bytes_up + (self._upload.bytes_up if self._upload else 0),
+            bytes_down=self._inbox.bytes_down,
+            updates=self._updates,
+            reason=self._reason,
+        )
+        return msgspec.json.encode(status)
+
+    def _status(self) -> list[Effect]:
+        """The retained status, when it says something new."""
+        if not self._connected:
+            return []
+        raw = self._status_bytes(self.state)
+        if raw == self._shown:
+            return []
+        self._shown = raw
+        return [Publish(self._topics.status(self._id.device), raw, retained=True)]
