@@ -290,3 +290,57 @@ def test_files_that_miss_or_are_no_models_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ModelError, match=message):
             compile_model(tmp_path / name, loss="mse", output=tmp_path / "p")
+
+
+def test_dense_predictions_have_a_label_per_position(tmp_path: Path) -> None:
+    model = make([node("Conv", "x k", "y")], {"k": ones(3, 2, 1, 1)}, ("N", 2, 4, 5))
+    x = np.random.Generator(np.random.PCG64(3)).random((2, 2, 4, 5), np.float32)
+    label = np.arange(40).reshape(2, 4, 5) % 3
+    found = gradients(model, x, label, tmp_path / "p")
+    z = np.einsum("mc,nchw->nmhw", ones(3, 2), x).astype(np.float64)
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    dz = (p - np.eye(3)[label].transpose(0, 3, 1, 2)) / 40
+    np.testing.assert_allclose(found["k"][..., 0, 0], np.einsum("nmhw,nchw->mc", dz, x), rtol=1e-4, atol=1e-6)
+
+
+def test_a_weight_used_twice_gets_the_sum_of_its_gradients(tmp_path: Path) -> None:
+    model = make([node("MatMul", "x w", "a"), node("MatMul", "a w", "y")], {"w": ones(4, 4)})
+    x = np.random.Generator(np.random.PCG64(3)).random((5, 4), np.float32)
+    w = ones(4, 4)
+    found = gradients(model, x, np.zeros((5, 4), np.float32), tmp_path / "p", loss="mse")
+    dy = 2 * (x @ w @ w) / 20
+    np.testing.assert_allclose(found["w"], (x @ w).T @ dy + x.T @ (dy @ w.T), rtol=1e-4, atol=1e-6)
+
+
+def test_equal_maxima_of_a_window_share_its_gradient(tmp_path: Path) -> None:
+    nodes = [node("Conv", "x k", "c"), node("MaxPool", "c", "y", kernel_shape=[2, 2], strides=[2, 2])]
+    model = make(nodes, {"k": np.ones((1, 1, 1, 1), np.float32)}, ("N", 1, 4, 4))
+    found = gradients(
+        model, np.ones((1, 1, 4, 4), np.float32), np.zeros((1, 1, 2, 2), np.float32), tmp_path / "p", loss="mse"
+    )
+    assert found["k"].item() == 2.0  # d mean(k^2) / dk at k = 1, whatever the ties
+
+
+@pytest.mark.parametrize("kind", ["fp32", "int8"])
+def test_groups_pools_and_residuals_train_together(tmp_path: Path, kind: plan.Gradients) -> None:
+    nodes = [
+        node("Conv", "x k", "a", pads=[1, 1, 1, 1]),
+        node("Conv", "a d", "b", pads=[1, 1, 1, 1], group=4),
+        node("Add", "a b", "c"),
+        node("AveragePool", "c", "e", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+        node("GlobalAveragePool", "e", "f"),
+        node("Flatten", "f", "h"),
+        node("Gemm", "h w", "y"),
+    ]
+    model = make(nodes, {"k": ones(4, 2, 3, 3), "d": ones(4, 1, 3, 3), "w": ones(4, 3)}, ("N", 2, 6, 6))
+    x = np.random.Generator(np.random.PCG64(3)).random((5, 2, 6, 6), np.float32)
+    found = gradients(model, x, np.arange(5) % 3, tmp_path / "p", gradients=kind)
+    assert {name: v.shape for name, v in found.items()} == {
+        "loss": (),
+        "k": (4, 2, 3, 3),
+        "d": (4, 1, 3, 3),
+        "w": (4, 3),
+    }
+    exact = gradients(model, x, np.arange(5) % 3, tmp_path / "q", gradients="fp32")
+    for name, value in found.items():
+        assert np.abs(value - exact[name]).max() <= 0.02 * np.abs(exact[name]).max()  # int8 has steps of 1/127

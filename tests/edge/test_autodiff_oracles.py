@@ -41,7 +41,7 @@ def torch_gradients(model: onnx.ModelProto, x: np.ndarray, y: np.ndarray) -> tup
         values[node.output[0]] = out
     loss = functional.cross_entropy(values["logits"], torch.tensor(y))
     loss.backward()
-    return float(loss), {name: w.grad.numpy() for name, w in weights.items()}
+    return float(loss.detach()), {name: w.grad.numpy() for name, w in weights.items()}
 
 
 @pytest.mark.needs("torch")
