@@ -12,8 +12,20 @@ from dataclasses import dataclass
 import msgspec
 
 from fleetgrad.edge.events import (
-    CancelTraining, Connected, Disconnected, Effect, Event, Log, Message, Progress, Publish, Subscribe, Tick, Train,
-    Trained, TrainingFailed,
+    CancelTraining,
+    Connected,
+    Disconnected,
+    Effect,
+    Event,
+    Log,
+    Message,
+    Progress,
+    Publish,
+    Subscribe,
+    Tick,
+    Train,
+    Trained,
+    TrainingFailed,
 )  # fmt: skip
 from fleetgrad.edge.link import outbox
 from fleetgrad.edge.link.inbox import Inbox, object_name
@@ -21,8 +33,19 @@ from fleetgrad.edge.link.outbox import Record, Upload, payload_name
 from fleetgrad.wire import seeds
 from fleetgrad.wire.files import DiskError, Files, put
 from fleetgrad.wire.messages import (
-    BIRTH, COMMAND, HEAD, AggregatorStatus, Birth, Bitmap, Command, DeviceState, DeviceStatus, Head, Receipt,
-    RetryAfter, Select,
+    BIRTH,
+    COMMAND,
+    HEAD,
+    AggregatorStatus,
+    Birth,
+    Bitmap,
+    Command,
+    DeviceState,
+    DeviceStatus,
+    Head,
+    Receipt,
+    RetryAfter,
+    Select,
 )  # fmt: skip
 from fleetgrad.wire.signing import PrivateKey, PublicKey, Untrusted, sign_message, verify_message
 from fleetgrad.wire.topics import Topics

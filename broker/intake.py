@@ -1,0 +1,116 @@
+"""The way in for updates: what isn't the open round's is turned away before anything it says is used.
+
+The order of the checks is wire/SPEC.md 5.3: lengths, magic, counts, CRC, then the fields against the round, then, once a body
+is whole, its hash and signature, then what it decodes to. Each drop is counted by reason.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fleetgrad.native import kernels
+from fleetgrad.wire import frames
+from fleetgrad.wire.chunks import Assembly
+from fleetgrad.wire.codecs import Codec, CodecError, decode_payload, payload_bound
+from fleetgrad.wire.frames import Header
+from fleetgrad.wire.messages import UpdateInfo
+from fleetgrad.wire.signing import SIGNATURE_BYTES, PublicKey, Untrusted
+from fleetgrad.wire.topics import name_hash
+
+ASSEMBLY_SECONDS = 600.0  # an upload that rests longer is forgotten; the device asks, and sends again
+MAX_ASSEMBLIES = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the open attempt's updates must say of themselves."""
+
+    round: int
+    attempt: int
+    model: bytes
+    config: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A body that is complete and proven to be its device's."""
+
+    header: Header
+    payload: bytes
+
+
+@dataclass(slots=True)
+class Intake:
+    """Assemblies of one federation, at most one per device."""
+
+    federation: str
+    codec: Codec
+    count: int
+    drops: Counter[str] = field(default_factory=Counter)
+    _under_way: dict[str, tuple[Assembly, float]] = field(default_factory=dict)
+
+    @property
+    def most_bytes(self) -> int:
+        """Largest body that is accepted."""
+        return payload_bound(self.codec, self.count) + SIGNATURE_BYTES
+
+    def parse(self, raw: bytes, device: str) -> tuple[Header, memoryview]:
+        """Header and chunk of an update or a query of this federation by the topic's device; raises Untrusted."""
+        header, chunk = frames.parse(raw, most=self.most_bytes)
+        if header.type == frames.OBJECT or header.federation != name_hash(self.federation):
+            raise Untrusted("frame isn't an update of this federation")
+        if header.device != name_hash(device):
+            raise Untrusted(f"frame of another device than its topic's {device!r}")
+        return header, chunk
+
+    def query(self, header: Header, chunk: memoryview, key: PublicKey) -> None:
+        """Raises Untrusted unless the query is signed by the device."""
+        if header.total_len != SIGNATURE_BYTES or not key.verify(bytes(chunk), header.signed_bytes()):
+            raise Untrusted("query whose signature doesn't hold")
+
+    def chunk(self, header: Header, chunk: memoryview, device: str, now: float) -> tuple[Assembly, bool]:
+        """Adds a chunk to the device's assembly; (assembly, whether it was new). Raises Untrusted."""
+        held = self._under_way.get(device)
+        if held is None or held[0].header != header.whole():
+            if held is None and len(self._under_way) >= MAX_ASSEMBLIES:
+                self._forget_stale(now)
+                if len(self._under_way) >= MAX_ASSEMBLIES:
+                    raise Untrusted(f"{MAX_ASSEMBLIES} uploads are under way already")
+            held = (Assembly(header), now)
+        self._under_way[device] = (held[0], now)
+        return held[0], held[0].add(header, chunk)
+
+    def finish(self, device: str, key: PublicKey) -> Whole:
+        """Takes a complete assembly out; raises Untrusted unless hash and signature hold."""
+        assembly, _ = self._under_way.pop(device)
+        if not frames.signature_holds(key, assembly.header, assembly.body):
+            raise Untrusted("update whose hash or signature doesn't hold")
+        return Whole(assembly.header, bytes(assembly.body[:-SIGNATURE_BYTES]))
+
+    def received(self, device: str, payload_sha256: bytes) -> bytes:
+        """Bitmap of the device's upload under way, empty if there is none of this payload."""
+        held = self._under_way.get(device)
+        return bytes(held[0].received) if held and held[0].header.payload_sha256 == payload_sha256 else b""
+
+    def forget(self, device: str) -> None:
+        self._under_way.pop(device, None)
+
+    def clear(self) -> None:
+        self._under_way.clear()
+
+    def _forget_stale(self, now: float) -> None:
+        for device in [d for d, (_, seen) in self._under_way.items() if now - seen > ASSEMBLY_SECONDS]:
+            del self._under_way[device]
+
+    def check(self, payload: bytes, weight_left: int) -> UpdateInfo:
+        """Decodes a payload as it will be merged; raises CodecError with the reason for a refusal."""
+        delta = np.empty(self.count, np.float32)
+        info = decode_payload(payload, self.codec, delta)
+        if info.weight > weight_left:
+            raise CodecError(f"weight {info.weight} takes the round's sum over {kernels.MAX_WEIGHT}")
+        try:
+            kernels.ring_add(np.zeros(self.count, np.int64), delta, info.weight)
+        except kernels.KernelError as e:
+            raise CodecError(str(e)) from e
+        return info

@@ -1,0 +1,184 @@
+"""What the aggregator never forgets: boots, attempts at rounds, accepted updates, versions.
+
+`commit` takes rows and is atomic: after a crash all of them are there or none. SQLite keeps that promise in WAL mode with
+synchronous=FULL; the simulation passes a journal in memory.
+"""
+
+import sqlite3
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from fleetgrad.wire.messages import RoundState
+
+APPLICATION_ID = 0x464C4752  # "FLGR"
+SCHEMA = 1
+CLOSED_SHOWN = 64
+
+
+class JournalError(ValueError):
+    """A journal that can't be used; the message names the file and the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt at a round, which trains version `version`."""
+
+    round: int
+    attempt: int
+    state: RoundState
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """One accepted update; its key is (round, attempt, device)."""
+
+    round: int
+    attempt: int
+    device: str
+    payload: str
+    size: int
+    weight: int
+    steps: int
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One release: `record` is its JSON, `sha256` that record's hash, `parent` the previous record's."""
+
+    number: int
+    params: str
+    size: int
+    parent: str
+    sha256: str
+    record: str
+
+
+Row = Boot | Attempt | Contribution | Version
+
+
+@dataclass(slots=True)
+class Memory:
+    """The journal's content as the round machine reads it at start."""
+
+    boot: int = 0
+    attempts: dict[tuple[int, int], Attempt] = field(default_factory=dict)
+    contributions: dict[tuple[int, int, str], Contribution] = field(default_factory=dict)
+    versions: list[Version] = field(default_factory=list)
+
+    def apply(self, row: Row) -> None:
+        match row:
+            case Boot():
+                self.boot = row.number
+            case Attempt():
+                self.attempts[row.round, row.attempt] = row
+            case Contribution():
+                self.contributions[row.round, row.attempt, row.device] = row
+            case Version():
+                self.versions.append(row)
+
+
+class Journal(Protocol):
+    """`load` once at start; each `commit` is durable when it returns, or raises and changed nothing."""
+
+    def load(self) -> Memory: ...
+    def commit(self, rows: list[Row]) -> None: ...
+
+
+TABLES = """
+CREATE TABLE boot (number INTEGER NOT NULL);
+CREATE TABLE attempt (round INTEGER, attempt INTEGER, state TEXT NOT NULL, version INTEGER NOT NULL,
+                      PRIMARY KEY (round, attempt)) WITHOUT ROWID;
+CREATE TABLE contribution (round INTEGER, attempt INTEGER, device TEXT, payload TEXT NOT NULL, size INTEGER NOT NULL,
+                           weight INTEGER NOT NULL, steps INTEGER NOT NULL, loss REAL NOT NULL,
+                           PRIMARY KEY (round, attempt, device)) WITHOUT ROWID;
+CREATE TABLE version (number INTEGER PRIMARY KEY, params TEXT NOT NULL, size INTEGER NOT NULL, parent TEXT NOT NULL,
+                      sha256 TEXT NOT NULL, record TEXT NOT NULL);
+"""
+
+
+class SqliteJournal:
+    """The real journal; one process holds it at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._db = sqlite3.connect(path, timeout=1.0, isolation_level=None)
+            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute("BEGIN IMMEDIATE")
+            (application,) = self._db.execute("PRAGMA application_id").fetchone()
+            (schema,) = self._db.execute("PRAGMA user_version").fetchone()
+            if not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                for statement in TABLES.split(";"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
+                self._db.execute(f"PRAGMA user_version={SCHEMA}")
+            elif application != APPLICATION_ID or schema != SCHEMA:
+                raise JournalError(f"journal {path}: not a journal of this version of fleetgrad")
+            self._db.execute("COMMIT")
+        except sqlite3.Error as e:
+            raise self._error(e) from e
+
+    def _error(self, e: sqlite3.Error) -> JournalError:
+        locked = "another 'fleetgrad serve' is running on this directory" if "locked" in str(e) else str(e)
+        return JournalError(f"journal {self._path}: {locked}")
+
+    def load(self) -> Memory:
+        memory = Memory()
+        try:
+            memory.boot = self._db.execute("SELECT coalesce(max(number), 0) FROM boot").fetchone()[0]
+            for row in self._db.execute("SELECT round, attempt, state, version FROM attempt"):
+                memory.apply(Attempt(*row))
+            columns = "round, attempt, device, payload, size, weight, steps, loss"
+            for row in self._db.execute(f"SELECT {columns} FROM contribution"):  # noqa: S608  (constant)
+                memory.apply(Contribution(*row))
+            for row in self._db.execute(
+                "SELECT number, params, size, parent, sha256, record FROM version ORDER BY number"
+            ):
+                memory.apply(Version(*row))
+        except sqlite3.Error as e:
+            raise self._error(e) from e
+        return memory
+
+    def commit(self, rows: list[Row]) -> None:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                for row in rows:
+                    self._insert(row)
+                self._db.execute("COMMIT")
+            except sqlite3.Error:
+                self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as e:
+            raise self._error(e) from e
+
+    def _insert(self, row: Row) -> None:
+        match row:
+            case Boot():
+                self._db.execute("INSERT INTO boot VALUES (?)", (row.number,))
+            case Attempt():
+                values = (row.round, row.attempt, row.state, row.version)
+                self._db.execute("INSERT OR REPLACE INTO attempt VALUES (?,?,?,?)", values)
+            case Contribution():
+                self._db.execute(
+                    "INSERT INTO contribution VALUES (?,?,?,?,?,?,?,?)",
+                    (row.round, row.attempt, row.device, row.payload, row.size, row.weight, row.steps, row.loss),
+                )
+            case Version():
+                self._db.execute(
+                    "INSERT INTO version VALUES (?,?,?,?,?,?)",
+                    (row.number, row.params, row.size, row.parent, row.sha256, row.record),
+                )
+
+    def close(self) -> None:
+        self._db.close()

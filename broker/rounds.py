@@ -1,0 +1,556 @@
+"""Rounds, as a pure state machine: section 5 of wire/SPEC.md.
+
+    open --first select--> selecting --first update--> collecting --goal, or deadline with enough--> committing --> published
+                                                            \\-- deadline with too few --> abandoned --> open (attempt + 1)
+
+Time, randomness, the disk, the journal and the roster are passed in. Whatever is promised to a device (a receipt) is in the
+journal before; whatever is done between two journal entries can be done again with the same result.
+"""
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+import msgspec
+
+from fleetgrad.broker import events as ev
+from fleetgrad.broker.intake import Intake
+from fleetgrad.broker.journal import CLOSED_SHOWN, Attempt, Boot, Contribution, Journal, Row, Version
+from fleetgrad.broker.merge import merge
+from fleetgrad.wire import frames
+from fleetgrad.wire.codecs import CODECS, CodecError
+from fleetgrad.wire.files import DiskError, Files, put
+from fleetgrad.wire.messages import (
+    BIRTH,
+    COMMAND,
+    HEAD,
+    MAX_WEIGHT_SUM,
+    WINDOW,
+    AggregatorStatus,
+    Birth,
+    Bitmap,
+    Closed,
+    Command,
+    Head,
+    ObjectRef,
+    Policy,
+    Receipt,
+    RoundState,
+    Select,
+    Verdict,
+)
+from fleetgrad.wire.signing import PrivateKey, PublicKey, Untrusted, sign_message, verify_message
+from fleetgrad.wire.topics import Topics
+
+MAX_WINDOWS = 512  # chunks granted to all devices together
+SELECT_SECONDS = 2.0  # first repetition of a select; doubles up to the last
+MOST_SELECT_SECONDS = 30.0
+GENESIS = "0" * 64  # parent of version 0
+
+
+@dataclass(frozen=True, slots=True)
+class RoundSettings:
+    """The policy of a federation's rounds. `goal` 0 means every device of the roster; `deadline` in seconds."""
+
+    federation: str
+    policy: Policy
+    rounds: int
+    goal: int = 0
+    minimum: float = 0.8
+    over_selection: float = 1.3
+    deadline: float = 600.0
+    shards: int = 1
+
+
+@dataclass(slots=True)
+class Device:
+    """What is known of a device since this boot."""
+
+    birth: Birth
+    selected: bool = False  # for the current attempt, and not given up since
+    answered: bool = False
+    select_at: float = 0.0
+    patience: float = SELECT_SECONDS
+    out: bool = False  # of the current attempt
+
+
+@dataclass(slots=True)
+class Open:
+    """The attempt under way."""
+
+    round: int
+    attempt: int
+    version: int
+    state: RoundState
+    began: float
+    deadline_at: float | None = None
+    members: dict[str, Contribution] = field(default_factory=dict)
+
+
+class Rounds:
+    """The aggregator's machine; see the module's diagram."""
+
+    def __init__(
+        self,
+        settings: RoundSettings,
+        journal: Journal,
+        files: Files,
+        key: PrivateKey,
+        roster: Callable[[str], PublicKey | None],
+        roster_size: Callable[[], int],
+        plan: ObjectRef,
+        initial: ObjectRef,
+        random: random.Random,
+        now: float,
+    ) -> None:
+        """`plan` and `initial` are objects (files objects/{sha256}); `initial` is version 0 where the journal has none."""
+        self._settings, self._journal, self._files, self._key = settings, journal, files, key
+        self._roster, self._roster_size, self._random = roster, roster_size, random
+        self._topics = Topics(settings.federation)
+        self._plan, self._config = plan, settings.policy.sha256()
+        self._memory = journal.load()
+        rows: list[Row] = [Boot(self._memory.boot + 1)]
+        if not self._memory.versions:
+            rows.append(self._version_row(0, initial, GENESIS, [], 0))
+        self._commit(rows)
+        self._codec = CODECS[settings.policy.codec]
+        self._intake = Intake(settings.federation, self._codec, self._current.size // 4)
+        self._devices: dict[str, Device] = {}
+        self._connected = False
+        self._open: Open | None = None
+        self._shown = b""
+        self._down_bytes = 0
+        self._commit_again_at: float | None = None
+        self._begin(now)
+
+    # --- what the shell calls ---------------------------------------------------------------------------------------
+    def handle(self, event: ev.Event, now: float) -> list[ev.Effect]:
+        """What to do about an event; `now` is monotonic, in seconds."""
+        effects: list[ev.Effect] = []
+        match event:
+            case ev.Connected():
+                effects += self._on_connected()
+            case ev.Disconnected():
+                self._connected = False
+            case ev.Message():
+                try:
+                    effects += self._on_message(event, now)
+                except Untrusted as e:
+                    self._intake.drops[str(e)] += 1
+                    effects.append(ev.Log("message_dropped", {"topic": event.topic, "reason": str(e)}))
+                except DiskError as e:
+                    effects.append(ev.Log("disk_failed", {"reason": str(e)}))
+            case ev.Tick():
+                pass
+        try:
+            effects += self._advance(now)
+        except DiskError as e:
+            self._commit_again_at = now + SELECT_SECONDS
+            effects.append(ev.Log("disk_failed", {"reason": str(e)}))
+        return effects + self._status()
+
+    def wake_at(self) -> float | None:
+        """When to be called with Tick, or None."""
+        times = [d.select_at for d in self._devices.values() if d.selected and not d.answered]
+        if self._open and self._open.deadline_at is not None:
+            times.append(self._open.deadline_at)
+        if self._commit_again_at is not None:
+            times.append(self._commit_again_at)
+        return min(times, default=None)
+
+    def will(self) -> tuple[str, bytes]:
+        """Topic and payload of the last will."""
+        return self._topics.aggregator, self._status_bytes("offline")
+
+    @property
+    def finished(self) -> bool:
+        return self._open is None
+
+    @property
+    def drops(self) -> dict[str, int]:
+        """Messages dropped since this boot, by reason."""
+        return dict(self._intake.drops)
+
+    @property
+    def _current(self) -> Version:
+        return self._memory.versions[-1]
+
+    # --- events -----------------------------------------------------------------------------------------------------
+    def _on_connected(self) -> list[ev.Effect]:
+        self._connected = True
+        self._shown = b""
+        effects: list[ev.Effect] = [ev.Subscribe([self._topics.every("birth"), self._topics.every("update")])]
+        effects += self._object(self._plan)
+        for version in self._memory.versions[-2:]:
+            effects += self._object(ObjectRef(sha256=version.params, size=version.size))
+        return [*effects, self._head()]
+
+    def _on_message(self, message: ev.Message, now: float) -> list[ev.Effect]:
+        kind, device = self._topics.parts(message.topic)
+        if kind not in ("birth", "up"):
+            return []
+        key = self._roster(device)
+        if key is None:
+            raise Untrusted(f"device {device[:64]!r} isn't in the roster")
+        if kind == "birth":
+            return self._on_birth(device, key, message.payload)
+        header, chunk = self._intake.parse(message.payload, device)
+        if header.type == frames.QUERY:
+            self._intake.query(header, chunk, key)
+            return self._answer(device, header)
+        return self._on_chunk(device, key, header, chunk, now)
+
+    def _on_birth(self, name: str, key: PublicKey, raw: bytes) -> list[ev.Effect]:
+        birth = verify_message(key, BIRTH, raw, Birth)
+        if (birth.federation, birth.device) != (self._settings.federation, name):
+            raise Untrusted(f"birth of {birth.device} of {birth.federation} on {name}'s topic")
+        device = self._devices.get(name)
+        if device and (birth.boot, birth.seq) <= (device.birth.boot, device.birth.seq):
+            raise Untrusted(f"birth of {name} is older than its last")
+        if device is None:
+            device = self._devices[name] = Device(birth)
+        device.birth = birth
+        if self._open:
+            mine = (birth.round, birth.attempt) == (self._open.round, self._open.attempt)
+            busy = birth.state in ("training", "uploading")
+            if mine and busy:
+                device.selected = device.answered = True
+            elif mine and name not in self._open.members:
+                device.out, device.selected = True, False
+                return [ev.Log("device_out", {"device": name, "round": birth.round, "reason": birth.reason})]
+            elif device.selected:
+                device.selected = False  # it has lost the select, or lacks the model: it may be selected again
+        return []
+
+    def _on_chunk(
+        self, name: str, key: PublicKey, header: frames.Header, chunk: memoryview, now: float
+    ) -> list[ev.Effect]:
+        attempt = self._open
+        if attempt is None or (header.round, header.attempt) != (attempt.round, attempt.attempt):
+            raise Untrusted("chunk of another round than the open one")
+        if header.model != bytes.fromhex(self._current.params):
+            raise Untrusted("chunk of an update to another model")
+        if header.config != bytes.fromhex(self._config):
+            raise Untrusted("chunk of an update under another policy")
+        if name in attempt.members:
+            return []
+        if (device := self._devices.get(name)) and device.out:
+            raise Untrusted(f"{name} is out of this attempt")
+        assembly, new = self._intake.chunk(header, chunk, name, now)
+        if assembly.complete:
+            return self._accept(name, key, attempt)
+        arrived = header.nchunks - assembly.missing
+        return [self._bitmap(name, header)] if new and arrived % (self._window() // 2 or 1) == 0 else []
+
+    def _accept(self, name: str, key: PublicKey, attempt: Open) -> list[ev.Effect]:
+        """Proven, checked, on disk, in the journal, and only then receipted."""
+        whole = self._intake.finish(name, key)
+        left = MAX_WEIGHT_SUM - sum(c.weight for c in attempt.members.values())
+        try:
+            info = self._intake.check(whole.payload, left)
+        except CodecError as e:
+            if name in self._devices:
+                self._devices[name].out = True
+            reason = f"update from {name} refused: {e}"
+            note = ev.Log("update_refused", {"device": name, "round": attempt.round, "reason": reason})
+            self._intake.drops["refused after verification"] += 1
+            return [note, self._receipt(name, whole.header, "refused", reason)]
+        put(self._files, self._spool(attempt.round, attempt.attempt, name), whole.payload)
+        row = Contribution(
+            attempt.round, attempt.attempt, name, whole.header.payload_sha256.hex(), len(whole.payload), info.weight,
+            info.steps, info.loss,
+        )  # fmt: skip
+        rows: list[Row] = [row]
+        if attempt.state != "collecting":
+            attempt.state = "collecting"
+            rows.append(Attempt(attempt.round, attempt.attempt, "collecting", attempt.version))
+        self._commit(rows)
+        attempt.members[name] = row
+        fields = {"device": name, "round": attempt.round, "bytes": row.size, "weight": row.weight}
+        return [self._receipt(name, whole.header, "accepted"), ev.Log("update_accepted", fields)]
+
+    def _answer(self, name: str, header: frames.Header) -> list[ev.Effect]:
+        """What a device that asks is told: the receipt if there is one, else what has arrived."""
+        payload = header.payload_sha256.hex()
+        counted = self._memory.contributions.get((header.round, header.attempt, name))
+        attempt = self._open
+        if counted:
+            verdict: Verdict = "accepted" if counted.payload == payload else "duplicate"
+            return [self._receipt(name, header, verdict, "" if verdict == "accepted" else "another update was counted")]
+        if attempt is None or (header.round, header.attempt) != (attempt.round, attempt.attempt):
+            known = self._memory.attempts.get((header.round, header.attempt))
+            older = known is not None and known.state == "abandoned"
+            if older:
+                return [self._receipt(name, header, "stale", f"attempt {header.attempt} was abandoned")]
+            if known is None:
+                return [self._receipt(name, header, "refused", f"round {header.round} was never opened")]
+            return [self._receipt(name, header, "late", f"round {header.round} is closed")]
+        if header.model != bytes.fromhex(self._current.params):
+            return [self._receipt(name, header, "stale", "update to another model than this round's")]
+        if header.config != bytes.fromhex(self._config):
+            return [self._receipt(name, header, "refused", "update under another policy than this round's")]
+        if (device := self._devices.get(name)) and device.out:
+            return [self._receipt(name, header, "refused", "the device is out of this attempt")]
+        return [self._bitmap(name, header)]
+
+    # --- the round --------------------------------------------------------------------------------------------------
+    def _begin(self, now: float) -> None:
+        """Opens the next attempt, or takes up the one that the journal holds."""
+        self._intake.clear()
+        for device in self._devices.values():
+            device.selected = device.answered = device.out = False
+        last = max(self._memory.attempts, default=None)
+        held = self._memory.attempts[last] if last else None
+        if held is None or held.state == "published":
+            round_, attempt = (held.round + 1 if held else 1), 1
+        elif held.state == "abandoned":
+            round_, attempt = held.round, held.attempt + 1
+        else:
+            round_, attempt = held.round, held.attempt
+        if round_ > self._settings.rounds:
+            self._open = None
+            return
+        if not held or (held.round, held.attempt) != (round_, attempt):
+            held = Attempt(round_, attempt, "open", self._current.number)
+            self._commit([held])
+        members = {c.device: c for (r, a, _), c in self._memory.contributions.items() if (r, a) == (round_, attempt)}
+        self._open = Open(round_, attempt, held.version, held.state, now, members=members)
+        if held.state != "open":
+            self._open.deadline_at = now + self._settings.deadline
+
+    def _goal(self) -> int:
+        return self._settings.goal or max(1, self._roster_size())
+
+    def _advance(self, now: float) -> list[ev.Effect]:
+        """Selects who can be selected; closes the round when it is time."""
+        effects: list[ev.Effect] = []
+        attempt = self._open
+        if attempt is None:
+            return effects
+        goal = self._goal()
+        enough = max(1, math.ceil(self._settings.minimum * goal))
+        due = attempt.deadline_at is not None and now >= attempt.deadline_at
+        if len(attempt.members) >= goal or (due and len(attempt.members) >= enough):
+            self._commit_again_at = None
+            effects += self._close(attempt, now)
+            return effects + self._advance(now)
+        if due:
+            effects += self._abandon(attempt, now)
+            return effects + self._advance(now)
+        return effects + self._select(attempt, goal, now)
+
+    def _select(self, attempt: Open, goal: int, now: float) -> list[ev.Effect]:
+        if not self._connected:
+            return []
+        effects: list[ev.Effect] = []
+        under_way = [d for n, d in self._devices.items() if d.selected and n not in attempt.members]
+        invites = math.ceil(goal * self._settings.over_selection) - len(attempt.members) - len(under_way)
+        ready = [
+            name
+            for name, d in sorted(self._devices.items())
+            if not d.selected
+            and not d.out
+            and name not in attempt.members
+            and d.birth.state == "idle"
+            and d.birth.params == self._current.params
+        ]
+        if len(ready) > max(0, invites):
+            ready = self._random.sample(ready, max(0, invites))
+        for name in ready[: max(0, MAX_WINDOWS - len(under_way))]:
+            device = self._devices[name]
+            device.selected, device.answered = True, False
+            device.select_at, device.patience = now, SELECT_SECONDS
+        rows: list[Row] = []
+        for name, device in sorted(self._devices.items()):
+            if not device.selected or device.answered or now < device.select_at:
+                continue
+            if attempt.deadline_at is None:
+                attempt.deadline_at = now + self._settings.deadline
+                attempt.state = "selecting"
+                rows = [Attempt(attempt.round, attempt.attempt, "selecting", attempt.version)]
+            device.select_at = now + device.patience * self._random.uniform(0.75, 1.25)
+            device.patience = min(MOST_SELECT_SECONDS, device.patience * 2)
+            select = Select(
+                federation=self._settings.federation,
+                device=name,
+                round=attempt.round,
+                attempt=attempt.attempt,
+                version=self._current.number,
+                params=self._current.params,
+                config=self._config,
+                window=self._window(),
+                deadline=max(0.0, attempt.deadline_at - now),
+            )
+            effects.append(self._command(name, select))
+        if rows:
+            self._commit(rows)
+        return effects
+
+    def _window(self) -> int:
+        return max(1, min(WINDOW, MAX_WINDOWS // max(1, len(self._devices))))
+
+    def _close(self, attempt: Open, now: float) -> list[ev.Effect]:
+        """Merges and publishes. Until the last commit, a crash anywhere leaves a round that closes again, the same."""
+        if attempt.state != "committing":
+            attempt.state = "committing"
+            self._commit([Attempt(attempt.round, attempt.attempt, "committing", attempt.version)])
+        members = sorted(attempt.members)
+        payloads = ((n, self._files.read(self._spool(attempt.round, attempt.attempt, n))) for n in members)
+        params = merge(self._files.read(_object_name(self._current.params)), payloads, self._codec)
+        ref = ObjectRef(sha256=sha256(params).hexdigest(), size=len(params))
+        put(self._files, _object_name(ref.sha256), params)
+        contributions = [attempt.members[n] for n in members]
+        version = self._version_row(self._current.number + 1, ref, self._current.sha256, contributions, attempt.round)
+        gone = self._memory.versions[-2].params if len(self._memory.versions) > 1 else None
+        self._commit([version, Attempt(attempt.round, attempt.attempt, "published", attempt.version)])
+        for name in members:
+            self._files.unlink(self._spool(attempt.round, attempt.attempt, name))
+        weight = sum(c.weight for c in contributions)
+        down, self._down_bytes = self._params_bytes(ref) * len(members), 0
+        effects: list[ev.Effect] = [
+            ev.Published(
+                attempt.round, version.number, ref.sha256, len(members),
+                sum(c.loss * c.weight for c in contributions) / weight,
+                sum(_frames_bytes(c.size + frames.SIGNATURE_BYTES) for c in contributions), down, now - attempt.began,
+            )
+        ]  # fmt: skip
+        self._begin(now)
+        if self._connected:
+            effects += self._object(ref)
+            effects.append(self._head())
+            if gone and gone not in (self._current.params, self._memory.versions[-2].params):
+                effects += self._clear(gone)
+        if self._open is None:
+            effects.append(ev.Finished())
+        return effects
+
+    def _abandon(self, attempt: Open, now: float) -> list[ev.Effect]:
+        self._commit([Attempt(attempt.round, attempt.attempt, "abandoned", attempt.version)])
+        for name in attempt.members:
+            self._files.unlink(self._spool(attempt.round, attempt.attempt, name))
+        fields = {"round": attempt.round, "attempt": attempt.attempt, "members": len(attempt.members)}
+        self._begin(now)
+        return [ev.Log("round_abandoned", fields), *([self._head()] if self._connected else [])]
+
+    # --- durable ----------------------------------------------------------------------------------------------------
+    def _commit(self, rows: list[Row]) -> None:
+        self._journal.commit(rows)
+        for row in rows:
+            self._memory.apply(row)
+
+    def _version_row(
+        self, number: int, ref: ObjectRef, parent: str, members: list[Contribution], round_: int
+    ) -> Version:
+        lines = "".join(f"{c.device} {c.payload} {c.weight}\n" for c in members)
+        record = msgspec.json.encode(
+            {
+                "config": self._config,
+                "members": sha256(lines.encode()).hexdigest(),
+                "params": ref.sha256,
+                "parent": parent,
+                "round": round_,
+                "version": number,
+            }
+        )
+        return Version(number, ref.sha256, ref.size, parent, sha256(record).hexdigest(), record.decode())
+
+    @staticmethod
+    def _spool(round_: int, attempt: int, device: str) -> str:
+        return f"spool/{round_}-{attempt}-{device}.payload"
+
+    # --- messages ---------------------------------------------------------------------------------------------------
+    def _head(self) -> ev.Effect:
+        closed = sorted((k, a) for k, a in self._memory.attempts.items() if a.state in ("published", "abandoned"))
+        head = Head(
+            federation=self._settings.federation,
+            version=self._current.number,
+            plan=self._plan,
+            params=ObjectRef(sha256=self._current.params, size=self._current.size),
+            parent=self._current.parent,
+            policy=self._settings.policy,
+            shards=self._settings.shards,
+            boot=self._memory.boot,
+            closed=tuple(
+                Closed(round=r, attempt=n, outcome="published" if a.state == "published" else "abandoned")
+                for (r, n), a in closed[-CLOSED_SHOWN:]
+            ),
+        )
+        return ev.Publish(self._topics.head, sign_message(self._key, HEAD, head), retained=True)
+
+    def _object(self, ref: ObjectRef) -> list[ev.Effect]:
+        header = frames.object_header(ref.size, bytes.fromhex(ref.sha256))
+        raw = self._files.read(_object_name(ref.sha256))
+        return [
+            ev.Publish(self._topics.object(ref.sha256, i), frame, retained=True)
+            for i, frame in enumerate(frames.frames(header, raw))
+        ]
+
+    def _clear(self, params: str) -> list[ev.Effect]:
+        count = frames.chunks_of(self._current.size)
+        self._files.unlink(_object_name(params))
+        return [ev.Publish(self._topics.object(params, i), b"", retained=True) for i in range(count)]
+
+    def _params_bytes(self, ref: ObjectRef) -> int:
+        return _frames_bytes(ref.size)
+
+    def _command(self, device: str, command: Command) -> ev.Effect:
+        return ev.Publish(self._topics.command(device), sign_message(self._key, COMMAND, command))
+
+    def _receipt(self, device: str, header: frames.Header, verdict: Verdict, reason: str = "") -> ev.Effect:
+        receipt = Receipt(
+            federation=self._settings.federation,
+            device=device,
+            round=header.round,
+            attempt=header.attempt,
+            payload=header.payload_sha256.hex(),
+            verdict=verdict,
+            reason=reason[:500],
+        )
+        return self._command(device, receipt)
+
+    def _bitmap(self, device: str, header: frames.Header) -> ev.Effect:
+        bitmap = Bitmap(
+            federation=self._settings.federation,
+            device=device,
+            round=header.round,
+            attempt=header.attempt,
+            payload=header.payload_sha256.hex(),
+            received=self._intake.received(device, header.payload_sha256).hex(),
+        )
+        return self._command(device, bitmap)
+
+    def _status_bytes(self, state: RoundState | None = None) -> bytes:
+        attempt = self._open
+        status = AggregatorStatus(
+            state=state or (attempt.state if attempt else "finished"),
+            federation=self._settings.federation,
+            boot=self._memory.boot,
+            version=self._current.number,
+            round=attempt.round if attempt else None,
+            attempt=attempt.attempt if attempt else None,
+            members=len(self._devices),
+            received=len(attempt.members) if attempt else 0,
+            goal=self._goal(),
+            rounds=self._settings.rounds,
+        )
+        return msgspec.json.encode(status)
+
+    def _status(self) -> list[ev.Effect]:
+        if not self._connected:
+            return []
+        raw = self._status_bytes()
+        if raw == self._shown:
+            return []
+        self._shown = raw
+        return [ev.Publish(self._topics.aggregator, raw, retained=True)]
+
+
+def _object_name(sha256_hex: str) -> str:
+    return f"objects/{sha256_hex}"
+
+
+def _frames_bytes(body: int) -> int:
+    """Bytes of a body on the wire, headers included."""
+    return body + frames.HEADER_BYTES * frames.chunks_of(body)
