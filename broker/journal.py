@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from fleetgrad.wire.files import DiskError
 from fleetgrad.wire.messages import RoundState
 
 APPLICATION_ID = 0x464C4752  # "FLGR"
@@ -128,7 +129,9 @@ class SqliteJournal:
         except sqlite3.Error as e:
             raise self._error(e) from e
 
-    def _error(self, e: sqlite3.Error) -> JournalError:
+    def _error(self, e: sqlite3.Error) -> Exception:
+        if "full" in str(e) or "disk I/O" in str(e):
+            return DiskError(f"can't write the journal {self._path}: {e}")
         locked = "another 'fleetgrad serve' is running on this directory" if "locked" in str(e) else str(e)
         return JournalError(f"journal {self._path}: {locked}")
 

@@ -41,7 +41,7 @@ from fleetgrad.wire.messages import (
     Select,
     Verdict,
 )
-from fleetgrad.wire.signing import PrivateKey, PublicKey, Untrusted, sign_message, verify_message
+from fleetgrad.wire.signing import SIGNATURE_BYTES, PrivateKey, PublicKey, Untrusted, sign_message, verify_message
 from fleetgrad.wire.topics import Topics
 
 MAX_WINDOWS = 512  # chunks granted to all devices together
@@ -121,7 +121,6 @@ class Rounds:
         self._connected = False
         self._open: Open | None = None
         self._shown = b""
-        self._down_bytes = 0
         self._commit_again_at: float | None = None
         self._begin(now)
 
@@ -207,6 +206,7 @@ class Rounds:
         if (birth.federation, birth.device) != (self._settings.federation, name):
             raise Untrusted(f"birth of {birth.device} of {birth.federation} on {name}'s topic")
         device = self._devices.get(name)
+        restarted = device is not None and device.birth.boot != birth.boot
         if device and (birth.boot, birth.seq) <= (device.birth.boot, device.birth.seq):
             raise Untrusted(f"birth of {name} is older than its last")
         if device is None:
@@ -221,7 +221,8 @@ class Rounds:
                 device.out, device.selected = True, False
                 return [ev.Log("device_out", {"device": name, "round": birth.round, "reason": birth.reason})]
             elif device.selected:
-                device.selected = False  # it has lost the select, or lacks the model: it may be selected again
+                # It has lost the select: a restarted device is asked again at once, another at the next repetition.
+                device.answered, device.selected = False, not restarted
         return []
 
     def _on_chunk(
@@ -408,12 +409,12 @@ class Rounds:
         for name in members:
             self._files.unlink(self._spool(attempt.round, attempt.attempt, name))
         weight = sum(c.weight for c in contributions)
-        down, self._down_bytes = self._params_bytes(ref) * len(members), 0
+        down = frames.wire_bytes(ref.size) * len(members)
         effects: list[ev.Effect] = [
             ev.Published(
                 attempt.round, version.number, ref.sha256, len(members),
                 sum(c.loss * c.weight for c in contributions) / weight,
-                sum(_frames_bytes(c.size + frames.SIGNATURE_BYTES) for c in contributions), down, now - attempt.began,
+                sum(frames.wire_bytes(c.size + SIGNATURE_BYTES) for c in contributions), down, now - attempt.began,
             )
         ]  # fmt: skip
         self._begin(now)
@@ -430,7 +431,11 @@ class Rounds:
         self._commit([Attempt(attempt.round, attempt.attempt, "abandoned", attempt.version)])
         for name in attempt.members:
             self._files.unlink(self._spool(attempt.round, attempt.attempt, name))
-        fields = {"round": attempt.round, "attempt": attempt.attempt, "members": len(attempt.members)}
+        fields: dict[str, object] = {
+            "round": attempt.round,
+            "attempt": attempt.attempt,
+            "members": len(attempt.members),
+        }
         self._begin(now)
         return [ev.Log("round_abandoned", fields), *([self._head()] if self._connected else [])]
 
@@ -492,9 +497,6 @@ class Rounds:
         self._files.unlink(_object_name(params))
         return [ev.Publish(self._topics.object(params, i), b"", retained=True) for i in range(count)]
 
-    def _params_bytes(self, ref: ObjectRef) -> int:
-        return _frames_bytes(ref.size)
-
     def _command(self, device: str, command: Command) -> ev.Effect:
         return ev.Publish(self._topics.command(device), sign_message(self._key, COMMAND, command))
 
@@ -549,8 +551,3 @@ class Rounds:
 
 def _object_name(sha256_hex: str) -> str:
     return f"objects/{sha256_hex}"
-
-
-def _frames_bytes(body: int) -> int:
-    """Bytes of a body on the wire, headers included."""
-    return body + frames.HEADER_BYTES * frames.chunks_of(body)

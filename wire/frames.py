@@ -82,6 +82,11 @@ def chunks_of(total_len: int) -> int:
     return -(-total_len // DATA_BYTES)
 
 
+def wire_bytes(total_len: int) -> int:
+    """Bytes that a body of `total_len` bytes takes on the wire, headers included."""
+    return total_len + HEADER_BYTES * chunks_of(total_len)
+
+
 def update_header(
     type_: int, federation: bytes, round_: int, attempt: int, device: bytes, model: bytes, config: bytes,
     payload_len: int, payload_sha256: bytes,

@@ -196,10 +196,11 @@ class AggregatorStatus(_Struct, frozen=True, kw_only=True):
     reason: Reason = ""
 
 
-class Metrics(_Struct, frozen=True, kw_only=True):
+class Metrics(_Struct, frozen=True, kw_only=True, rename=None):
     """Retained on agg/metrics and one row of rounds.jsonl: what the round that made `version` cost and gave.
 
-    Bytes are sums over its members' payloads and headers; `accuracy` is None where the loss defines none.
+    Bytes are sums over its members, headers included; `loss` is the evaluation's, or without one the members' mean;
+    `accuracy` is None where there is no evaluation or the loss defines none; `seconds` where a restart lost the time.
     """
 
     round: Round
@@ -209,7 +210,7 @@ class Metrics(_Struct, frozen=True, kw_only=True):
     loss: float | None
     bytes_up: Count
     bytes_down: Count
-    seconds: float
+    seconds: float | None
 
 
 class UpdateInfo(_Struct, frozen=True, kw_only=True):

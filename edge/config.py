@@ -1,0 +1,58 @@
+"""edge.toml: a device's settings. Paths are relative to the file; unknown and ill-typed keys are refused by name."""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from fleetgrad.wire.messages import Name
+from fleetgrad.wire.settings import load_toml
+
+
+class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    pass
+
+
+class Device(_Struct, frozen=True, kw_only=True):
+    """`spool` is the folder for what must survive a restart; `threads` is onnxruntime's."""
+
+    id: Name
+    key: str = "device.key"
+    spool: str = "spool"
+    threads: Annotated[int, Meta(ge=1, le=64)] = 1
+
+
+class Federation(_Struct, frozen=True, kw_only=True):
+    name: Name
+    aggregator_key: str = "aggregator.pub"
+
+
+class Broker(_Struct, frozen=True, kw_only=True):
+    """`timeout`: seconds to wait for a broker that is down before giving up; 0 waits for ever."""
+
+    url: str
+    insecure: bool = False
+    timeout: Annotated[float, Meta(ge=0)] = 0.0
+
+
+class Data(_Struct, frozen=True, kw_only=True):
+    """An .npz file, the names of its arrays, a factor for the samples, and the shape of one sample."""
+
+    path: str
+    x: str = "x"
+    y: str = "y"
+    scale: Annotated[float, Meta(gt=0)] = 1.0
+    shape: tuple[int, ...] | None = None
+
+
+class EdgeConfig(_Struct, frozen=True, kw_only=True):
+    device: Device
+    federation: Federation
+    broker: Broker
+    data: Data
+
+
+def load(path: Path) -> tuple[EdgeConfig, Path]:
+    """The settings and the folder that their paths are relative to; raises SettingsError."""
+    return load_toml(path, EdgeConfig), path.resolve().parent

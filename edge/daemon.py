@@ -1,0 +1,252 @@
+"""The daemon's shell: one thread, one queue. MQTT, the trainer child and signals put events in; the participant says what to
+do; nothing is decided here.
+
+It stays small: neither onnxruntime nor the command line's libraries are imported (the trainer child has them).
+"""
+
+import fcntl
+import importlib.metadata
+import os
+import queue
+import random
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fleetgrad.edge import events as ev
+from fleetgrad.edge.config import EdgeConfig
+from fleetgrad.edge.data import npz
+from fleetgrad.edge.participant import Identity, Participant
+from fleetgrad.wire import address, mqtt, signing
+from fleetgrad.wire.files import DiskError, PosixFiles
+from fleetgrad.wire.log import log
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_NO_BROKER = 0, 1, 2, 3
+TRAINER_TRIES = 3
+
+
+class DaemonError(ValueError):
+    """A daemon that can't start; the message says what to mend."""
+
+
+class Stop:
+    """Put into the queue by a signal."""
+
+
+class TrainerChild:
+    """Starts, feeds and, when it dies, starts again the trainer process; replies go into the daemon's queue."""
+
+    def __init__(self, config: EdgeConfig, folder: Path, spool: Path, inbox: "queue.SimpleQueue[Any]") -> None:
+        self._config, self._spool, self._inbox = config, spool, inbox
+        data = config.data
+        self._data = msgspec.structs.replace(data, path=str(folder / data.path))
+        self._child: subprocess.Popen[bytes] | None = None
+        self._job: ev.Train | None = None
+        self._deaths = 0
+
+    def train(self, job: ev.Train) -> None:
+        """Hands over an attempt; the child is started if it isn't there."""
+        self._job, self._deaths = job, 0
+        self._send(job)
+
+    def cancel(self) -> None:
+        """Drops the attempt under way: killing the child is the shortest way, and it may be killed at any time."""
+        self._job = None
+        self.stop()
+
+    def stop(self) -> None:
+        child, self._child = self._child, None
+        if child:
+            child.kill()
+            child.wait()
+
+    def reply(self, child: "subprocess.Popen[bytes]", raw: bytes) -> ev.Event | None:
+        """The event that a line of the child means; b"" means that it has ended."""
+        if child is not self._child or self._job is None:
+            if child is self._child and not raw:
+                self._child = None
+            return None
+        job = self._job
+        if not raw:
+            self._child = None
+            self._deaths += 1
+            code = child.wait()
+            log("trainer_died", device=self._config.device.id, round=job.round, code=code, times=self._deaths)
+            if self._deaths < TRAINER_TRIES:
+                self._send(job)
+                return None
+            self._job = None
+            return ev.TrainingFailed(job.round, job.attempt, f"the trainer died {self._deaths} times (code {code})")
+        fields = msgspec.json.decode(raw)
+        if (fields["round"], fields["attempt"]) != (job.round, job.attempt):
+            return None
+        match fields["kind"]:
+            case "progress":
+                return ev.Progress(job.round, job.attempt, fields.get("steps", 0), fields.get("loss", 0.0))
+            case "trained":
+                self._job = None
+                return ev.Trained(
+                    job.round, job.attempt, fields["payload"], fields["size"], fields["sha256"], fields["weight"],
+                    fields["steps"], fields.get("loss", 0.0),
+                )  # fmt: skip
+        self._job = None
+        return ev.TrainingFailed(job.round, job.attempt, fields.get("reason", ""))
+
+    def _send(self, job: ev.Train) -> None:
+        if self._child is None:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "fleetgrad.edge.trainer"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            threading.Thread(target=self._read, args=(self._child,), daemon=True, name="trainer-replies").start()
+        request = {
+            "round": job.round, "attempt": job.attempt, "plan": job.plan, "params": job.params, "policy": job.policy,
+            "seed": job.seed, "codec-seed": job.codec_seed, "output": job.output, "spool": str(self._spool),
+            "data": self._data, "threads": self._config.device.threads,
+        }  # fmt: skip
+        try:
+            if self._child.stdin:
+                self._child.stdin.write(msgspec.json.encode(request) + b"\n")
+                self._child.stdin.flush()
+        except BrokenPipeError:
+            return  # it has just died: its reader says so
+
+    def _read(self, child: "subprocess.Popen[bytes]") -> None:
+        if child.stdout:
+            for line in child.stdout:
+                self._inbox.put((child, line))
+        self._inbox.put((child, b""))
+
+
+class Daemon:
+    """Everything that has a handle: lock, session, child, queue."""
+
+    def __init__(self, config: EdgeConfig, folder: Path, *, insecure: bool, timeout: float) -> None:
+        self._config, self._timeout = config, timeout or config.broker.timeout
+        self._address = address.parse(config.broker.url)
+        address.check_plain(self._address, insecure or config.broker.insecure)
+        key = signing.load_private_key(folder / config.device.key)
+        aggregator = signing.load_public_key(folder / config.federation.aggregator_key)
+        samples = npz.count(folder / config.data.path, config.data.x, config.data.y)
+        spool = folder / config.device.spool
+        files = PosixFiles(spool)
+        self._lock = _lock(spool)
+        seed = random.Random(secrets.randbits(64))
+        identity = Identity(
+            config.federation.name, config.device.id, key, aggregator, samples,
+            f"fleetgrad {importlib.metadata.version('fleetgrad')}",
+        )  # fmt: skip
+        self._participant = Participant(identity, files, seed)
+        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._session = mqtt.Session(
+            self._address, config.device.id, inbox=self._inbox, will=mqtt.Will(*self._participant.will()), random=seed
+        )
+        self._trainer = TrainerChild(config, folder, spool, self._inbox)
+        self._down_since: float | None = time.monotonic()
+
+    def stop(self) -> None:
+        """Ends `run` from another thread or a signal handler."""
+        self._inbox.put(Stop())
+
+    def run(self) -> int:
+        """Serves until stopped; the exit code."""
+        self._log("daemon_started", broker=self._address, pid=os.getpid())
+        self._session.start()
+        try:
+            return self._loop()
+        finally:
+            self._trainer.stop()
+            self._session.stop()
+            self._lock.close()
+
+    def _loop(self) -> int:
+        while True:
+            try:
+                item = self._inbox.get(timeout=self._patience())
+            except queue.Empty:
+                item = ev.Tick()
+            now = time.monotonic()
+            if isinstance(item, Stop):
+                self._execute(self._participant.goodbye())
+                self._log("daemon_stopped")
+                return EXIT_OK
+            if self._down_since is not None and self._timeout and now - self._down_since >= self._timeout:
+                if not isinstance(item, mqtt.Up):
+                    self._log("gave_up", broker=self._address, seconds=self._timeout)
+                    return EXIT_NO_BROKER
+            event = self._event(item, now)
+            if event is not None:
+                self._execute(self._participant.handle(event, now))
+
+    def _patience(self) -> float | None:
+        now = time.monotonic()
+        times = [self._participant.wake_at()]
+        if self._down_since is not None and self._timeout:
+            times.append(self._down_since + self._timeout)
+        due = [t for t in times if t is not None]
+        return max(0.0, min(due) - now) if due else None
+
+    def _event(self, item: Any, now: float) -> ev.Event | None:
+        match item:
+            case mqtt.Up():
+                self._down_since = None
+                self._log("connected", broker=self._address)
+                return ev.Connected()
+            case mqtt.Down():
+                self._down_since = now if self._down_since is None else self._down_since
+                self._log("broker_unreachable", reason=item.reason, retry_in=f"{item.retry_in:.1f}s")
+                return ev.Disconnected(item.reason)
+            case mqtt.Message():
+                return ev.Message(item.topic, item.payload)
+            case (child, raw):
+                return self._trainer.reply(child, raw)
+            case ev.Tick():
+                return item
+        return None
+
+    def _execute(self, effects: list[ev.Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case ev.Publish():
+                    self._session.publish(effect.topic, effect.payload, retain=effect.retained)
+                case ev.Subscribe():
+                    self._session.subscribe(effect.filters)
+                case ev.Unsubscribe():
+                    self._session.unsubscribe(effect.filters)
+                case ev.Train():
+                    self._trainer.train(effect)
+                case ev.CancelTraining():
+                    self._trainer.cancel()
+                case ev.Log():
+                    self._log(effect.event, **effect.fields)
+
+    def _log(self, event: str, **fields: object) -> None:
+        log(event, device=self._config.device.id, **fields)
+
+
+def _lock(spool: Path) -> Any:
+    """Holds the spool for this process alone."""
+    handle = (spool / "lock").open("w")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+        raise DaemonError(f"spool {spool} is in use by another daemon") from e
+    return handle
+
+
+def run(config: EdgeConfig, folder: Path, *, insecure: bool = False, timeout: float = 0.0) -> int:
+    """Runs a device until SIGTERM or SIGINT; returns the exit code. Paths in `config` are relative to `folder`."""
+    try:
+        daemon = Daemon(config, folder, insecure=insecure, timeout=timeout)
+    except (ValueError, DiskError) as e:
+        sys.stderr.write(f"fleetgrad-edge: {e}\n")
+        return EXIT_USAGE
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: daemon.stop())
+    return daemon.run()

@@ -1,0 +1,138 @@
+"""The trainer: a child process of the daemon that lives as long as the federation and keeps sessions and data loaded.
+
+It reads requests and writes replies, one JSON object a line, on its standard input and output:
+
+    {"round", "attempt", "plan", "params", "policy", "seed", "codec-seed", "output", ...}  ->  progress*, then trained | failed
+
+A reply `trained` is sent after the payload is durable. Killed at any moment, it repeats the same payload byte for byte: order
+of samples and rounding are drawn from the request's seeds. It ends when its input does, that is, when the daemon is gone.
+"""
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+from typing import IO, Literal
+
+import msgspec
+import numpy as np
+
+from fleetgrad.edge.config import Data
+from fleetgrad.edge.data import npz
+from fleetgrad.edge.data.dataset import Dataset
+from fleetgrad.edge.training import trainer as training
+from fleetgrad.edge.training.plan_dir import open_plan
+from fleetgrad.wire import bundle, codecs
+from fleetgrad.wire.files import DiskError, PosixFiles, put
+from fleetgrad.wire.messages import Policy
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
+    """One attempt's work; `plan`, `params` and `output` are names under the folder `spool`, `plan_sha256` names the plan."""
+
+    round: int
+    attempt: int
+    plan: str
+    params: str
+    policy: Policy
+    seed: int
+    codec_seed: int
+    output: str
+    spool: str
+    data: Data
+    threads: int
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What came of it; `kind` says which fields count."""
+
+    kind: Literal["progress", "trained", "failed"]
+    round: int
+    attempt: int
+    steps: int = 0
+    loss: float = 0.0
+    payload: str = ""
+    size: int = 0
+    sha256: str = ""
+    weight: int = 0
+    reason: str = ""
+
+
+class _Loaded:
+    """The plan and data of the last request; a new plan replaces both."""
+
+    def __init__(self, request: Request) -> None:
+        spool = Path(request.spool)
+        folder = spool / "plans" / Path(request.plan).name
+        if not folder.is_dir():
+            bundle.unpack((spool / request.plan).read_bytes(), folder)
+        self.plan = request.plan
+        self.trainer = training.Trainer(open_plan(folder), request.threads)
+        d = request.data
+        self.data: Dataset = npz.load(Path(d.path), self.trainer.manifest, x=d.x, y=d.y, scale=d.scale, shape=d.shape)
+
+
+def train(request: Request, loaded: _Loaded, replies: IO[bytes]) -> Reply:
+    """Trains one attempt and stores its payload; raises ValueError or OSError with the reason."""
+    trainer, policy = loaded.trainer, request.policy
+    base = np.fromfile(Path(request.spool) / request.params, "<f4").astype(np.float32)
+    trainer.load(base)
+    epoch = 0
+
+    def progress(p: training.Progress) -> None:
+        nonlocal epoch
+        if p.step == p.steps:
+            epoch += 1
+            steps = p.epoch * p.steps + p.step
+            _send(
+                replies, Reply(kind="progress", round=request.round, attempt=request.attempt, steps=steps, loss=p.loss)
+            )
+
+    result = trainer.run_epochs(
+        loaded.data,
+        epochs=policy.local_epochs,
+        batch_size=policy.batch_size,
+        learning_rate=policy.learning_rate,
+        momentum=policy.momentum,
+        weight_decay=policy.weight_decay,
+        seed=request.seed,
+        progress=progress,
+    )
+    payload = codecs.encode_payload(
+        codecs.CODECS[policy.codec],
+        trainer.delta(base),
+        weight=result.samples,
+        steps=result.steps,
+        loss=result.loss,
+        seed=request.codec_seed if policy.rounding == "stochastic" else None,
+    )
+    put(PosixFiles(Path(request.spool)), request.output, payload)
+    return Reply(
+        kind="trained", round=request.round, attempt=request.attempt, steps=result.steps, loss=result.loss,
+        payload=request.output, size=len(payload), sha256=hashlib.sha256(payload).hexdigest(), weight=result.samples,
+    )  # fmt: skip
+
+
+def _send(replies: IO[bytes], reply: Reply) -> None:
+    replies.write(msgspec.json.encode(reply) + b"\n")
+    replies.flush()
+
+
+def main() -> None:
+    """Serves requests until the input ends."""
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints goes to the log, not between the replies
+    loaded: _Loaded | None = None
+    for line in sys.stdin.buffer:
+        request = msgspec.json.decode(line, type=Request)
+        try:
+            if loaded is None or loaded.plan != request.plan:
+                loaded = _Loaded(request)
+            reply = train(request, loaded, replies)
+        except (ValueError, OSError, DiskError) as e:
+            reply = Reply(kind="failed", round=request.round, attempt=request.attempt, reason=str(e)[:500])
+        _send(replies, reply)
+
+
+if __name__ == "__main__":
+    main()
