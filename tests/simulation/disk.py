@@ -94,6 +94,17 @@ class Disk:
     def names(self, directory: str) -> list[str]:
         return sorted(name.rpartition("/")[2] for name in self._seen if folder(name) == directory)
 
+    def install(self, name: str, data: bytes) -> None:
+        """Puts a file there, durably, before the run begins."""
+        self._seen[name] = self._durable[name] = Inode(data, data)
+
+    def durable(self, name: str) -> bytes | None:
+        """What a power cut now would certainly leave under `name`; None if that isn't certain."""
+        inode = self._durable.get(name)
+        if inode is None or inode is not self._seen.get(name) or inode.durable != inode.data:
+            return None
+        return inode.durable
+
     def used(self) -> int:
         """Bytes of all files."""
         return sum(len(inode.data) for inode in self._seen.values())

@@ -19,14 +19,14 @@ from fleetgrad.wire.messages import Policy
 
 
 def train(
-    params: bytes, travels: int, device: str, samples: int, policy: Policy, seed: int, codec_seed: int
+    params: bytes, device: str, samples: int, policy: Policy, seed: int, codec_seed: int
 ) -> tuple[bytes, int, float]:
     """Payload, steps and loss of one device's update: the same for the same arguments, another for any other."""
-    old = np.frombuffer(params, "<f4")[:travels]
+    old = np.frombuffer(params, "<f4")
     drawn = np.random.default_rng(
         [seed, int.from_bytes(hashlib.sha256(device.encode() + params).digest()[:8], "little")]
     )
-    delta = (0.05 * drawn.standard_normal(travels) - 0.1 * old).astype(np.float32)
+    delta = (0.05 * drawn.standard_normal(old.size) - 0.1 * old).astype(np.float32)
     steps = -(-samples // policy.batch_size) * policy.local_epochs
     loss = float(drawn.random())
     rounding = codec_seed if policy.rounding == "stochastic" else None

@@ -1,0 +1,245 @@
+"""The simulated aggregator: the real Rounds, and a journal that checks every commit against what may follow what was committed.
+
+I1  an update is counted once, under its key, and is one that a trainer made
+I2  an acknowledged update is in the journal before its receipt leaves
+I4  versions are a chain, each the next of the last
+I5  a version's params are what the oracle makes of exactly its members
+I6  a version's params are durable before the journal names them
+I7  an attempt goes on or ends; the next one begins only then
+"""
+
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+from fleetgrad.broker import events
+from fleetgrad.broker.journal import Attempt, Boot, Contribution, Memory, Row, Version
+from fleetgrad.broker.rounds import GENESIS, Rounds, RoundSettings
+from fleetgrad.wire.files import DiskError
+from fleetgrad.wire.messages import COMMAND, Bitmap, Command, ObjectRef, Policy, Receipt, Select
+from fleetgrad.wire.signing import verify_message
+from tests.simulation.process import Process, Violation
+from tests.simulation.training import merge
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+ENDED = ("published", "abandoned")
+
+
+def object_ref(raw: bytes) -> ObjectRef:
+    return ObjectRef(sha256=hashlib.sha256(raw).hexdigest(), size=len(raw))
+
+
+class CheckedJournal:
+    """Implements broker.journal.Journal: rows in memory that outlive every crash, checked as they come."""
+
+    def __init__(self, owner: "Aggregator") -> None:
+        self.owner, self.world = owner, owner.world
+        self.memory = Memory()
+        self.models: list[bytes] = []
+
+    def load(self) -> Memory:
+        memory = Memory()
+        memory.boot = self.memory.boot
+        memory.attempts, memory.contributions = dict(self.memory.attempts), dict(self.memory.contributions)
+        memory.versions = list(self.memory.versions)
+        return memory
+
+    def commit(self, rows: list[Row]) -> None:
+        self.owner.crash_point("before commit")
+        if self.owner.disk.full:
+            self.owner.saw("commit refused by a full disk")
+            raise DiskError("can't commit: database or disk is full")
+        for row in rows:
+            self._check(row, rows)
+        for row in rows:
+            self.memory.apply(row)
+            self.owner.note(f"commits {str(row)[:120]}")
+        self.owner.crash_point("after commit")
+
+    def _check(self, row: Row, rows: list[Row]) -> None:
+        match row:
+            case Boot():
+                if row.number <= self.memory.boot:
+                    raise Violation(f"boot {row.number} after {self.memory.boot}")
+            case Attempt():
+                self._check_attempt(row)
+            case Contribution():
+                self._check_contribution(row)
+            case Version():
+                self._check_version(row, rows)
+
+    def _check_attempt(self, row: Attempt) -> None:
+        self.owner.saw(f"attempt {row.state}")
+        known = self.memory.attempts.get((row.round, row.attempt))
+        if known is not None:
+            if known.state in ENDED:
+                raise Violation(f"I7: attempt {row} after it ended as {known.state}")
+            return
+        if any(a.state not in ENDED for a in self.memory.attempts.values()):
+            raise Violation(f"I7: attempt {row} begins before the last one ended")
+        last = self.memory.attempts[max(self.memory.attempts)] if self.memory.attempts else None
+        if last is None:
+            after = (1, 1)
+        else:
+            after = (last.round + 1, 1) if last.state == "published" else (last.round, last.attempt + 1)
+        if (row.round, row.attempt) != after:
+            raise Violation(f"I7: attempt {row} begins, {after} should")
+
+    def _check_contribution(self, row: Contribution) -> None:
+        key = (row.round, row.attempt, row.device)
+        if key in self.memory.contributions:
+            raise Violation(f"I1: {key} is counted a second time")
+        attempt = self.memory.attempts.get((row.round, row.attempt))
+        if attempt is not None and attempt.state in ENDED:
+            raise Violation(f"I7: {key} is counted in an attempt that is {attempt.state}")
+        if row.payload not in self.world.payloads:
+            raise Violation(f"I1: {key} counts a payload that no trainer made")
+        name = f"spool/{row.round}-{row.attempt}-{row.device}.payload"
+        if self.owner.disk.durable(name) != self.world.payloads[row.payload]:
+            raise Violation(f"I2: {key} is counted, but its payload isn't durable")
+
+    def _check_version(self, row: Version, rows: list[Row]) -> None:
+        raw = self.owner.disk.durable(f"objects/{row.params}")
+        if raw is None or hashlib.sha256(raw).hexdigest() != row.params or len(raw) != row.size:
+            raise Violation(f"I6: version {row.number} names params that aren't durable and whole")
+        record = json.loads(row.record)
+        if hashlib.sha256(row.record.encode()).hexdigest() != row.sha256:
+            raise Violation("I4: a version's hash isn't its record's")
+        if row.record != json.dumps(record, sort_keys=True, separators=(",", ":")):
+            raise Violation("I4: a record's keys aren't sorted")
+        if (row.number, record["version"], record["params"]) != (len(self.models), len(self.models), row.params):
+            raise Violation(f"I4: version {row.number} after {len(self.models) - 1}")
+        parent = self.memory.versions[-1].sha256 if self.memory.versions else GENESIS
+        if row.parent != parent or record["parent"] != parent:
+            raise Violation(f"I4: version {row.number} has another parent than the last version")
+        if self.models:
+            closed = [a for a in rows if isinstance(a, Attempt) and a.state == "published"]
+            if len(closed) != 1 or closed[0].round != record["round"]:
+                raise Violation(f"I4: version {row.number} is committed without the end of its round")
+            members = self.members(closed[0].round, closed[0].attempt)
+            lines = "".join(f"{c.device} {c.payload} {c.weight}\n" for c in members)
+            if hashlib.sha256(lines.encode()).hexdigest() != record["members"]:
+                raise Violation(f"I1: version {row.number} doesn't name exactly its members")
+            if merge(self.models[-1], (self.world.payloads[c.payload] for c in members)) != raw:
+                raise Violation(f"I5: version {row.number} isn't the sum of its {len(members)} members")
+        self.models.append(raw)
+
+    def members(self, round_: int, attempt: int) -> list[Contribution]:
+        """What was counted in an attempt, in the order of the devices' names."""
+        found = [c for (r, a, _), c in self.memory.contributions.items() if (r, a) == (round_, attempt)]
+        return sorted(found, key=lambda c: c.device)
+
+
+class Aggregator(Process):
+    """The aggregator's process."""
+
+    def __init__(self, world: "World", plan: bytes, initial: bytes) -> None:
+        super().__init__(world, "aggregator", "aggregator")
+        self.plan, self.initial = object_ref(plan), object_ref(initial)
+        for raw in (plan, initial):
+            self.disk.install(f"objects/{object_ref(raw).sha256}", raw)
+        scenario = world.scenario
+        self.settings = RoundSettings(
+            federation=world.federation,
+            policy=Policy(codec=scenario.codec, rounding=scenario.rounding),
+            rounds=scenario.rounds,
+            goal=scenario.goal,
+            minimum=scenario.minimum,
+            over_selection=scenario.over_selection,
+            deadline=scenario.deadline,
+        )
+        self.journal = CheckedJournal(self)
+        self.accepted: set[tuple[int, int, str, str]] = set()
+        self._will: tuple[str, bytes] | None = None
+
+    def make(self) -> Rounds:
+        names = [d.device for d in self.world.devices if not d.clone]
+        keys = {name: self.world.device_key(name).public for name in names}
+        attempts = self.journal.memory.attempts
+        if attempts:
+            self.saw(f"restart in {attempts[max(attempts)].state}")
+        before = {k: a.state for k, a in attempts.items() if a.state not in ENDED}
+        machine = Rounds(
+            self.settings, self.journal, self.disk, self.world.key, keys.get, lambda: len(keys), self.plan, self.initial,
+            self.random, self.now(),
+        )  # fmt: skip
+        after = {k: a.state for k, a in self.journal.memory.attempts.items() if a.state not in ENDED}
+        if before and before.keys() != after.keys():
+            raise Violation(f"I7: a restart went from {before} to {after}")
+        self._will = machine.will()
+        return machine
+
+    @property
+    def finished(self) -> bool:
+        return isinstance(self.machine, Rounds) and self.machine.finished
+
+    def on_up(self) -> None:
+        self.feed(events.Connected())
+
+    def on_down(self, reason: str) -> None:
+        self.feed(events.Disconnected(reason))
+
+    def on_message(self, topic: str, payload: bytes) -> None:
+        self.note(f"< {topic} {hashlib.sha256(payload).hexdigest()[:8]}")
+        self.feed(events.Message(topic, payload))
+
+    def tick(self) -> events.Tick:
+        return events.Tick()
+
+    def will(self) -> tuple[str, bytes] | None:
+        return self._will
+
+    def execute(self, effect: events.Effect) -> None:
+        network = self.world.network
+        match effect:
+            case events.Publish(topic, payload, retained):
+                self.note(f"> {topic} {hashlib.sha256(payload).hexdigest()[:8]}")
+                self._watch(topic, payload)
+                network.publish(self.client, topic, payload, retain=retained)
+            case events.Subscribe(filters):
+                network.subscribe(self.client, tuple(filters))
+            case events.Published(round_, version, params):
+                self.saw("published")
+                if self.journal.memory.versions[version].params != params:
+                    raise Violation(
+                        f"I4: {params} is reported as version {version} of round {round_}, the journal has another"
+                    )
+            case events.Finished():
+                self.saw("finished")
+            case events.Log(event, fields):
+                self.note(f"log {event} {fields}")
+                self.saw(f"aggregator {event}")
+
+    def _watch(self, topic: str, payload: bytes) -> None:
+        kind, device = self.world.topics.parts(topic)
+        if kind != "cmd":
+            return
+        command = verify_message(self.world.key.public, COMMAND, payload, Command)
+        if isinstance(command, Receipt):
+            self.saw(f"receipt {command.verdict} sent")
+            if command.verdict == "accepted":
+                key = (command.round, command.attempt, device)
+                counted = self.journal.memory.contributions.get(key)
+                if counted is None or counted.payload != command.payload:
+                    raise Violation(f"I2: {key} is acknowledged without being counted")
+                self.accepted.add((*key, command.payload))
+        elif isinstance(command, Bitmap):
+            self.saw("bitmap sent")
+            if any(bytes.fromhex(command.received)):
+                self.saw("bitmap of a part sent")
+        elif isinstance(command, Select):
+            self.saw("select sent")
+
+    def check_end(self) -> None:
+        """I2 at the end of the run, when no attempt is open."""
+        memory = self.journal.memory
+        for round_, attempt, device, payload in sorted(self.accepted):
+            state = memory.attempts[round_, attempt].state
+            if state == "published":
+                members = {(c.device, c.payload) for c in self.journal.members(round_, attempt)}
+                if (device, payload) not in members:
+                    raise Violation(f"I2: {device}'s acknowledged update of round {round_} is in no model")
+            elif state != "abandoned":
+                raise Violation(f"I2: {device}'s acknowledged update is in an attempt that is {state} at the end")

@@ -1,0 +1,107 @@
+"""What one seed stands for: the federation, the weather, and how often what breaks. Drawn once, before the run.
+
+A storm of faults rages until `storm_ends` (simulated seconds); then the links are clean and everybody is alive again, and the
+federation must finish its rounds within a bounded time.
+
+    patient     goal = every device, no deadline within the run: no attempt is ever abandoned, so the final model must be the
+                fault-free run's, byte for byte
+    hasty       a part of the devices is enough and deadlines are short: attempts are abandoned, updates come late
+"""
+
+import random
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from fleetgrad.wire.messages import CodecName
+from tests.simulation.network import Weather
+
+Rounding = Literal["nearest", "stochastic"]
+FOREVER = 30 * 86400.0  # the longest deadline that a select can carry, in seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """Rates per process and simulated second while the storm rages; `crash_points` is the chance that a life is cut short
+    in the middle of what it does, at one of its next `within` crash points."""
+
+    crash_points: float = 0.0
+    within: int = 60
+    kills: float = 0.0
+    partitions: float = 0.0
+    full_disks: float = 0.0
+    amnesias: float = 0.0
+    trainer_deaths: float = 0.0
+    power_cuts: float = 0.5  # share of crashes that lose what wasn't synced
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One run. Times are in simulated seconds, sizes in floats and samples."""
+
+    seed: int
+    devices: int
+    rounds: int
+    length: int
+    codec: CodecName
+    rounding: Rounding
+    patient: bool
+    goal: int
+    minimum: float
+    over_selection: float
+    deadline: float
+    samples: tuple[int, ...]
+    train_seconds: float
+    straggler: int | None
+    weather: Weather
+    faults: Faults
+    storm_ends: float
+    clone: bool
+
+    def calm(self) -> "Scenario":
+        """The same federation on a fine day."""
+        return replace(self, weather=Weather(), faults=Faults(), storm_ends=0.0, clone=False, straggler=None)
+
+
+def draw(seed: int) -> Scenario:
+    """The scenario of a seed."""
+    r = random.Random(f"scenario {seed}")
+    devices = r.randint(6, 10)
+    patient = seed % 2 == 0
+    length, codec = r.choice([(320, "blk8"), (320, "raw32"), (20_000, "blk8"), (20_000, "raw32"), (40_000, "raw32")])
+    codec_name: CodecName = "blk8" if codec == "blk8" else "raw32"
+    rounding: Rounding = "stochastic" if r.random() < 0.7 else "nearest"
+    storm = r.uniform(150, 400)
+    return Scenario(
+        seed=seed,
+        devices=devices,
+        rounds=r.randint(3, 5),
+        length=length,
+        codec=codec_name,
+        rounding=rounding,
+        patient=patient,
+        goal=devices if patient else r.randint(devices // 2, devices - 1),
+        minimum=1.0 if patient else r.choice([0.5, 0.8]),
+        over_selection=1.0 if patient else 1.3,
+        deadline=FOREVER if patient else r.uniform(20, 90),
+        samples=tuple(r.randint(10, 400) for _ in range(devices)),
+        train_seconds=r.uniform(0.5, 6),
+        straggler=r.randrange(devices) if r.random() < 0.4 else None,
+        weather=Weather(
+            drop=r.uniform(0, 0.3),
+            repeat=r.uniform(0, 0.1),
+            flip=r.choice([0.0, 0.01]),
+            median=r.choice([0.01, 0.1, 0.5]),
+            sigma=r.choice([0.3, 1.0, 2.0]),
+        ),
+        faults=Faults(
+            crash_points=r.choice([0.2, 0.5, 0.8]),
+            within=r.choice([20, 60, 200]),
+            kills=1 / r.uniform(80, 400),
+            partitions=1 / r.uniform(80, 400),
+            full_disks=1 / r.uniform(150, 600),
+            amnesias=1 / r.uniform(100, 400),
+            trainer_deaths=1 / r.uniform(80, 400),
+        ),
+        storm_ends=storm,
+        clone=not patient and r.random() < 0.5,
+    )

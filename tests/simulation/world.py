@@ -1,0 +1,236 @@
+"""One run: a federation of real state machines under a storm of simulated faults, from one seed.
+
+python -m tests.simulation.world SEED     repeats a run and prints all that happened
+"""
+
+import argparse
+import hashlib
+import random
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+
+from fleetgrad.wire.codecs import CODECS, payload_bound
+from fleetgrad.wire.signing import PrivateKey
+from fleetgrad.wire.topics import Topics
+from tests.simulation.aggregator import Aggregator
+from tests.simulation.clock import Clock
+from tests.simulation.device import Device
+from tests.simulation.network import Network, Weather
+from tests.simulation.process import Process, Violation
+from tests.simulation.scenario import Scenario, draw
+from tests.simulation.trace import Trace
+from tests.simulation.training import initial_params
+
+PLAN = b"a plan, which no state machine opens" * 100
+MOST_STEPS = 400_000  # events: a run that needs more isn't getting anywhere
+SETTLE_SECONDS = 300.0  # after the last round, until everybody is idle with the last model
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run came to."""
+
+    final: bytes
+    digest: str
+    sometimes: Counter[str]
+    attempts: int
+    steps: int
+    seconds: float
+
+
+@cache
+def key_of(name: str) -> PrivateKey:
+    return PrivateKey.from_seed(hashlib.sha256(name.encode()).digest())
+
+
+class World:
+    """Everything that a run consists of."""
+
+    def __init__(self, scenario: Scenario, *, keep_all: bool = False) -> None:
+        self.scenario = scenario
+        self.clock, self.trace = Clock(), Trace(keep_all)
+        self.random = random.Random(f"{scenario.seed} world")
+        self.storm_ends = scenario.storm_ends
+        self.network = Network(
+            self.clock, random.Random(f"{scenario.seed} network"), scenario.weather, self._note_network
+        )
+        self.federation = "sim"
+        self.topics = Topics(self.federation)
+        self.key = key_of("aggregator")
+        self.payloads: dict[str, bytes] = {}
+        self.devices = [Device(self, i) for i in range(scenario.devices)]
+        if scenario.clone:
+            self.devices.append(Device(self, self.random.randrange(scenario.devices), clone=True))
+        self.aggregator = Aggregator(self, PLAN, initial_params(scenario.length, scenario.seed))
+
+    @property
+    def storm(self) -> bool:
+        return self.clock.now < self.storm_ends
+
+    @property
+    def processes(self) -> list[Process]:
+        return [self.aggregator, *self.devices]
+
+    def device_key(self, name: str) -> PrivateKey:
+        return key_of(name)
+
+    def _note_network(self, line: str) -> None:
+        self.trace.note(self.clock.now, line)
+
+    # --- the storm ---------------------------------------------------------------------------------------------------
+    def _every_now_and_then(self, rate: float, act: Callable[[], object]) -> None:
+        """Strikes at random times while the storm rages, `rate` times a second on average."""
+        if rate <= 0:
+            return
+
+        def again() -> None:
+            if self.storm:
+                act()
+                self.clock.after(self.random.expovariate(rate), again)
+
+        self.clock.after(self.random.expovariate(rate), again)
+
+    def _begin(self) -> None:
+        faults = self.scenario.faults
+        for process in self.processes:
+            self.clock.after(self.random.uniform(0, 5), process.boot)
+            self._every_now_and_then(faults.kills, partial(_strike, process))
+            self._every_now_and_then(faults.partitions, partial(self._partition, process))
+            self._every_now_and_then(faults.full_disks, partial(self._fill, process))
+        self._every_now_and_then(faults.amnesias, self._amnesia)
+        self.clock.at(self.storm_ends, self._calm)
+
+    def _amnesia(self) -> None:
+        self.trace.saw("broker amnesia")
+        self.network.amnesia()
+
+    def _partition(self, process: Process) -> None:
+        self.trace.saw("partition")
+        self.network.cut(process.client)
+        self.clock.after(self.random.uniform(2, 60), lambda: self.network.heal(process.client))
+
+    def _fill(self, process: Process) -> None:
+        self.trace.saw("disk full")
+        process.note("disk full")
+        process.disk.full = True
+
+        def empty() -> None:
+            process.note("disk has room again")
+            process.disk.full = False
+
+        self.clock.after(self.random.uniform(2, 40), empty)
+
+    def _calm(self) -> None:
+        """Faults stop here: the rest of the run must get somewhere."""
+        self.storm_ends = self.clock.now
+        self.trace.note(self.clock.now, "the storm is over")
+        self.network.weather = Weather()
+        for process in self.processes:
+            process.disk.full = False
+            process.fuse = None
+            self.network.heal(process.client)
+            if isinstance(process, Device) and process.clone:
+                process.gone = True
+                process.die("the clone is found and switched off")
+
+    # --- the run -----------------------------------------------------------------------------------------------------
+    def _bound(self) -> float:
+        """I10: seconds after the storm within which the rounds must be over."""
+        s = self.scenario
+        slow = 50.0 if s.straggler is not None and s.goal == s.devices else 1.0
+        per_round = 120 + 8 * s.train_seconds * slow + (0 if s.patient else 2 * s.deadline)
+        return 300 + s.rounds * per_round
+
+    def run(self) -> Outcome:
+        """Runs until everybody is done, or raises Violation."""
+        self._begin()
+        while not (self.aggregator.finished and self.aggregator.machine is not None):
+            self._step()
+            if not self.storm and self.clock.now > self.storm_ends + self._bound():
+                raise Violation(f"I10: {self._bound():.0f} s after the storm the rounds aren't over: {self._where()}")
+        if self.storm:
+            self._calm()
+        settle_by = self.clock.now + SETTLE_SECONDS + 50 * self.scenario.train_seconds * 8
+        while not self._settled():
+            self._step()
+            if self.clock.now > settle_by:
+                raise Violation(f"I10: devices don't come to rest: {self._where()}")
+        self._check_end()
+        return Outcome(
+            self.aggregator.journal.models[-1], self.trace.digest(), self.trace.sometimes,
+            len(self.aggregator.journal.memory.attempts), self.clock.steps, self.clock.now,
+        )  # fmt: skip
+
+    def _step(self) -> None:
+        if not self.clock.step():
+            raise Violation(f"I10: nothing is going to happen any more: {self._where()}")
+        if self.clock.steps > MOST_STEPS:
+            raise Violation(f"I10: {MOST_STEPS} events and no end: {self._where()}")
+
+    def _settled(self) -> bool:
+        last = self.aggregator.journal.memory.versions[-1].number
+        return all(d.clone or d.at_rest_with(last) for d in self.devices)
+
+    def _where(self) -> str:
+        states = ", ".join(f"{d.name} {d.where()}" for d in self.devices)
+        attempts = self.aggregator.journal.memory.attempts
+        return f"attempt {attempts.get(max(attempts, default=(0, 0)))}, {states}"
+
+    def _check_end(self) -> None:
+        s = self.scenario
+        self.aggregator.check_end()
+        journal = self.aggregator.journal
+        if len(journal.models) != s.rounds + 1:
+            raise Violation(f"I4: {len(journal.models) - 1} versions after {s.rounds} rounds")
+        if s.patient and len(journal.memory.attempts) != s.rounds:
+            raise Violation("an attempt was abandoned though nothing could make it so")
+        payload, model = payload_bound(CODECS[s.codec], s.length), 4 * s.length
+        for process, cap in [
+            *((d, len(PLAN) + 3 * model + 3 * payload + 65536) for d in self.devices),
+            (self.aggregator, len(PLAN) + 4 * model + 2 * s.devices * payload + 65536),
+        ]:
+            if process.disk.most_bytes > cap:
+                raise Violation(f"I9: {process.name} used {process.disk.most_bytes} bytes of disk, {cap} should do")
+        if left := self.aggregator.disk.names("spool"):
+            raise Violation(f"I9: payloads of closed rounds are left in the aggregator's spool: {left}")
+
+
+def _strike(process: Process) -> None:
+    if process.machine is not None:
+        process.die("struck")
+
+
+def replay(seed: int) -> str:
+    """The command that repeats a run."""
+    return f"python -m tests.simulation.world {seed}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("seed", type=int)
+    parser.add_argument("--calm", action="store_true", help="the same federation without faults")
+    parser.add_argument("--quiet", action="store_true", help="only the outcome")
+    options = parser.parse_args()
+    scenario = draw(options.seed)
+    world = World(scenario.calm() if options.calm else scenario, keep_all=True)
+    print(world.scenario)
+    try:
+        outcome = world.run()
+    except BaseException:
+        print("\n".join(world.trace.lines))
+        raise
+    if not options.quiet:
+        print("\n".join(world.trace.lines))
+    print(
+        f"{outcome.digest} {outcome.attempts} attempts, {outcome.steps} events, {outcome.seconds:.0f} simulated seconds"
+    )
+    for name, count in sorted(outcome.sometimes.items()):
+        print(f"{count:6d}  {name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
