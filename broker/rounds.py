@@ -47,6 +47,7 @@ from fleetgrad.wire.topics import Topics
 MAX_WINDOWS = 512  # chunks granted to all devices together
 SELECT_SECONDS = 2.0  # first repetition of a select; doubles up to the last
 MOST_SELECT_SECONDS = 30.0
+DISK_RETRY_SECONDS = 2.0  # a round that the disk didn't let close is closed again
 GENESIS = "0" * 64  # parent of version 0
 
 
@@ -121,7 +122,7 @@ class Rounds:
         self._connected = False
         self._open: Open | None = None
         self._shown = b""
-        self._commit_again_at: float | None = None
+        self._disk_retry_at: float | None = None
         self._begin(now)
 
     # --- what the shell calls ---------------------------------------------------------------------------------------
@@ -143,21 +144,30 @@ class Rounds:
                     effects.append(ev.Log("disk_failed", {"reason": str(e)}))
             case ev.Tick():
                 pass
-        try:
-            effects += self._advance(now)
-        except DiskError as e:
-            self._commit_again_at = now + SELECT_SECONDS
-            effects.append(ev.Log("disk_failed", {"reason": str(e)}))
+        if self._disk_retry_at is None or now >= self._disk_retry_at:
+            self._disk_retry_at = None
+            try:
+                effects += self._advance(now)
+            except DiskError as e:
+                self._disk_retry_at = now + DISK_RETRY_SECONDS
+                effects.append(ev.Log("disk_failed", {"reason": str(e)}))
         return effects + self._status()
 
     def wake_at(self) -> float | None:
         """When to be called with Tick, or None."""
-        times = [d.select_at for d in self._devices.values() if d.selected and not d.answered]
-        if self._open and self._open.deadline_at is not None:
+        if self._open is None:
+            return None
+        if self._disk_retry_at is not None:
+            return self._disk_retry_at
+        times = [d.select_at for n, d in self._devices.items() if self._connected and self._waits_for(n)]
+        if self._open.deadline_at is not None:
             times.append(self._open.deadline_at)
-        if self._commit_again_at is not None:
-            times.append(self._commit_again_at)
         return min(times, default=None)
+
+    def _waits_for(self, name: str) -> bool:
+        """Whether a device's select is to be repeated."""
+        device = self._devices[name]
+        return device.selected and not device.answered and self._open is not None and name not in self._open.members
 
     def will(self) -> tuple[str, bytes]:
         """Topic and payload of the last will."""
@@ -334,7 +344,6 @@ class Rounds:
         enough = max(1, math.ceil(self._settings.minimum * goal))
         due = attempt.deadline_at is not None and now >= attempt.deadline_at
         if len(attempt.members) >= goal or (due and len(attempt.members) >= enough):
-            self._commit_again_at = None
             effects += self._close(attempt, now)
             return effects + self._advance(now)
         if due:
@@ -365,7 +374,7 @@ class Rounds:
             device.select_at, device.patience = now, SELECT_SECONDS
         rows: list[Row] = []
         for name, device in sorted(self._devices.items()):
-            if not device.selected or device.answered or now < device.select_at:
+            if not self._waits_for(name) or now < device.select_at:
                 continue
             if attempt.deadline_at is None:
                 attempt.deadline_at = now + self._settings.deadline
