@@ -48,6 +48,7 @@ MAX_WINDOWS = 512  # chunks granted to all devices together
 SELECT_SECONDS = 2.0  # first repetition of a select; doubles up to the last
 MOST_SELECT_SECONDS = 30.0
 DISK_RETRY_SECONDS = 2.0  # a round that the disk didn't let close is closed again
+SPOOL = "spool"  # folder of the open attempt's payloads
 GENESIS = "0" * 64  # parent of version 0
 
 
@@ -308,7 +309,7 @@ class Rounds:
 
     # --- the round --------------------------------------------------------------------------------------------------
     def _begin(self, now: float) -> None:
-        """Opens the next attempt, or takes up the one that the journal holds."""
+        """Opens the next attempt, or takes up the one that the journal holds; removes the payloads of all others."""
         self._intake.clear()
         for device in self._devices.values():
             device.selected = device.answered = device.out = False
@@ -320,6 +321,10 @@ class Rounds:
             round_, attempt = held.round, held.attempt + 1
         else:
             round_, attempt = held.round, held.attempt
+        mine = f"{round_}-{attempt}-"
+        for name in self._files.names(SPOOL):
+            if not name.startswith(mine):
+                self._files.unlink(f"{SPOOL}/{name}")
         if round_ > self._settings.rounds:
             self._open = None
             return
@@ -415,8 +420,6 @@ class Rounds:
         version = self._version_row(self._current.number + 1, ref, self._current.sha256, contributions, attempt.round)
         gone = self._memory.versions[-2].params if len(self._memory.versions) > 1 else None
         self._commit([version, Attempt(attempt.round, attempt.attempt, "published", attempt.version)])
-        for name in members:
-            self._files.unlink(self._spool(attempt.round, attempt.attempt, name))
         weight = sum(c.weight for c in contributions)
         down = frames.wire_bytes(ref.size) * len(members)
         effects: list[ev.Effect] = [
@@ -438,8 +441,6 @@ class Rounds:
 
     def _abandon(self, attempt: Open, now: float) -> list[ev.Effect]:
         self._commit([Attempt(attempt.round, attempt.attempt, "abandoned", attempt.version)])
-        for name in attempt.members:
-            self._files.unlink(self._spool(attempt.round, attempt.attempt, name))
         fields: dict[str, object] = {
             "round": attempt.round,
             "attempt": attempt.attempt,
@@ -472,7 +473,7 @@ class Rounds:
 
     @staticmethod
     def _spool(round_: int, attempt: int, device: str) -> str:
-        return f"spool/{round_}-{attempt}-{device}.payload"
+        return f"{SPOOL}/{round_}-{attempt}-{device}.payload"
 
     # --- messages ---------------------------------------------------------------------------------------------------
     def _head(self) -> ev.Effect:
