@@ -50,7 +50,7 @@ class Published:
     loss: float
     bytes_up: int
     bytes_down: int
-    seconds: float
+    seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)

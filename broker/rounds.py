@@ -396,7 +396,7 @@ class Rounds:
                 params=self._current.params,
                 config=self._config,
                 window=self._window(),
-                deadline=max(0.0, attempt.deadline_at - now),
+                deadline=min(self._settings.deadline, max(0.0, attempt.deadline_at - now)),
             )
             effects.append(self._command(name, select))
         if rows:

@@ -176,10 +176,10 @@ class Daemon:
                 self._execute(self._participant.goodbye())
                 self._log("daemon_stopped")
                 return EXIT_OK
-            if self._down_since is not None and self._timeout and now - self._down_since >= self._timeout:
-                if not isinstance(item, mqtt.Up):
-                    self._log("gave_up", broker=self._address, seconds=self._timeout)
-                    return EXIT_NO_BROKER
+            waited = 0.0 if self._down_since is None or isinstance(item, mqtt.Up) else now - self._down_since
+            if self._timeout and waited >= self._timeout:
+                self._log("gave_up", broker=self._address, seconds=self._timeout)
+                return EXIT_NO_BROKER
             event = self._event(item, now)
             if event is not None:
                 self._execute(self._participant.handle(event, now))

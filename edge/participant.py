@@ -52,6 +52,7 @@ from fleetgrad.wire.topics import Topics
 
 MEMORY, HEAD_FILE = "state.json", "head.jws"
 DISK_RETRY_SECONDS = 5.0
+REFRESH_SECONDS, MOST_REFRESH_SECONDS = 15.0, 120.0  # silence after which an idle device reports again; doubles
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,10 @@ class Participant:
             self._upload = self._make_upload(record, window=1, start_at=0.0, ask_first=True)
         elif record:
             outbox.discard(files, record)
+        self._unstored: Trained | None = None  # a finished update that the disk had no room to record
+        self._disk_retry_at: float | None = None
         self._connected = False
+        self._refresh_at, self._silence = 0.0, REFRESH_SECONDS
         self._aggregator_boot: int | None = None
         self._birth_at: float | None = None
         self._reason = ""
@@ -148,6 +152,9 @@ class Participant:
         if self._connected:
             times.append(self._inbox.retry_at)
             times.append(self._upload.wake_at() if self._upload else None)
+            times.append(self._refresh_at if self.state in ("idle", "fetching") else None)
+        if self._unstored:
+            times.append(self._disk_retry_at)
         if self._job:
             times.append(self._job.began + self._job.select.deadline)
         return min((t for t in times if t is not None), default=None)
@@ -173,12 +180,21 @@ class Participant:
     def _on_connected(self, now: float) -> list[Effect]:
         self._connected = True
         self._shown = b""
-        own = [self._topics.head, self._topics.aggregator, self._topics.command(self._id.device)]
-        effects: list[Effect] = [Subscribe(own), *self._birth()]
+        self._heard(now)
+        effects: list[Effect] = [self._subscribe(), *self._birth()]
         if self._head and not self._inbox.wanted:
             self._inbox.want([self._head.plan, self._head.params], connected=False, now=now)
         effects += self._inbox.resume(now)
         return effects + (self._upload.connected(now) if self._upload else [])
+
+    def _subscribe(self) -> Effect:
+        """The device's own topics; subscribed again, retained messages are delivered again."""
+        return Subscribe([self._topics.head, self._topics.aggregator, self._topics.command(self._id.device)])
+
+    def _heard(self, now: float) -> None:
+        """The aggregator has said something new: silence is counted from here."""
+        self._silence = REFRESH_SECONDS
+        self._refresh_at = now + self._silence * self._random.uniform(0.5, 1.0)
 
     def _on_message(self, message: Message, now: float) -> list[Effect]:
         try:
@@ -188,6 +204,7 @@ class Participant:
                 return self._on_aggregator(message.payload)
             if message.topic == self._topics.command(self._id.device):
                 command = verify_message(self._id.aggregator, COMMAND, message.payload, Command)
+                self._heard(now)
                 return self._on_command(command, now)
         except Untrusted as e:
             return [Log("message_dropped", {"topic": message.topic, "reason": str(e)})]
@@ -203,8 +220,11 @@ class Participant:
             raise Untrusted(f"head of the federation {head.federation!r}")
         if self._head and head.version < self._head.version:
             raise Untrusted(f"head has version {head.version}, this device holds {self._head.version}")
+        if head == self._head:
+            return []
         put(self._files, HEAD_FILE, raw)
         self._head = head
+        self._heard(now)
         effects = self._end_if_closed(head)
         return effects + self._inbox.want([head.plan, head.params], self._connected, now)
 
@@ -263,7 +283,7 @@ class Participant:
             self._drop_upload()
         self._memory.round, self._memory.attempt, self._memory.ended = *asked, False
         self._save()
-        self._job = Job(select, now)
+        self._job, self._unstored = Job(select, now), None
         self._reason, self._steps, self._loss = "", 0, None
         name, device = self._id.federation, self._id.device
         return [
@@ -290,7 +310,9 @@ class Participant:
             payload=done.payload, size=done.size, sha256=done.sha256, weight=done.weight, steps=done.steps,
             loss=done.loss,
         )  # fmt: skip
+        self._unstored, self._disk_retry_at = done, now + DISK_RETRY_SECONDS
         outbox.store(self._files, record)
+        self._unstored = None
         self._job, self._steps, self._loss = None, done.steps, done.loss
         self._upload = self._make_upload(record, select.window, now + select.slot, ask_first=False)
         note = Log("update_stored", {"round": done.round, "bytes": done.size, "loss": round(done.loss, 5)})
@@ -307,6 +329,12 @@ class Participant:
         if self._job and now >= self._job.began + self._job.select.deadline:
             self._reason = f"not done within {self._job.select.deadline:g} s"
             effects += [*self._end(), Log("deadline_passed", {"round": self._memory.round}), *self._birth()]
+        if self._unstored and self._disk_retry_at is not None and now >= self._disk_retry_at:
+            effects += self._on_trained(self._unstored, now)
+        if self._connected and self.state in ("idle", "fetching") and now >= self._refresh_at:
+            self._silence = min(MOST_REFRESH_SECONDS, self._silence * 2)
+            self._refresh_at = now + self._silence * self._random.uniform(0.5, 1.0)
+            effects += [self._subscribe(), *self._birth()]
         if self._birth_at is not None and now >= self._birth_at:
             self._birth_at = None
             effects += self._birth()
@@ -326,7 +354,7 @@ class Participant:
         self._memory.ended = True
         self._save()
         effects: list[Effect] = [CancelTraining()] if self._job else []
-        self._job = None
+        self._job = self._unstored = None
         if self._upload:
             self._drop_upload()
         return effects

@@ -43,8 +43,12 @@ def parse(url: str) -> Address:
         raise AddressRefused(f"broker address {url!r}: TLS isn't supported yet, use mqtt://host:port")
     if parts.scheme != "mqtt" or not parts.hostname:
         raise AddressRefused(f"broker address {url!r}: expected mqtt://host:port")
-    if parts.username or parts.password or parts.path.strip("/") or parts.query or parts.fragment:
+    if "@" in parts.netloc:
+        raise AddressRefused("broker address: user name and password can't be given in it")
+    if parts.path.strip("/") or parts.query or parts.fragment:
         raise AddressRefused(f"broker address {url!r}: only a host and a port can be given")
+    if port == 0:
+        raise AddressRefused(f"broker address {url!r}: port 0")
     return Address(parts.hostname, port or PORT)
 
 

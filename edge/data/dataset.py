@@ -80,7 +80,9 @@ def _targets(name: str, y: NDArray[np.generic], manifest: Manifest) -> NDArray[n
         flat = y.reshape(len(y), *label.shape) if y.size == len(y) * int(np.prod(label.shape)) else y
         if flat.shape[1:] != label.shape:
             raise DataError(f"{name}: a target has shape {y.shape[1:]}, the plan's label has {label.shape}")
-        if flat.dtype.kind not in "iub" and not (flat.dtype.kind == "f" and (flat == np.round(flat)).all()):
+        if flat.dtype.kind not in "iub" and not (
+            flat.dtype.kind == "f" and bool(np.all(flat == flat.astype(np.int64)))
+        ):
             raise DataError(f"{name}: targets have type {y.dtype}: class numbers 0 to {classes - 1} are needed")
         whole = flat.astype(np.int64)
         if bad := np.flatnonzero(((whole < 0) | (whole >= classes)).reshape(len(whole), -1).any(1))[:1].tolist():

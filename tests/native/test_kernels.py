@@ -73,7 +73,7 @@ def test_blk8_stochastic_is_the_floor_of_value_plus_keyed_uniform(isa: str, seed
 
 
 def test_blk8_stochastic_is_right_on_average(isa: str, seed: int) -> None:
-    values = np.tile(np.float32([1.0, 0.3337, -0.251, 0.0049]), 16)
+    values = np.tile(np.array([1.0, 0.3337, -0.251, 0.0049], np.float32), 16)
     rounds = 4000
     total = np.zeros(values.size)
     for i in range(rounds):

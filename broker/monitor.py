@@ -1,0 +1,116 @@
+"""What people look at after a round: rounds.jsonl, the retained metrics, the model as ONNX.
+
+Each version is evaluated on a thread of its own, so that the round machine keeps answering. A row is written once, whatever
+is killed: at start, versions of the journal that have no row are reported again.
+"""
+
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from fleetgrad.broker.events import Published
+from fleetgrad.broker.journal import Memory
+from fleetgrad.broker.registry import objects
+from fleetgrad.broker.settings import Data
+from fleetgrad.edge.autodiff.compiling import export_model
+from fleetgrad.edge.data import npz
+from fleetgrad.edge.data.dataset import Dataset
+from fleetgrad.edge.training.plan_dir import Plan
+from fleetgrad.edge.training.trainer import Trainer, TrainingError
+from fleetgrad.wire import frames
+from fleetgrad.wire.files import Files, PosixFiles, put
+from fleetgrad.wire.log import log
+from fleetgrad.wire.messages import Metrics
+from fleetgrad.wire.signing import SIGNATURE_BYTES
+
+ROUNDS, MODEL = "rounds.jsonl", "model.onnx"
+
+
+class Monitor:
+    """Evaluates and reports versions in order; `report` is called with each row on the monitor's thread."""
+
+    def __init__(self, directory: Path, plan: Plan, data: Data | None, report: Callable[[Metrics], None]) -> None:
+        self._directory, self._plan, self._report = directory, plan, report
+        self._files: Files = PosixFiles(directory)
+        self._rows = read_rounds(directory / ROUNDS)
+        self._trainer = Trainer(plan)
+        self._data: Dataset | None = None
+        if data:
+            self._data = npz.load(
+                directory / data.path, plan.manifest, x=data.x, y=data.y, scale=data.scale, shape=data.shape
+            )
+        self._work: queue.SimpleQueue[Published | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="monitor")
+        self._thread.start()
+
+    def add(self, published: Published) -> None:
+        """Queues a version."""
+        self._work.put(published)
+
+    def catch_up(self, memory: Memory) -> None:
+        """Queues versions of the journal that were published just before a crash and have no row."""
+        known = {row.version for row in self._rows}
+        for version in memory.versions[1:]:
+            if version.number in known:
+                continue
+            round_ = msgspec.json.decode(version.record)["round"]
+            attempt = max(a for r, a in memory.attempts if r == round_)
+            members = [c for (r, a, _), c in memory.contributions.items() if (r, a) == (round_, attempt)]
+            weight = sum(c.weight for c in members)
+            self.add(
+                Published(
+                    round_, version.number, version.params, len(members), sum(c.loss * c.weight for c in members) / weight,
+                    sum(frames.wire_bytes(c.size + SIGNATURE_BYTES) for c in members),
+                    frames.wire_bytes(version.size) * len(members), None,
+                )
+            )  # fmt: skip
+
+    def close(self) -> None:
+        """Waits for what is queued."""
+        self._work.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (published := self._work.get()) is not None:
+            try:
+                self._one(published)
+            except (ValueError, OSError) as e:
+                log("report_failed", version=published.version, reason=e)
+
+    def _one(self, p: Published) -> None:
+        raw = objects.verified(self._files, p.params)
+        vector = objects.whole_vector(self._plan, raw)
+        accuracy, loss = None, p.loss
+        if self._data is not None:
+            try:
+                self._trainer.load(vector[: self._plan.manifest.travels])
+                found = self._trainer.evaluate(self._data)
+                accuracy, loss = found.accuracy, found.loss
+            except TrainingError as e:
+                log("evaluation_failed", version=p.version, reason=e)
+        temporary = self._directory / f"{MODEL}.tmp"
+        export_model(self._plan.directory, vector, temporary)
+        temporary.replace(self._directory / MODEL)
+        row = Metrics(
+            round=p.round, version=p.version, members=p.members, accuracy=accuracy, loss=loss, bytes_up=p.bytes_up,
+            bytes_down=p.bytes_down, seconds=None if p.seconds is None else round(p.seconds, 3),
+        )  # fmt: skip
+        self._rows.append(row)
+        put(self._files, ROUNDS, b"".join(msgspec.json.encode(r) + b"\n" for r in self._rows))
+        log("version_evaluated", round=p.round, version=p.version, accuracy=accuracy, loss=round(loss, 5))
+        self._report(row)
+
+
+def read_rounds(path: Path) -> list[Metrics]:
+    """The rows of a rounds.jsonl; none if there is no such file. Raises ValueError if it holds anything else."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    try:
+        return [msgspec.json.decode(line, type=Metrics) for line in lines]
+    except (msgspec.MsgspecError, UnicodeDecodeError) as e:
+        raise ValueError(f"{path} isn't a list of rounds: {e}") from e

@@ -1,0 +1,1 @@
+"""Models and plans by content: what was released, and as what."""

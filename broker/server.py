@@ -1,0 +1,194 @@
+"""The aggregator's shell: one thread, one queue. MQTT and signals put events in; the round machine says what to do."""
+
+import os
+import queue
+import random
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fleetgrad.broker import events as ev
+from fleetgrad.broker import settings as settings_file
+from fleetgrad.broker.journal import SqliteJournal
+from fleetgrad.broker.monitor import Monitor
+from fleetgrad.broker.registry import objects
+from fleetgrad.broker.roster import Roster
+from fleetgrad.broker.rounds import Rounds
+from fleetgrad.wire import address, mqtt, signing
+from fleetgrad.wire.files import DiskError, PosixFiles
+from fleetgrad.wire.log import log
+from fleetgrad.wire.messages import Metrics
+from fleetgrad.wire.topics import Topics
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_NO_BROKER = 0, 1, 2, 3
+JOURNAL, KEY = "journal.sqlite", "keys/aggregator.key"
+
+
+class Stop:
+    """Put into the queue by a signal."""
+
+
+class Server:
+    """Everything that has a handle: journal, session, monitor, queue."""
+
+    def __init__(self, directory: Path, *, insecure: bool, timeout: float, exit_when_done: bool) -> None:
+        config = settings_file.load(directory)
+        self._address = address.parse(config.broker.url)
+        address.check_plain(self._address, insecure or config.broker.insecure)
+        self._timeout, self._exit_when_done = timeout, exit_when_done
+        key = signing.load_private_key(directory / KEY)
+        files, roster = PosixFiles(directory), Roster(directory)
+        journal = SqliteJournal(directory / JOURNAL)
+        plan, bundle, initial = objects.initial(files, directory)
+        memory = journal.load()
+        for version in memory.versions[-1:]:
+            objects.verified(files, version.params)
+        seed = random.Random(secrets.randbits(64))
+        self._rounds = Rounds(
+            config.round_settings(),
+            journal,
+            files,
+            key,
+            roster.key,
+            roster.size,
+            bundle,
+            initial,
+            seed,
+            time.monotonic(),
+        )
+        self._topics = Topics(config.name)
+        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._monitor = Monitor(directory, plan, config.data, self._inbox.put)
+        self._monitor.catch_up(memory)
+        self._metrics: Metrics | None = None
+        self._session = mqtt.Session(
+            self._address,
+            f"aggregator-{config.name}",
+            inbox=self._inbox,
+            will=mqtt.Will(*self._rounds.will()),
+            random=seed,
+        )
+        self._backlog: deque[ev.Publish] = deque()
+        self._down_since: float | None = time.monotonic()
+
+    def stop(self) -> None:
+        """Ends `run` from another thread or a signal handler."""
+        self._inbox.put(Stop())
+
+    def run(self) -> int:
+        """Serves until stopped; the exit code."""
+        log("aggregator_started", broker=self._address, pid=os.getpid())
+        self._session.start()
+        try:
+            return self._loop()
+        finally:
+            self._monitor.close()
+            self._session.stop()
+
+    def _loop(self) -> int:
+        while True:
+            try:
+                item = self._inbox.get(timeout=self._patience())
+            except queue.Empty:
+                item = ev.Tick()
+            now = time.monotonic()
+            if isinstance(item, Stop):
+                return self._leave("aggregator_stopped")
+            waited = 0.0 if self._down_since is None or isinstance(item, mqtt.Up) else now - self._down_since
+            if self._timeout and waited >= self._timeout:
+                log("gave_up", broker=self._address, seconds=self._timeout)
+                return EXIT_NO_BROKER
+            event = self._event(item, now)
+            if event is not None:
+                self._execute(self._rounds.handle(event, now))
+            self._drain()
+            if self._rounds.finished and self._exit_when_done and not self._backlog and self._down_since is None:
+                return self._leave("finished")
+
+    def _leave(self, event: str) -> int:
+        self._monitor.close()
+        self._drain_metrics()
+        if not self._rounds.finished:
+            topic, payload = self._rounds.will()
+            self._session.publish(topic, payload, retain=True)
+        log(event)
+        return EXIT_OK
+
+    def _drain_metrics(self) -> None:
+        """Publishes what the monitor has reported since the queue was last read."""
+        while True:
+            try:
+                item = self._inbox.get_nowait()
+            except queue.Empty:
+                return
+            if isinstance(item, Metrics):
+                self._session.publish(self._topics.metrics, msgspec.json.encode(item), retain=True)
+
+    def _patience(self) -> float | None:
+        times = [self._rounds.wake_at()]
+        if self._down_since is not None and self._timeout:
+            times.append(self._down_since + self._timeout)
+        due = [t for t in times if t is not None]
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def _event(self, item: Any, now: float) -> ev.Event | None:
+        match item:
+            case mqtt.Up():
+                self._down_since = None
+                log("connected", broker=self._address)
+                return ev.Connected()
+            case mqtt.Down():
+                self._down_since = now if self._down_since is None else self._down_since
+                self._backlog.clear()
+                log("broker_unreachable", reason=item.reason, retry_in=f"{item.retry_in:.1f}s")
+                return ev.Disconnected(item.reason)
+            case mqtt.Message():
+                return ev.Message(item.topic, item.payload)
+            case Metrics():
+                self._backlog.append(ev.Publish(self._topics.metrics, msgspec.json.encode(item), retained=True))
+            case ev.Tick():
+                return item
+        return None
+
+    def _execute(self, effects: list[ev.Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case ev.Publish():
+                    self._backlog.append(effect)
+                case ev.Subscribe():
+                    self._session.subscribe(effect.filters)
+                case ev.Published():
+                    log("version_published", round=effect.round, version=effect.version, members=effect.members)
+                    self._monitor.add(effect)
+                case ev.Finished():
+                    log("federation_finished")
+                case ev.Log():
+                    log(effect.event, **effect.fields)
+
+    def _drain(self) -> None:
+        """Hands publishes over in order, as many as the connection takes; the rest follow when it is ready."""
+        while self._backlog:
+            first = self._backlog[0]
+            if not self._session.publish(first.topic, first.payload, retain=first.retained):
+                return
+            self._backlog.popleft()
+
+
+def serve(directory: Path, *, insecure: bool = False, timeout: float = 0.0, exit_when_done: bool = False) -> int:
+    """Runs the aggregator of a federation's directory until SIGTERM or SIGINT, or to the end; returns the exit code."""
+    try:
+        server = Server(directory, insecure=insecure, timeout=timeout, exit_when_done=exit_when_done)
+    except (ValueError, DiskError) as e:
+        sys.stderr.write(f"fleetgrad: {e}\n")
+        return EXIT_USAGE
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: server.stop())
+    return server.run()

@@ -1,0 +1,123 @@
+"""federation.toml: one federation's settings. Unknown and ill-typed keys are refused by name; paths are relative to the file."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from fleetgrad.broker.rounds import RoundSettings
+from fleetgrad.wire.messages import CodecName, Name, Policy
+from fleetgrad.wire.plan import Gradients, LossName
+from fleetgrad.wire.settings import SettingsError, load_toml
+
+FILE = "federation.toml"
+
+
+class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    pass
+
+
+class Broker(_Struct, frozen=True, kw_only=True):
+    url: str = "mqtt://127.0.0.1:1883"
+    insecure: bool = False
+
+
+class Data(_Struct, frozen=True, kw_only=True):
+    """What the aggregator evaluates each version on; never sent to anyone."""
+
+    path: str
+    x: str = "x"
+    y: str = "y"
+    scale: Annotated[float, Meta(gt=0)] = 1.0
+    shape: tuple[int, ...] | None = None
+
+
+class Training(_Struct, frozen=True, kw_only=True):
+    local_epochs: Annotated[int, Meta(ge=1, le=1000)] = 4
+    batch_size: Annotated[int, Meta(ge=1, le=65536)] = 16
+    learning_rate: Annotated[float, Meta(gt=0, le=1000)] = 0.05
+    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+
+
+class Codec(_Struct, frozen=True, kw_only=True):
+    name: CodecName = "blk8"
+    rounding: Literal["nearest", "stochastic"] = "stochastic"
+
+
+class Round(_Struct, frozen=True, kw_only=True):
+    """`goal` 0 means every device of the roster; `minimum` is the fraction of it that a deadline accepts; seconds."""
+
+    rounds: Annotated[int, Meta(ge=1, le=1_000_000)] = 15
+    goal: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    minimum: Annotated[float, Meta(gt=0, le=1)] = 0.8
+    over_selection: Annotated[float, Meta(ge=1, le=10)] = 1.3
+    deadline: Annotated[float, Meta(gt=0, le=30 * 86400)] = 600.0
+
+
+class Settings(_Struct, frozen=True, kw_only=True):
+    """The whole file."""
+
+    name: Name
+    model: str = "model.onnx"
+    loss: LossName = "cross-entropy"
+    gradients: Gradients = "int8"
+    broker: Broker = Broker()
+    training: Training = Training()
+    codec: Codec = Codec()
+    round: Round = Round()
+    data: Data | None = None
+
+    def round_settings(self) -> RoundSettings:
+        """What the round machine needs of it."""
+        t, r = self.training, self.round
+        policy = Policy(
+            local_epochs=t.local_epochs, batch_size=t.batch_size, learning_rate=t.learning_rate, momentum=t.momentum,
+            weight_decay=t.weight_decay, codec=self.codec.name, rounding=self.codec.rounding,
+        )  # fmt: skip
+        return RoundSettings(self.name, policy, r.rounds, r.goal, r.minimum, r.over_selection, r.deadline)
+
+
+def load(directory: Path) -> Settings:
+    """The settings of a federation's directory; raises SettingsError."""
+    if not (directory / FILE).is_file():
+        raise SettingsError(f"{directory} holds no {FILE}: 'fleetgrad new {directory} --model MODEL.onnx' makes one")
+    return load_toml(directory / FILE, Settings)
+
+
+def write(settings: Settings, directory: Path) -> None:
+    """Writes federation.toml with a comment on each table."""
+    lines = [
+        f'name = "{settings.name}"',
+        f'model = "{settings.model}"',
+        f'loss = "{settings.loss}"            # cross-entropy | mse',
+        f'gradients = "{settings.gradients}"          # int8 | fp32; model, loss and gradients are compiled into plan/',
+        "",
+        "[broker]",
+        *_lines(settings.broker),
+        "",
+        "[training]                  # what every device does in a round",
+        *_lines(settings.training),
+        "",
+        "[codec]                     # how updates travel: blk8 | raw32, rounded stochastic | nearest",
+        *_lines(settings.codec),
+        "",
+        "[round]                     # goal 0: every device of the roster; deadline in seconds",
+        *_lines(settings.round),
+    ]
+    if settings.data:
+        lines += ["", "[data]                      # what each version is evaluated on, here and nowhere else"]
+        lines += _lines(settings.data)
+    (directory / FILE).write_text("\n".join(lines) + "\n")
+
+
+def _lines(table: msgspec.Struct) -> list[str]:
+    found = msgspec.to_builtins(table)
+    return [f"{key} = {_toml(value)}" for key, value in found.items() if value is not None]
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return msgspec.json.encode(value).decode()  # strings, numbers and booleans are written alike
