@@ -16,7 +16,7 @@ from fleetgrad.wire.messages import CodecName
 from tests.simulation.network import Weather
 
 Rounding = Literal["nearest", "stochastic"]
-FOREVER = 30 * 86400.0  # the longest deadline that a select can carry, in seconds
+FOREVER = 10 * 86400.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
