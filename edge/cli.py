@@ -1,0 +1,59 @@
+"""`fleetgrad-edge`: the command of a board.
+
+`run`, the daemon, is parsed here with the standard library, so that it carries neither typer nor rich nor onnxruntime.
+Everything else is in edge/commands.py.
+
+Exit codes: 0 fine; 1 failed at work; 2 bad usage, settings or input; 3 no broker within --timeout; 130 interrupted.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+
+
+def parse_run(arguments: list[str]) -> argparse.Namespace:
+    """The flags of `fleetgrad-edge run`."""
+    parser = argparse.ArgumentParser(
+        prog="fleetgrad-edge run",
+        description="Takes part in a federation until stopped: waits for rounds, trains, uploads.",
+        epilog="'fleetgrad device add NAME' on the operator's machine writes the edge.toml.",
+    )
+    parser.add_argument("--config", type=Path, required=True, metavar="edge.toml", help="the device's settings")
+    parser.add_argument(
+        "--insecure", action="store_true", help="allow plain MQTT to a broker that isn't on this machine"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=0.0, metavar="SECONDS",
+        help="give up (exit code 3) when the broker stays down so long; default: edge.toml's, 0 waits for ever",
+    )  # fmt: skip
+    return parser.parse_args(arguments)
+
+
+def run_daemon(arguments: list[str]) -> int:
+    """Runs the daemon; the exit code."""
+    from fleetgrad.edge import config, daemon
+    from fleetgrad.wire.settings import SettingsError
+
+    options = parse_run(arguments)
+    try:
+        settings, folder = config.load(options.config)
+    except SettingsError as e:
+        sys.stderr.write(f"fleetgrad-edge: {e}\n")
+        return EXIT_USAGE
+    return daemon.run(settings, folder, insecure=options.insecure, timeout=options.timeout)
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        if sys.argv[1:2] == ["run"]:
+            code = run_daemon(sys.argv[2:])
+        else:
+            from fleetgrad.edge.commands import run_command
+
+            code = run_command()
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    sys.exit(code)

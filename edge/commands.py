@@ -1,0 +1,216 @@
+"""The commands of `fleetgrad-edge` that run once: compile, check, train."""
+
+import importlib.metadata
+import math
+import secrets
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import click
+import msgspec
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fleetgrad.edge.autodiff.compiling import compile_model, export_model
+from fleetgrad.edge.autodiff.survey import survey
+from fleetgrad.edge.data import npz, split
+from fleetgrad.edge.training import trainer as training
+from fleetgrad.edge.training.plan_dir import open_plan
+from fleetgrad.wire.plan import Gradients, LossName, Optimizer
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Trains ONNX models on this board, by itself or in a federation.\n\n"
+    "Exit codes: 0 fine; 1 failed at work; 2 bad usage, settings or input; 3 no broker; 130 interrupted.",
+)
+out, err = Console(), Console(stderr=True, highlight=False)
+
+Format = Annotated[str, typer.Option("--format", help="table, or json for programs.")]
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"fleetgrad {importlib.metadata.version('fleetgrad')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+@app.command("run")
+def run(config: Annotated[Path, typer.Option(help="The device's settings, edge.toml.")]) -> NoReturn:
+    """Take part in a federation until stopped (see `fleetgrad-edge run --help`)."""
+    raise AssertionError("edge/cli.py runs this command")
+
+
+@app.command("compile")
+def compile_(
+    model: Annotated[Path, typer.Argument(help="An ONNX file.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the plan.")],
+    loss: Annotated[LossName, typer.Option(help="What training makes small.")] = "cross-entropy",
+    gradients: Annotated[Gradients, typer.Option(help="Arithmetic of weight gradients.")] = "int8",
+    freeze: Annotated[list[str] | None, typer.Option(help="Names (globs) of weights to leave alone.")] = None,
+) -> None:
+    """Compile an ONNX model into a plan that a board can train.
+
+    Example: `fleetgrad-edge compile model.onnx --loss cross-entropy -o plan/`
+    """
+    manifest = compile_model(
+        model, loss=loss, gradients=gradients, freeze=freeze or [], output=output, optimizer=Optimizer()
+    )
+    trained = manifest.of_role("trainable")
+    frozen = len(manifest.tensors) - len(trained)
+    out.print(
+        f"{output}: {sum(t.size for t in trained):,} parameters in {len(trained)} tensors train, {frozen} tensors stay; "
+        f"{4 * manifest.travels:,} bytes travel as fp32"
+    )
+
+
+@app.command()
+def check(
+    model: Annotated[Path, typer.Argument(help="An ONNX file.")],
+    format: Format = "table",  # noqa: A002
+) -> None:
+    """List what of a model can train and what can't, and why. The exit code is 1 when it can't."""
+    found = survey(model)
+    if format == "json":
+        sys.stdout.write(
+            msgspec.json.encode({"trains": found.trains, "nodes": found.nodes, "weights": found.weights}).decode()
+            + "\n"
+        )
+    else:
+        nodes = Table("node", "operator", "trains", "reason", title=f"{model.name}: operators", title_justify="left")
+        for node in found.nodes:
+            nodes.add_row(node.name, node.op, "yes" if node.trains else "[red]no[/]", node.reason)
+        weights = Table("weight", "shape", "type", "trains", "reason", title="weights", title_justify="left")
+        for w in found.weights:
+            weights.add_row(w.name, "x".join(map(str, w.shape)), w.dtype, "yes" if w.trains else "no", w.reason)
+        out.print(nodes, weights)
+        out.print("This model can train." if found.trains else "[red]This model can't train.[/]")
+    if not found.trains:
+        raise typer.Exit(1)
+
+
+def parse_shape(text: str | None) -> tuple[int, ...] | None:
+    """'1,28,28' as (1, 28, 28)."""
+    if text is None:
+        return None
+    try:
+        shape = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise click.BadParameter(f"--shape {text!r}: expected positive numbers with commas, as 1,28,28")
+    return shape
+
+
+@app.command()
+def train(
+    plan: Annotated[Path, typer.Argument(help="A plan's folder, made by `compile`.")],
+    data: Annotated[Path, typer.Option(help="An .npz file with samples and targets.")],
+    x: Annotated[str, typer.Option(help="Name of the array of samples.")] = "x",
+    y: Annotated[str, typer.Option(help="Name of the array of targets.")] = "y",
+    scale: Annotated[float, typer.Option(help="Factor for the samples, as 0.00392 for bytes.")] = 1.0,
+    shape: Annotated[str | None, typer.Option(help="Shape of one sample, as 1,28,28.")] = None,
+    epochs: Annotated[int, typer.Option(min=1)] = 10,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Default: the plan's.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Default: the plan's.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="Default: the plan's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Order of the samples; drawn and printed without.")] = None,
+    eval_fraction: Annotated[float, typer.Option(min=0, max=0.9, help="Held out for evaluation.")] = 0.2,
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    output: Annotated[Path | None, typer.Option(help="Write the trained model here, as ONNX.")] = None,
+    format: Format = "table",  # noqa: A002
+) -> None:
+    """Train a plan on this machine's data, without any federation.
+
+    Example: `fleetgrad-edge train plan/ --data digits.npz --epochs 10 --output trained.onnx`
+    """
+    opened = open_plan(plan)
+    manifest, defaults = opened.manifest, opened.manifest.optimizer
+    everything = npz.load(data, manifest, x=x, y=y, scale=scale, shape=parse_shape(shape))
+    seed = secrets.randbits(32) if seed is None else seed
+    classes = everything.y if manifest.loss == "cross-entropy" and everything.y.ndim == 1 else np.zeros(len(everything))
+    kept, held = split.held_out(classes, eval_fraction, seed)
+    if not len(kept):
+        raise training.TrainingError(f"{len(everything)} samples: none is left to train on")
+    trainer = training.Trainer(opened, threads)
+    rows: list[dict[str, Any]] = []
+    bar = Progress(
+        TextColumn("epoch {task.fields[epoch]}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"), console=err, disable=format == "json" or not err.is_terminal,
+    )  # fmt: skip
+    size = batch_size or defaults.batch_size
+    steps = epochs * math.ceil(len(kept) / size)
+    with bar:
+        task = bar.add_task("train", total=steps, epoch=1, loss=0.0)
+
+        def progress(p: training.Progress) -> None:
+            bar.update(task, completed=p.epoch * p.steps + p.step, epoch=p.epoch + 1, loss=p.loss)
+            if p.step == p.steps:
+                row: dict[str, Any] = {"epoch": p.epoch + 1, "loss": p.loss}
+                if len(held):
+                    found = trainer.evaluate(everything.subset(held))
+                    row |= {"eval_loss": found.loss, "eval_accuracy": found.accuracy}
+                rows.append(row)
+
+        trainer.run_epochs(
+            everything.subset(kept),
+            epochs=epochs,
+            batch_size=size,
+            learning_rate=defaults.learning_rate if learning_rate is None else learning_rate,
+            momentum=defaults.momentum if momentum is None else momentum,
+            weight_decay=defaults.weight_decay,
+            seed=seed,
+            progress=progress,
+        )
+    if output:
+        vector = opened.initial_parameters()
+        vector[: manifest.travels] = trainer.parameters
+        export_model(plan, vector, output)
+    if format == "json":
+        sys.stdout.write(msgspec.json.encode({"seed": seed, "samples": len(kept), "epochs": rows}).decode() + "\n")
+        return
+    table = Table("epoch", "loss", "held-out loss", "held-out accuracy")
+    for row in rows:
+        accuracy = row.get("eval_accuracy")
+        table.add_row(
+            str(row["epoch"]), f"{row['loss']:.4f}", f"{row['eval_loss']:.4f}" if "eval_loss" in row else "",
+            "" if accuracy is None else f"{accuracy:.2%}",
+        )  # fmt: skip
+    out.print(table)
+    out.print(f"{len(kept)} samples, seed {seed}" + (f"; model in {output}" if output else ""))
+
+
+def run_command() -> int:
+    """Runs the command line; foreseeable faults become one line and an exit code."""
+    try:
+        code = app(standalone_mode=False)
+    except click.exceptions.Abort:
+        return 130
+    except click.ClickException as e:
+        e.show()
+        return 2
+    except training.TrainingError as e:
+        return _fail(e, 1)
+    except ValueError as e:
+        return _fail(e, 2)
+    except OSError as e:
+        return _fail(e, 1)
+    return int(code or 0)
+
+
+def _fail(error: Exception, code: int) -> int:
+    err.print(f"fleetgrad-edge: {error}", markup=False, style="red", soft_wrap=True)
+    return code
