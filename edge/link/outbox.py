@@ -95,6 +95,7 @@ class Upload:
     _sent: set[int] = field(default_factory=set)
     _patience: float = QUERY_SECONDS
     _asked: bool = False
+    _begun: bool = False
     _body: bytes | None = None
 
     def __post_init__(self) -> None:
@@ -131,6 +132,7 @@ class Upload:
         """Sends what is due."""
         if now < self.start_at:
             return []
+        self._begun = True
         if now >= self.query_at:
             self._asked = True
             self._patience = min(MOST_QUERY_SECONDS, self._patience * 2)
@@ -141,7 +143,7 @@ class Upload:
         return [] if self._asked else self._pump()
 
     def wake_at(self) -> float:
-        return self.start_at if not self._sent and not self._asked else self.query_at
+        return self.query_at if self._begun else self.start_at
 
     def _pump(self) -> list[Effect]:
         header = self._header(frames.UPDATE, self.record.size)
