@@ -1,1 +1,296 @@
-"""placeholder"""
+"""`fleetgrad`: the operator's command.
+
+Exit codes: 0 fine; 1 failed at work; 2 bad usage, settings or input; 3 no broker within --timeout; 130 interrupted.
+"""
+
+import importlib.metadata
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+from fleetgrad.wire import address
+from fleetgrad.wire.command_line import EXIT_FAILED, parse_shape, run_app
+from fleetgrad.wire.messages import CodecName
+from fleetgrad.wire.plan import Gradients, LossName
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Federated learning that runs on boards: the operator's side.\n\n"
+    "Begin with `fleetgrad demo`. Exit codes: 0 fine; 1 failed at work; 2 bad usage, settings or input; "
+    "3 no broker within --timeout; 130 interrupted.",
+)
+devices = typer.Typer(no_args_is_help=True, help="Add devices to a federation, and list them.")
+app.add_typer(devices, name="device")
+out, err = Console(), Console(stderr=True, highlight=False)
+
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A federation's directory.")]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Allow plain MQTT to another machine.")]
+Format = Annotated[str, typer.Option("--format", help="table, or json for programs.")]
+Shape = Annotated[str | None, typer.Option(help="Shape of one sample, as 1,28,28.")]
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"fleetgrad {importlib.metadata.version('fleetgrad')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def new(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    model: Annotated[Path, typer.Option(help="An ONNX file: the model that is trained.")],
+    name: Annotated[str | None, typer.Option(help="The federation's name; default: the folder's.")] = None,
+    loss: Annotated[LossName, typer.Option()] = "cross-entropy",
+    gradients: Annotated[Gradients, typer.Option(help="Arithmetic of weight gradients.")] = "int8",
+    rounds: Annotated[int, typer.Option(min=1)] = 15,
+    broker: Annotated[str, typer.Option(help="mqtt://host:port")] = "mqtt://127.0.0.1:1883",
+    insecure: Insecure = False,
+) -> None:
+    """Make a federation from an ONNX model.
+
+    Example: `fleetgrad new digits --model model.onnx`, then `fleetgrad device add dev-01 --dir digits`.
+    """
+    from fleetgrad.broker import founding
+    from fleetgrad.broker.settings import Broker, Round, Settings
+
+    address.check_plain(address.parse(broker), insecure)
+    settings = Settings(
+        name=name or directory.resolve().name,
+        loss=loss,
+        gradients=gradients,
+        broker=Broker(url=broker, insecure=insecure),
+        round=Round(rounds=rounds),
+    )
+    manifest = founding.create(directory, model, settings)
+    out.print(
+        f"{directory}: federation {settings.name!r}, {sum(t.size for t in manifest.of_role('trainable')):,} parameters train\n"
+        f"settings are in {directory}/federation.toml; next:\n"
+        f"  fleetgrad device add dev-01 --dir {directory} --data data.npz\n  fleetgrad serve {directory}",
+        highlight=False,
+    )
+
+
+@app.command()
+def serve(
+    directory: Directory,
+    insecure: Insecure = False,
+    timeout: Annotated[float, typer.Option(min=0, help="Give up when the broker is down so long; 0: never.")] = 0.0,
+    exit_when_done: Annotated[bool, typer.Option("--exit-when-done", help="End after the last round.")] = False,
+) -> None:
+    """Run the aggregator of a federation, until stopped. Started again, it carries on where it was."""
+    from fleetgrad.broker import server
+
+    raise typer.Exit(server.serve(directory, insecure=insecure, timeout=timeout, exit_when_done=exit_when_done))
+
+
+@devices.command("add")
+def device_add(
+    name: Annotated[str, typer.Argument(help="The device's id: a-z, 0-9 and '-'.")],
+    directory: Annotated[Path, typer.Option("--dir", help="The federation's directory.")] = Path(),
+    data: Annotated[str, typer.Option(help="The data's .npz file, as seen from the device's edge.toml.")] = "data.npz",
+    x: Annotated[str, typer.Option(help="Name of the array of samples.")] = "x",
+    y: Annotated[str, typer.Option(help="Name of the array of targets.")] = "y",
+    scale: Annotated[float, typer.Option(help="Factor for the samples.")] = 1.0,
+    shape: Shape = None,
+    broker: Annotated[str | None, typer.Option(help="mqtt://host:port as seen from the device.")] = None,
+) -> None:
+    """Add a device: writes what to copy to it (edge.toml and keys) and lists it in the roster.
+
+    Example: `fleetgrad device add dev-01 --dir digits --data digits-01.npz --scale 0.0625 --shape 1,8,8`
+    """
+    from fleetgrad.broker import founding
+
+    folder = founding.add_device(
+        directory, name, data=data, x=x, y=y, scale=scale, shape=parse_shape(shape), broker=broker
+    )
+    out.print(
+        f"{folder}: copy this folder to the device, put its data beside it as {data}, and run there\n"
+        f"  fleetgrad-edge run --config {name}/edge.toml",
+        highlight=False,
+    )
+
+
+@devices.command("list")
+def device_list(
+    directory: Annotated[Path, typer.Option("--dir", help="The federation's directory.")] = Path(),
+    format: Format = "table",  # noqa: A002
+) -> None:
+    """List the devices of a federation's roster."""
+    from fleetgrad.broker import settings
+    from fleetgrad.broker.roster import Roster
+
+    settings.load(directory)
+    roster = Roster(directory)
+    rows = [(n, k.kid if (k := roster.key(n)) else "unreadable key") for n in roster.names()]
+    if format == "json":
+        sys.stdout.write(json.dumps([{"device": n, "key": k} for n, k in rows]) + "\n")
+        return
+    table = Table("device", "key")
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+
+
+@app.command()
+def status(
+    directory: Directory,
+    format: Format = "table",  # noqa: A002
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the broker.")] = 2.0,
+) -> None:
+    """Show a federation: what is published, and what its topics say now."""
+    from fleetgrad.broker import settings, watching
+    from fleetgrad.broker.monitor import ROUNDS, read_rounds
+    from fleetgrad.broker.roster import Roster
+
+    config = settings.load(directory)
+    rows = read_rounds(directory / ROUNDS)
+    live, problem = watching.View(), ""
+    try:
+        with watching.Watch(address.parse(config.broker.url), config.name) as watch:
+            live = watch.view
+            watch.until(lambda v: v.aggregator is not None, timeout)
+            while watch.step(0.2) is not None:
+                continue
+    except watching.WatchError as e:
+        problem = str(e)
+    if format == "json":
+        found = {
+            "federation": config.name, "roster": Roster(directory).names(), "rounds": rows, "aggregator": live.aggregator,
+            "devices": live.devices, "problem": problem,
+        }  # fmt: skip
+        sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+        return
+    last = rows[-1] if rows else None
+    out.print(
+        f"{config.name}: {len(rows)} of {config.round.rounds} rounds published, {Roster(directory).size()} devices"
+    )
+    if last:
+        accuracy = "" if last.accuracy is None else f", accuracy {last.accuracy:.2%}"
+        out.print(f"last: round {last.round}, version {last.version}, {last.members} members{accuracy}")
+    out.print(problem or watching.headline(live))
+    if live.devices:
+        out.print(watching.devices_table(live))
+
+
+@app.command()
+def watch(
+    directory: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="A federation's directory.")] = None,
+    broker: Annotated[str | None, typer.Option(help="Instead of DIR: mqtt://host:port")] = None,
+    federation: Annotated[str | None, typer.Option(help="Instead of DIR: the federation's name.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Print what is retained, and end.")] = False,
+    insecure: Insecure = False,
+    timeout: Annotated[float, typer.Option(help="With --once: seconds to wait.")] = 5.0,
+) -> None:
+    """Follow a fleet in the terminal, by its MQTT topics alone.
+
+    Example: `fleetgrad watch digits`, or `fleetgrad watch --broker mqtt://127.0.0.1:1883 --federation digits`
+    """
+    from fleetgrad.broker import settings, watching
+
+    if directory is not None:
+        config = settings.load(directory)
+        broker, federation = broker or config.broker.url, federation or config.name
+    if broker is None or federation is None:
+        raise typer.BadParameter("give a federation's DIR, or --broker and --federation")
+    where = address.parse(broker)
+    address.check_plain(where, insecure)
+    with watching.Watch(where, federation) as follow:
+        if once:
+            follow.until(lambda v: v.aggregator is not None, timeout)
+            while follow.step(0.3) is not None:
+                continue
+            out.print(watching.headline(follow.view), watching.devices_table(follow.view))
+            return
+        _follow(follow)
+
+
+def _follow(follow: Any) -> None:
+    from fleetgrad.broker import watching
+    from fleetgrad.wire import mqtt
+
+    if out.is_terminal:
+        with Live(console=out, refresh_per_second=4) as live:
+            while True:
+                event = follow.step(1.0)
+                note = f"[red]{event.reason}[/]" if isinstance(event, mqtt.Down) else ""
+                live.update(Group(watching.headline(follow.view), watching.devices_table(follow.view), note))
+    while True:
+        event = follow.step(1.0)
+        if isinstance(event, mqtt.Message):
+            out.print(
+                f"{time.strftime('%H:%M:%S')} {event.topic} {event.payload.decode(errors='replace')}", soft_wrap=True
+            )
+        elif isinstance(event, mqtt.Down):
+            err.print(f"{event.reason}; next try in {event.retry_in:.1f} s")
+
+
+@app.command()
+def demo(
+    number: Annotated[int, typer.Option("--devices", min=1, max=500, help="Edge daemons, a process each.")] = 8,
+    rounds: Annotated[int, typer.Option(min=1)] = 15,
+    alpha: Annotated[float, typer.Option(help="Dirichlet skew of the labels: 0.1 strong, inf none.")] = 0.5,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split and of the first model.")] = 0,
+    codec: Annotated[CodecName, typer.Option(help="How updates travel.")] = "blk8",
+    gradients: Annotated[Gradients, typer.Option(help="Arithmetic of weight gradients.")] = "int8",
+    broker: Annotated[str, typer.Option(help="auto, embedded, mosquitto, or mqtt://host:port")] = "auto",
+    insecure: Insecure = False,
+    model: Annotated[Path | None, typer.Option(help="Your own ONNX model.")] = None,
+    loss: Annotated[LossName, typer.Option()] = "cross-entropy",
+    data: Annotated[Path | None, typer.Option(help="Your own arrays, an .npz file.")] = None,
+    x: Annotated[str, typer.Option(help="Name of the array of samples.")] = "x",
+    y: Annotated[str, typer.Option(help="Name of the array of targets.")] = "y",
+    scale: Annotated[float | None, typer.Option(help="Factor for the samples.")] = None,
+    shape: Shape = None,
+    local_epochs: Annotated[int, typer.Option(min=1)] = 4,
+    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    learning_rate: Annotated[float, typer.Option()] = 0.05,
+    momentum: Annotated[float, typer.Option(min=0, max=0.999)] = 0.9,
+    name: Annotated[str | None, typer.Option(help="Folder under runs/; default: date and time.")] = None,
+    runs: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
+) -> None:
+    """Run a whole federation on this machine: a broker, an aggregator and N edge daemons train a CNN on real digits.
+
+    Your own: `fleetgrad demo --model model.onnx --data mine.npz --x images --y labels --scale 0.00392 --shape 1,28,28`
+    """
+    from fleetgrad.broker import demo as demonstration
+    from fleetgrad.broker.settings import Training
+    from fleetgrad.hardware.fleet import FleetError
+
+    if data is not None and model is None:
+        raise typer.BadParameter("--data needs --model: the demo's own model takes 8x8 digits")
+    chosen = demonstration.Options(
+        directory=runs / (name or time.strftime("demo-%Y%m%d-%H%M%S")),
+        devices=number, rounds=rounds, alpha=alpha, seed=seed, codec=codec, gradients=gradients, loss=loss,
+        broker=broker, insecure=insecure, model=model, data=data, x=x, y=y, scale=scale, shape=parse_shape(shape),
+        training=Training(
+            local_epochs=local_epochs, batch_size=batch_size, learning_rate=learning_rate, momentum=momentum
+        ),
+    )  # fmt: skip
+    try:
+        demonstration.run(chosen, out)
+    except FleetError as e:
+        err.print(f"fleetgrad: {e}", markup=False, style="red", soft_wrap=True)
+        raise typer.Exit(EXIT_FAILED) from e
+
+
+def main() -> None:
+    """The console script; foreseeable faults become one line and an exit code."""
+    sys.exit(run_app(app, "fleetgrad", err))

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import click
 import msgspec
 import numpy as np
 import typer
@@ -20,6 +19,7 @@ from fleetgrad.edge.autodiff.survey import survey
 from fleetgrad.edge.data import npz, split
 from fleetgrad.edge.training import trainer as training
 from fleetgrad.edge.training.plan_dir import open_plan
+from fleetgrad.wire.command_line import EXIT_FAILED, parse_shape, run_app
 from fleetgrad.wire.plan import Gradients, LossName, Optimizer
 
 app = typer.Typer(
@@ -102,19 +102,6 @@ def check(
         raise typer.Exit(1)
 
 
-def parse_shape(text: str | None) -> tuple[int, ...] | None:
-    """'1,28,28' as (1, 28, 28)."""
-    if text is None:
-        return None
-    try:
-        shape = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        shape = ()
-    if not shape or min(shape) < 1:
-        raise click.BadParameter(f"--shape {text!r}: expected positive numbers with commas, as 1,28,28")
-    return shape
-
-
 @app.command()
 def train(
     plan: Annotated[Path, typer.Argument(help="A plan's folder, made by `compile`.")],
@@ -194,23 +181,5 @@ def train(
 
 
 def run_command() -> int:
-    """Runs the command line; foreseeable faults become one line and an exit code."""
-    try:
-        code = app(standalone_mode=False)
-    except click.exceptions.Abort:
-        return 130
-    except click.ClickException as e:
-        e.show()
-        return 2
-    except training.TrainingError as e:
-        return _fail(e, 1)
-    except ValueError as e:
-        return _fail(e, 2)
-    except OSError as e:
-        return _fail(e, 1)
-    return int(code or 0)
-
-
-def _fail(error: Exception, code: int) -> int:
-    err.print(f"fleetgrad-edge: {error}", markup=False, style="red", soft_wrap=True)
-    return code
+    """Runs the command line; the exit code."""
+    return run_app(app, "fleetgrad-edge", err, {training.TrainingError: EXIT_FAILED})

@@ -62,7 +62,7 @@ class Fleet:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                preexec_fn=_die_with_parent,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509  (one system call, before any thread of ours)
                 start_new_session=True,
             )
         self._running[name] = child

@@ -56,6 +56,8 @@ class CheckedJournal:
         for row in rows:
             self.memory.apply(row)
             self.owner.note(f"commits {str(row)[:120]}")
+            if isinstance(row, Attempt) and row.state == "committing":
+                self.owner.provoke(0.5, 16)
         self.owner.crash_point("after commit")
 
     def _check(self, row: Row, rows: list[Row]) -> None:

@@ -141,6 +141,11 @@ class Process:
                 self.fuse = None
                 raise Crashed(act)
 
+    def provoke(self, chance: float, within: int) -> None:
+        """Makes a crash likely here, where there is something to break."""
+        if self.world.storm and self.fuse is None and self.random.random() < chance:
+            self.fuse = self.random.randrange(within)
+
     def die(self, reason: str, *, power_cut: bool | None = None) -> None:
         """The end of this life; the next begins after a while."""
         if power_cut is None:

@@ -1,0 +1,296 @@
+"""`fleetgrad demo`: a whole federation on this machine, as real processes: a broker, an aggregator, N edge daemons.
+
+Everything lands in runs/NAME/: the federation's directory, logs/, model.onnx, rounds.jsonl, report.html.
+"""
+
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from fleetgrad.broker import founding, report, watching
+from fleetgrad.broker.monitor import MODEL, ROUNDS, read_rounds
+from fleetgrad.broker.settings import Broker, Codec, Data, Round, Settings, Training
+from fleetgrad.edge.autodiff import zoo
+from fleetgrad.edge.data import npz, split
+from fleetgrad.edge.data.dataset import fit
+from fleetgrad.hardware.fleet import Fleet, FleetError, find_mosquitto, free_port
+from fleetgrad.wire import address, mqtt
+from fleetgrad.wire.messages import CodecName, Metrics
+from fleetgrad.wire.plan import Gradients, LossName, Manifest
+
+HELD_OUT = 0.2
+IDLE_SECONDS, LAST_SECONDS = 300.0, 3.0
+FEDERATION = "federation"
+
+Held = tuple[NDArray[np.generic], NDArray[np.generic]]  # samples and targets that no device has
+
+
+class DemoError(ValueError):
+    """A demo that can't start with these options; the message says which one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line of the demo; see `fleetgrad demo --help`."""
+
+    directory: Path
+    devices: int = 8
+    rounds: int = 15
+    alpha: float = 0.5
+    seed: int = 0
+    codec: CodecName = "blk8"
+    gradients: Gradients = "int8"
+    loss: LossName = "cross-entropy"
+    broker: str = "auto"
+    insecure: bool = False
+    model: Path | None = None
+    data: Path | None = None
+    x: str = "x"
+    y: str = "y"
+    scale: float | None = None
+    shape: tuple[int, ...] | None = None
+    training: Training = field(default_factory=Training)
+
+
+def run(options: Options, console: Console) -> None:
+    """Runs the demo; raises ValueError or FleetError with the reason when it can't."""
+    where, plain = _broker(options)
+    root = options.directory
+    if root.exists() and any(root.iterdir()):
+        raise DemoError(f"{root} exists: give the run another --name")
+    root.mkdir(parents=True, exist_ok=True)
+    fleet = Fleet(root / "logs")
+    try:
+        manifest, x, y = _set_up(options, where)
+        console.print(
+            f"{options.devices} devices train {manifest.model!r}, {manifest.travels:,} parameters with padding; "
+            f"broker {plain} on {where}; logs in {root / 'logs'}"
+        )
+        began = time.monotonic()
+        view = _serve(options, where, plain, fleet, console)
+        seconds = time.monotonic() - began
+    finally:
+        fleet.stop()
+    _finish(options, manifest, view, seconds, (x, y), console)
+
+
+def _broker(options: Options) -> tuple[address.Address, str]:
+    """Where the broker is or will be, and what it is."""
+    if options.broker.startswith("mqtt:") or "://" in options.broker:
+        where = address.parse(options.broker)
+        address.check_plain(where, options.insecure)
+        return where, "external"
+    if options.broker not in ("auto", "embedded", "mosquitto"):
+        raise DemoError(f"--broker {options.broker!r}: expected embedded, mosquitto or mqtt://host:port")
+    kind = options.broker
+    if kind == "auto":
+        kind = "mosquitto" if find_mosquitto() else "embedded"
+    if kind == "mosquitto" and not find_mosquitto():
+        raise DemoError("--broker mosquitto: mosquitto isn't installed; --broker embedded needs nothing")
+    return address.Address("127.0.0.1", free_port()), kind
+
+
+def _set_up(options: Options, where: address.Address) -> tuple[Manifest, NDArray[np.generic], NDArray[np.generic]]:
+    """Makes the federation, splits the data over its devices; returns what was held out."""
+    root = options.directory
+    data = _evaluation_data(options)
+    model = options.model
+    if model is None:
+        model = root / "digits-cnn.onnx"
+        onnx.save(zoo.digits_cnn(options.seed), str(model))
+    settings = Settings(
+        name="demo",
+        loss=options.loss,
+        gradients=options.gradients,
+        broker=Broker(url=str(where), insecure=options.insecure),
+        training=options.training,
+        codec=Codec(name=options.codec),
+        round=Round(rounds=options.rounds),
+        data=data,
+    )
+    federation = root / FEDERATION
+    manifest = founding.create(federation, model, settings)
+    if options.data is None:
+        x, y = _digits()
+        held_x: NDArray[np.generic] | None = None
+        held_y: NDArray[np.generic] | None = None
+    else:
+        x, y = npz.read_arrays(options.data, options.x, options.y)
+        held_x, held_y = _test_arrays(options)
+    fit(str(options.data or "digits"), x, y, manifest, scale=data.scale, shape=data.shape)
+    labels = y if options.loss == "cross-entropy" and y.ndim == 1 else np.zeros(len(y), np.int64)
+    kept = np.arange(len(y))
+    if held_x is None or held_y is None:
+        kept, held = split.held_out(labels, HELD_OUT, options.seed)
+        held_x, held_y = x[held], y[held]
+    parts = split.dirichlet(labels[kept], options.devices, options.alpha, options.seed)
+    np.savez(federation / data.path, x=held_x, y=held_y)
+    width = len(str(options.devices))
+    for number, part in enumerate(parts, 1):
+        folder = founding.add_device(federation, f"dev-{number:0{width}}", scale=data.scale, shape=data.shape)
+        np.savez(folder / "data.npz", x=x[kept[part]], y=y[kept[part]])
+    return manifest, held_x, held_y
+
+
+def _evaluation_data(options: Options) -> Data:
+    """How samples are to be read; the digits are 8 x 8 pixels of 0 to 16."""
+    if options.data is None:
+        return Data(path="eval.npz", scale=options.scale or 1 / 16, shape=(1, 8, 8))
+    return Data(path="eval.npz", scale=options.scale or 1.0, shape=options.shape)
+
+
+def _test_arrays(options: Options) -> tuple[NDArray[np.generic] | None, NDArray[np.generic] | None]:
+    """x_test and y_test of the data file where it has x_train and y_train, else nothing."""
+    if options.data is None or not (options.x.endswith("train") and options.y.endswith("train")):
+        return None, None
+    names = options.x.removesuffix("train") + "test", options.y.removesuffix("train") + "test"
+    try:
+        return npz.read_arrays(options.data, *names)
+    except ValueError:
+        return None, None
+
+
+def _digits() -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as e:
+        raise DemoError(f"the demo's own data needs the extra 'demo': pip install 'fleetgrad[demo]' ({e})") from e
+    found = load_digits()
+    return found.images.astype(np.uint8), found.target.astype(np.uint8)
+
+
+def _serve(options: Options, where: address.Address, kind: str, fleet: Fleet, console: Console) -> watching.View:
+    """Starts every process and follows them to the end."""
+    federation = options.directory / FEDERATION
+    if kind == "mosquitto":
+        fleet.broker(where.port)
+    elif kind == "embedded":
+        fleet.embedded_broker(where.port)
+    flags = ["--insecure"] if options.insecure else []
+    names = sorted(p.name for p in (federation / founding.DEVICES).iterdir())
+    fleet.aggregator(federation, "--exit-when-done", *flags)
+    for name in names:
+        fleet.edge(name, federation / founding.DEVICES / name / "edge.toml", *flags)
+    bar = Progress(
+        TextColumn("rounds"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[last]}"),
+        console=console,
+    )  # fmt: skip
+    task = bar.add_task("rounds", total=options.rounds, last="")
+    live = Live(console=console, refresh_per_second=8, transient=True) if console.is_terminal else None
+    with watching.Watch(where, "demo") as watch:
+        if live:
+            live.start()
+        try:
+            _follow(options, watch, fleet, console, live, bar, task, names)
+        finally:
+            if live:
+                live.stop()
+        return watch.view
+
+
+def _follow(
+    options: Options,
+    watch: watching.Watch,
+    fleet: Fleet,
+    console: Console,
+    live: Live | None,
+    bar: Progress,
+    task: TaskID,
+    names: list[str],
+) -> None:
+    shown: set[int] = set()
+    heard = time.monotonic()
+    while True:
+        event = watch.step(0.25)
+        now = time.monotonic()
+        view: watching.View = watch.view
+        if isinstance(event, mqtt.Message):
+            heard = now
+        for number in sorted(set(view.metrics) - shown):
+            shown.add(number)
+            last = _line(view.metrics[number])
+            bar.update(task, completed=number, last=last)
+            if not live:
+                console.print(f"round {number:3d}/{options.rounds}  {last}", highlight=False)
+        if live:
+            live.update(Group(bar, watching.headline(view), watching.devices_table(view)))
+        fleet.check("aggregator")
+        if now - heard > IDLE_SECONDS:
+            raise FleetError(
+                f"nothing has happened for {IDLE_SECONDS:.0f} s; the aggregator said:\n{fleet.tail('aggregator')}"
+            )
+        done = {n for n, d in view.devices.items() if d.updates >= options.rounds}
+        if options.rounds in view.metrics and (done >= set(names) or now - heard > LAST_SECONDS):
+            return
+
+
+def _line(row: Metrics) -> str:
+    accuracy = "" if row.accuracy is None else f"accuracy {row.accuracy:6.2%}  "
+    loss = "" if row.loss is None else f"loss {row.loss:.4f}  "
+    took = "" if row.seconds is None else f"  {row.seconds:.2f} s"
+    return f"{accuracy}{loss}up {watching.size(row.bytes_up)}{took}"
+
+
+def _finish(
+    options: Options, manifest: Manifest, view: watching.View, seconds: float, held: Held, console: Console
+) -> None:
+    """Tables, report, and the model proven by a bare onnxruntime session."""
+    root = options.directory
+    federation = root / FEDERATION
+    rows = read_rounds(federation / ROUNDS)
+    shutil.copyfile(federation / ROUNDS, root / ROUNDS)
+    shutil.copyfile(federation / MODEL, root / MODEL)
+    table = Table("round", "accuracy", "loss", "up", "down", "seconds", title="rounds", title_justify="left")
+    for r in rows:
+        table.add_row(
+            str(r.round), "" if r.accuracy is None else f"{r.accuracy:.2%}", "" if r.loss is None else f"{r.loss:.4f}",
+            watching.size(r.bytes_up), watching.size(r.bytes_down), "" if r.seconds is None else f"{r.seconds:.2f}",
+        )  # fmt: skip
+    devices = Table("device", "samples", "updates", "bytes up", "bytes down", title="devices", title_justify="left")
+    for name, d in sorted(view.devices.items()):
+        devices.add_row(name, str(d.samples), str(d.updates), f"{d.bytes_up:,}", f"{d.bytes_down:,}")
+    console.print(table, devices)
+    fp32 = 4 * sum(t.size for t in manifest.tensors if t.role in ("trainable", "statistic"))
+    sent = sum(r.bytes_up for r in rows)
+    plain = sum(r.members for r in rows) * fp32
+    console.print(f"updates: {sent:,} bytes, {plain / sent:.2f} times fewer than fp32 ({plain:,})", highlight=False)
+    report.write(
+        root / "report.html",
+        f"fleetgrad: {manifest.model}",
+        {
+            "devices": options.devices, "rounds": options.rounds, "Dirichlet alpha": options.alpha, "seed": options.seed,
+            "codec": options.codec, "gradients": options.gradients, "local epochs": options.training.local_epochs,
+            "batch size": options.training.batch_size, "learning rate": options.training.learning_rate,
+            "momentum": options.training.momentum, "seconds": f"{seconds:.1f}",
+            "updates against fp32": f"{plain / sent:.2f} times fewer bytes",
+        },
+        rows, [view.devices[n] for n in sorted(view.devices)], fp32 * options.devices,
+    )  # fmt: skip
+    told = _bare_accuracy(root / MODEL, _evaluation_data(options), manifest, held)
+    console.print(f"{root / MODEL}, run by a bare onnxruntime.InferenceSession: {told}", highlight=False)
+    console.print(f"{len(rows)} rounds in {seconds:.1f} s; {root / 'report.html'} has the curves", highlight=False)
+
+
+def _bare_accuracy(model: Path, data: Data, manifest: Manifest, held: Held) -> str:
+    """Held-out accuracy (or mean squared error) of an ONNX file, with nothing of ours between."""
+    fitted = fit("held-out data", *held, manifest, scale=data.scale, shape=data.shape)
+    x, y = fitted.batch(np.arange(len(fitted)))
+    session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    feed = session.get_inputs()[0]
+    size = feed.shape[0] if isinstance(feed.shape[0], int) else len(x)
+    parts = [session.run(None, {feed.name: x[i : i + size]})[0] for i in range(0, len(x) - len(x) % size, size)]
+    output = np.concatenate(parts)
+    target = y[: len(output)]
+    if manifest.loss == "cross-entropy":
+        return f"held-out accuracy {(output.argmax(1) == target).mean():.2%} on {len(target)} samples"
+    return f"held-out mean squared error {((output - target) ** 2).mean():.6f} on {len(target)} samples"

@@ -1,0 +1,122 @@
+"""Follows a federation's MQTT topics and keeps what they last said: the one source of `watch`, `status` and the demo."""
+
+import queue
+import random
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from rich.table import Table
+
+from fleetgrad.wire import mqtt
+from fleetgrad.wire.address import Address
+from fleetgrad.wire.messages import AggregatorStatus, DeviceStatus, Metrics
+from fleetgrad.wire.topics import Topics
+
+STATE_STYLES = {"training": "cyan", "uploading": "magenta", "offline": "red", "refused": "red", "fetching": "yellow"}
+
+
+class WatchError(ConnectionError):
+    """No broker, or nobody there who says anything."""
+
+
+@dataclass(slots=True)
+class View:
+    """What the topics last said."""
+
+    aggregator: AggregatorStatus | None = None
+    devices: dict[str, DeviceStatus] = field(default_factory=dict)
+    metrics: dict[int, Metrics] = field(default_factory=dict)
+
+    def take(self, topics: Topics, topic: str, payload: bytes) -> bool:
+        """Takes one message; whether it was one of ours."""
+        kind, last = topics.parts(topic)
+        try:
+            if kind == "st":
+                self.devices[last] = msgspec.json.decode(payload, type=DeviceStatus)
+            elif topic == topics.aggregator:
+                self.aggregator = msgspec.json.decode(payload, type=AggregatorStatus)
+            elif topic == topics.metrics:
+                row = msgspec.json.decode(payload, type=Metrics)
+                self.metrics[row.round] = row
+            else:
+                return False
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return False
+        return True
+
+
+class Watch:
+    """A connection that only listens."""
+
+    def __init__(self, address: Address, federation: str) -> None:
+        self.topics, self.view = Topics(federation), View()
+        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._address = address
+        name = f"watch-{secrets.token_hex(6)}"
+        self._session = mqtt.Session(address, name, inbox=self._inbox, will=None, random=random.Random(name))
+
+    def __enter__(self) -> "Watch":
+        self._session.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._session.stop()
+
+    def step(self, seconds: float) -> mqtt.Event | None:
+        """Waits up to `seconds` for one event and takes it into the view; None if nothing came."""
+        try:
+            event: mqtt.Event = self._inbox.get(timeout=max(0.0, seconds))
+        except queue.Empty:
+            return None
+        if isinstance(event, mqtt.Up):
+            self._session.subscribe([self.topics.every("status"), self.topics.aggregator, self.topics.metrics])
+        elif isinstance(event, mqtt.Message):
+            self.view.take(self.topics, event.topic, event.payload)
+        return event
+
+    def until(self, done: Callable[[View], bool], seconds: float) -> None:
+        """Follows until `done`; raises WatchError after `seconds`, with the connection's last word."""
+        end, reason = time.monotonic() + seconds, "nothing was heard of the federation"
+        while not done(self.view):
+            if (left := end - time.monotonic()) <= 0:
+                raise WatchError(f"{self._address}: {reason} within {seconds:g} s")
+            event = self.step(left)
+            if isinstance(event, mqtt.Down):
+                reason = event.reason
+
+
+def devices_table(view: View) -> Table:
+    """A line per device."""
+    table = Table("device", "state", "round", "loss", "samples", "sent", "received", "updates", "reason", box=None)
+    for name, d in sorted(view.devices.items()):
+        state = f"[{STATE_STYLES[d.state]}]{d.state}[/]" if d.state in STATE_STYLES else d.state
+        table.add_row(
+            name, state, str(d.round or ""), "" if d.loss is None else f"{d.loss:.4f}", str(d.samples),
+            size(d.bytes_up), size(d.bytes_down), str(d.updates), d.reason,
+        )  # fmt: skip
+    return table
+
+
+def headline(view: View) -> str:
+    """The aggregator in one line."""
+    a = view.aggregator
+    if a is None:
+        return "aggregator: not heard of yet"
+    where = f"round {a.round} of {a.rounds}, attempt {a.attempt}: " if a.round else ""
+    return (
+        f"{a.federation}: {where}{a.state}, {a.received} of {a.goal} updates, version {a.version}, {a.members} devices"
+    )
+
+
+def size(count: int) -> str:
+    """Bytes for people: 1.2 MB."""
+    value, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
