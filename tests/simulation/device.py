@@ -40,6 +40,7 @@ class Device(Process):
         self.device = f"dev-{index}"
         super().__init__(world, f"clone of {self.device}" if clone else self.device, self.device)
         self.samples = world.scenario.samples[index] + (1000 if clone else 0)
+        self.mad = index == world.scenario.mad and not clone
         self.slow = 50.0 if index == world.scenario.straggler and not clone else 1.0
         self.clone = clone
         self.owed: Owed | None = None
@@ -71,6 +72,8 @@ class Device(Process):
         self.note(f"< {topic} {hashlib.sha256(payload).hexdigest()[:8]}")
         before = self.owed
         ends = before is not None and self._ends(before, topic, payload)
+        if ends:
+            self.provoke(0.2, 12)
         life = self.life
         self.feed(events.Message(topic, payload))
         if ends and self.machine is None and life == self.life:
@@ -139,7 +142,10 @@ class Device(Process):
 
     def _trainer_done(self, job: events.Train, params: bytes) -> None:
         world = self.world
-        payload, steps, loss = train(params, self.device, self.samples, job.policy, job.seed, job.codec_seed)
+        payload, steps, loss = train(
+            params, self.device, self.samples, job.policy, job.seed, job.codec_seed, mad=self.mad
+        )
+        self.provoke(0.1, 16)
         world.payloads[hashlib.sha256(payload).hexdigest()] = payload
         done: list[events.Event] = []
 

@@ -8,6 +8,7 @@ loses them. A second client with the same id takes the first one's session over,
 """
 
 import random
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,6 +23,7 @@ class Weather:
     drop: float = 0.0
     repeat: float = 0.0
     flip: float = 0.0
+    replay: float = 0.0
     median: float = 0.01
     sigma: float = 0.3
     longest: float = 120.0
@@ -52,6 +54,7 @@ class Network:
         self.clients: list[Client] = []
         self.retained: dict[str, bytes] = {}
         self.up = True
+        self.past: deque[tuple[str, bytes]] = deque(maxlen=500)
         self.delivered = 0
         self.bytes = 0
 
@@ -157,6 +160,14 @@ class Network:
         client.filters.difference_update(filters)
 
     def _route(self, topic: str, payload: bytes, *, retain: bool) -> None:
+        if self.past and self.random.random() < self.weather.replay:
+            # Whoever runs the broker can say again what was said before.
+            self.note("network replays an old message")
+            old, said = self.past[self.random.randrange(len(self.past))]
+            for client in self.clients:
+                if client.connected and any(matches(f, old) for f in client.filters):
+                    self._deliver(client, old, said)
+        self.past.append((topic, payload))
         if retain and payload:
             self.retained[topic] = payload
         elif retain:

@@ -52,6 +52,7 @@ class Scenario:
     samples: tuple[int, ...]
     train_seconds: float
     straggler: int | None
+    mad: int | None
     weather: Weather
     faults: Faults
     storm_ends: float
@@ -59,7 +60,7 @@ class Scenario:
 
     def calm(self) -> "Scenario":
         """The same federation on a fine day."""
-        return replace(self, weather=Weather(), faults=Faults(), storm_ends=0.0, clone=False, straggler=None)
+        return replace(self, weather=Weather(), faults=Faults(), storm_ends=0.0, clone=False, straggler=None, mad=None)
 
 
 def draw(seed: int) -> Scenario:
@@ -82,14 +83,16 @@ def draw(seed: int) -> Scenario:
         goal=devices if patient else r.randint(devices // 2, devices - 1),
         minimum=1.0 if patient else r.choice([0.5, 0.8]),
         over_selection=1.0 if patient else 1.3,
-        deadline=FOREVER if patient else r.uniform(20, 90),
+        deadline=FOREVER if patient else r.uniform(15, 60),
         samples=tuple(r.randint(10, 400) for _ in range(devices)),
         train_seconds=r.uniform(0.5, 6),
-        straggler=r.randrange(devices) if r.random() < 0.4 else None,
+        straggler=r.randrange(devices) if r.random() < (0.3 if patient else 0.7) else None,
+        mad=r.randrange(devices) if not patient and r.random() < 0.6 else None,
         weather=Weather(
             drop=r.uniform(0, 0.3),
             repeat=r.uniform(0, 0.1),
             flip=r.choice([0.0, 0.01]),
+            replay=r.choice([0.0, 0.01, 0.05]),
             median=r.choice([0.01, 0.1, 0.5]),
             sigma=r.choice([0.3, 1.0, 2.0]),
         ),
@@ -103,5 +106,5 @@ def draw(seed: int) -> Scenario:
             trainer_deaths=1 / r.uniform(80, 400),
         ),
         storm_ends=storm,
-        clone=not patient and r.random() < 0.5,
+        clone=not patient and r.random() < 0.7,
     )

@@ -19,14 +19,19 @@ from fleetgrad.wire.messages import Policy
 
 
 def train(
-    params: bytes, device: str, samples: int, policy: Policy, seed: int, codec_seed: int
+    params: bytes, device: str, samples: int, policy: Policy, seed: int, codec_seed: int, *, mad: bool = False
 ) -> tuple[bytes, int, float]:
-    """Payload, steps and loss of one device's update: the same for the same arguments, another for any other."""
+    """Payload, steps and loss of one device's update: the same for the same arguments, another for any other.
+
+    A mad device's update is well-formed and signed, but has a value beyond the fixed-point range.
+    """
     old = np.frombuffer(params, "<f4")
     drawn = np.random.default_rng(
         [seed, int.from_bytes(hashlib.sha256(device.encode() + params).digest()[:8], "little")]
     )
     delta = (0.05 * drawn.standard_normal(old.size) - 0.1 * old).astype(np.float32)
+    if mad:
+        delta[old.size // 2] = 100.0
     steps = -(-samples // policy.batch_size) * policy.local_epochs
     loss = float(drawn.random())
     rounding = codec_seed if policy.rounding == "stochastic" else None
