@@ -141,20 +141,21 @@ class Participant:
                     effects += self._on_tick(now)
         except DiskError as e:
             # Nothing was promised yet: what the disk refused is asked for again by whoever wants it.
-            self._birth_at = now + DISK_RETRY_SECONDS
+            # It isn't tried again at once: whatever is due waits for the disk.
+            self._birth_at = self._disk_retry_at = now + DISK_RETRY_SECONDS
             effects.append(Log("disk_failed", {"reason": str(e)}))
             self._reason = str(e)[:500]
         return effects + self._status()
 
     def wake_at(self) -> float | None:
         """When to be called with Tick, or None."""
+        if self._disk_retry_at is not None:
+            return self._disk_retry_at
         times = [self._birth_at]
         if self._connected:
             times.append(self._inbox.retry_at)
             times.append(self._upload.wake_at() if self._upload else None)
             times.append(self._refresh_at if self.state in ("idle", "fetching") else None)
-        if self._unstored:
-            times.append(self._disk_retry_at)
         if self._job:
             times.append(self._job.began + self._job.select.deadline)
         return min((t for t in times if t is not None), default=None)
@@ -283,6 +284,7 @@ class Participant:
             self._drop_upload()
         self._memory.round, self._memory.attempt, self._memory.ended = *asked, False
         self._save()
+        outbox.sweep(self._files)
         self._job, self._unstored = Job(select, now), None
         self._reason, self._steps, self._loss = "", 0, None
         name, device = self._id.federation, self._id.device
@@ -310,7 +312,7 @@ class Participant:
             payload=done.payload, size=done.size, sha256=done.sha256, weight=done.weight, steps=done.steps,
             loss=done.loss,
         )  # fmt: skip
-        self._unstored, self._disk_retry_at = done, now + DISK_RETRY_SECONDS
+        self._unstored = done
         outbox.store(self._files, record)
         self._unstored = None
         self._job, self._steps, self._loss = None, done.steps, done.loss
@@ -326,10 +328,13 @@ class Participant:
 
     def _on_tick(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
+        if self._disk_retry_at is not None and now < self._disk_retry_at:
+            return effects
+        self._disk_retry_at = None
         if self._job and now >= self._job.began + self._job.select.deadline:
             self._reason = f"not done within {self._job.select.deadline:g} s"
             effects += [*self._end(), Log("deadline_passed", {"round": self._memory.round}), *self._birth()]
-        if self._unstored and self._disk_retry_at is not None and now >= self._disk_retry_at:
+        if self._unstored:
             effects += self._on_trained(self._unstored, now)
         if self._connected and self.state in ("idle", "fetching") and now >= self._refresh_at:
             self._silence = min(MOST_REFRESH_SECONDS, self._silence * 2)

@@ -75,6 +75,12 @@ def discard(files: Files, record: Record) -> None:
     files.unlink(record.payload)
 
 
+def sweep(files: Files) -> None:
+    """Removes payloads that crashes have left without a record; there is no stored update when this is called."""
+    for name in files.names(FOLDER):
+        files.unlink(f"{FOLDER}/{name}")
+
+
 @dataclass(slots=True)
 class Upload:
     """Sends one stored update."""
