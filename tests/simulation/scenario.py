@@ -80,7 +80,7 @@ def draw(seed: int) -> Scenario:
         codec=codec_name,
         rounding=rounding,
         patient=patient,
-        goal=devices if patient else r.randint(devices // 2, devices - 1),
+        goal=devices if patient else r.randint(2, devices - 3),
         minimum=1.0 if patient else r.choice([0.5, 0.8]),
         over_selection=1.0 if patient else 1.3,
         deadline=FOREVER if patient else r.uniform(15, 60),
