@@ -1,0 +1,87 @@
+"""The simulation notices: each fault planted here is one that its invariants exist for."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fleetgrad.broker import rounds
+from fleetgrad.broker.merge import merge
+from fleetgrad.edge import participant
+from fleetgrad.edge.events import Disconnected
+from fleetgrad.edge.link import outbox
+from fleetgrad.wire.files import TEMPORARY, Files
+from tests.simulation.process import Violation
+from tests.simulation.scenario import draw
+from tests.simulation.world import World
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+def put_without_sync(files: Files, name: str, data: bytes) -> None:
+    files.write(name + TEMPORARY, data)
+    files.rename(name + TEMPORARY, name)
+
+
+def unsynced_spool(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(outbox, "put", put_without_sync)
+
+
+def unsynced_intake(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(rounds, "put", put_without_sync)
+
+
+def forgetful_device(patch: pytest.MonkeyPatch) -> None:
+    """Gives its update up with the connection."""
+    whole = participant.Participant.handle
+
+    def handle(self: Any, event: Any, now: float) -> Any:
+        if isinstance(event, Disconnected):
+            self._drop_upload()
+        return whole(self, event, now)
+
+    patch.setattr(participant.Participant, "handle", handle)
+
+
+def lossy_merge(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(rounds, "merge", lambda old, payloads, codec: merge(old, list(payloads)[1:], codec))
+
+
+def mute_device(patch: pytest.MonkeyPatch) -> None:
+    """Reports once, and trusts the network with it."""
+    patch.setattr(participant, "REFRESH_SECONDS", 1e9)
+
+
+def impatient_upload(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(outbox.Upload, "wake_at", lambda self: self.start_at)
+
+
+def amnesic_attempts(patch: pytest.MonkeyPatch) -> None:
+    """Begins each boot with a new attempt."""
+    whole = rounds.Rounds._begin
+
+    def begin(self: Any, now: float) -> None:
+        whole(self, now)
+        if self._open and self._open.state == "collecting" and self._open.members and not self._devices:
+            self._abandon(self._open, now)
+
+    patch.setattr(rounds.Rounds, "_begin", begin)
+
+
+PLANTED = [
+    (unsynced_spool, "I3|I6"),
+    (unsynced_intake, "I2|I6"),
+    (forgetful_device, "I3"),
+    (lossy_merge, "I5"),
+    (mute_device, "I10"),
+    (impatient_upload, "busy loop"),
+    (amnesic_attempts, "I7"),
+]
+
+
+@pytest.mark.parametrize(("plant", "invariant"), PLANTED, ids=[p.__name__ for p, _ in PLANTED])
+def test_a_planted_fault_breaks_its_invariant(plant: Plant, invariant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    with pytest.raises(Violation, match=invariant):
+        for seed in range(20):
+            World(draw(seed)).run()
