@@ -35,7 +35,7 @@ def main() -> int:
     """The command line; the exit code."""
     parser = argparse.ArgumentParser(description="MQTT 3.1.1 broker on 127.0.0.1 for demos and tests")
     parser.add_argument("--port", type=int, required=True)
-    logging.basicConfig(level=logging.ERROR)
+    logging.basicConfig(level=logging.CRITICAL)  # its faults are told in one line below
     try:
         asyncio.run(serve(parser.parse_args().port))
     except OSError as e:

@@ -10,11 +10,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 STOP_SECONDS = 5.0
 TAIL_LINES = 15
+POLL_SECONDS = 0.05
 
 
 class FleetError(RuntimeError):
@@ -68,6 +70,19 @@ class Fleet:
         self._running[name] = child
         return child
 
+    def await_port(self, name: str, port: int, seconds: float = 20.0) -> None:
+        """Waits until process `name` listens on 127.0.0.1; raises FleetError if it ends or takes too long."""
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                with socket.create_connection(("127.0.0.1", port), timeout=1.0):
+                    return
+            except OSError:
+                self.check()
+            if time.monotonic() > end:
+                raise FleetError(f"{name} doesn't listen on port {port} after {seconds:g} s:\n{self.tail(name)}")
+            time.sleep(POLL_SECONDS)
+
     def broker(self, port: int) -> None:
         """Starts a mosquitto that listens on 127.0.0.1 alone."""
         path = find_mosquitto()
@@ -76,10 +91,12 @@ class Fleet:
         config = self._logs / "mosquitto.conf"
         config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n")
         self.start("broker", [path, "-c", str(config)])
+        self.await_port("broker", port)
 
     def embedded_broker(self, port: int) -> None:
         """Starts the embedded broker."""
         self.start("broker", [sys.executable, "-m", "fleetgrad.broker.embedded", "--port", str(port)])
+        self.await_port("broker", port)
 
     def aggregator(self, directory: Path, *flags: str) -> None:
         self.start("aggregator", [console_script("fleetgrad"), "serve", str(directory), *flags])
