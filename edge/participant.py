@@ -99,6 +99,7 @@ class Participant:
         self._inbox = Inbox(self._topics, files)
         if self._head:
             self._inbox.load([self._head.plan, self._head.params])
+            self._inbox.keep({self._head.plan.sha256, self._head.params.sha256})  # and no half of a download
         self._job: Job | None = None
         self._upload: Upload | None = None
         record, notes = outbox.load(files)
