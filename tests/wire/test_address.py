@@ -34,7 +34,7 @@ def test_an_address_is_read_and_known_to_be_this_machine_or_not(url: str, addres
     [
         ("", "expected mqtt://"), ("127.0.0.1", "expected mqtt://"), ("http://a", "expected mqtt://"), ("mqtt://", "expected"),
         ("mqtts://a", "TLS"), ("mqtt://a:99999", "Port out of range"), ("mqtt://a:x", "Port could not"),
-        ("mqtt://u:p@a", "only a host"), ("mqtt://a/topic", "only a host"), ("mqtt://a?x=1", "only a host"), ("mqtt://[::1", "IPv6"),
+        ("mqtt://u:p@a", "user name and password"), ("mqtt://a/topic", "only a host"), ("mqtt://a?x=1", "only a host"), ("mqtt://[::1", "IPv6"),
     ],
 )  # fmt: skip
 def test_an_address_that_cannot_be_used_is_refused_with_the_reason(url: str, reason: str) -> None:

@@ -121,10 +121,12 @@ def reached(module: str, seen: set[str]) -> set[str]:
     """All modules that importing `module` loads at once, followed through our own sources."""
     if module in seen:
         return seen
-    path = Path(*module.split(".")[1:])
-    found = [p for p in (path.with_suffix(".py"), path / "__init__.py") if (ROOT / p).is_file()]
-    if module.startswith("fleetgrad") and not found:
-        return seen
+    found: list[Path] = []
+    if module.startswith("fleetgrad."):
+        path = Path(*module.split(".")[1:])
+        found = [p for p in (path.with_suffix(".py"), path / "__init__.py") if (ROOT / p).is_file()]
+        if not found:
+            return seen  # a name inside a module
     seen.add(module)
     for file in found:
         top = ast.parse((ROOT / file).read_text())
