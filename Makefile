@@ -1,7 +1,7 @@
 # Everything the project can do, by name. CI calls only these targets, so what passes here passes there.
 #   make demo | test        for users: set-up included, they use the built wheel (build/venv)
 #   make dev                for work: .venv, editable install
-#   make lint | types | ci | ci-full | bench
+#   make lint | types | ci | ci-full | bench | bench-NAME
 
 PYTHON  ?= python3
 VENV    := .venv
@@ -57,6 +57,8 @@ ci-full: lint types $(USER)/.made
 # --- figures ---------------------------------------------------------------------------------------------------------
 bench: $(USER)/.made
 	$(USER)/bin/python tests/bench.py $(ARGS)
+bench-%: $(USER)/.made
+	$(USER)/bin/python tests/bench.py $*
 
 clean:
 	rm -rf build dist *.egg-info native/*.so native/_core.c

@@ -20,6 +20,7 @@ from fleetgrad.wire.topics import name_hash
 
 ASSEMBLY_SECONDS = 600.0  # an upload that rests longer is forgotten; the device asks, and sends again
 MAX_ASSEMBLIES = 512
+MAX_REASONS = 256  # a stranger chooses part of a reason's text: what comes after these is counted as "other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,10 @@ class Intake:
     count: int
     drops: Counter[str] = field(default_factory=Counter)
     _under_way: dict[str, tuple[Assembly, float]] = field(default_factory=dict)
+
+    def dropped(self, reason: str) -> None:
+        """Counts a message that was turned away."""
+        self.drops[reason if reason in self.drops or len(self.drops) < MAX_REASONS else "other"] += 1
 
     @property
     def most_bytes(self) -> int:

@@ -139,7 +139,7 @@ class Rounds:
                 try:
                     effects += self._on_message(event, now)
                 except Untrusted as e:
-                    self._intake.drops[str(e)] += 1
+                    self._intake.dropped(str(e))
                     effects.append(ev.Log("message_dropped", {"topic": event.topic, "reason": str(e)}))
                 except DiskError as e:
                     effects.append(ev.Log("disk_failed", {"reason": str(e)}))
@@ -267,7 +267,7 @@ class Rounds:
                 self._devices[name].out = True
             reason = f"update from {name} refused: {e}"
             note = ev.Log("update_refused", {"device": name, "round": attempt.round, "reason": reason})
-            self._intake.drops["refused after verification"] += 1
+            self._intake.dropped("refused after verification")
             return [note, self._receipt(name, whole.header, "refused", reason)]
         put(self._files, self._spool(attempt.round, attempt.attempt, name), whole.payload)
         row = Contribution(

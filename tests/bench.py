@@ -21,6 +21,7 @@ BENCHES = {
     "aggregate": "fleetgrad.broker.bench.aggregate",
     "step": "fleetgrad.edge.bench.step",
     "fidelity": "fleetgrad.edge.bench.fidelity",
+    "accuracy": "fleetgrad.broker.bench.accuracy",
 }
 COLUMNS = ("figure", "value", "unit", "bound", "holds", "peer")
 
@@ -32,7 +33,7 @@ def show(console: Console, name: str, rows: list[Mapping[str, object]]) -> None:
         table.add_column(column)
     for row in rows:
         value = row["value"]
-        cells = {**row, "value": f"{value:.4g}" if isinstance(value, float) else value}
+        cells = {**row, "value": f"{value:.6g}" if isinstance(value, float) else value}
         table.add_row(*["" if cells[c] is None else str(cells[c]) for c in COLUMNS])
     console.print(table)
 

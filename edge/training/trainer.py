@@ -174,6 +174,10 @@ class Trainer:
         """Gradients of the last step by tensor; views."""
         return {t.name: self._view(self._gradients, t) for t in self.manifest.of_role("trainable")}
 
+    def vectors(self) -> tuple[Floats, Floats, Floats]:
+        """Parameters, gradients and velocity of the trainable part, float32[n] each; views."""
+        return self._flat[: self._end], self._gradients, self._velocity
+
     def evaluate(self, data: Dataset, batch_size: int = EVAL_BATCH) -> Evaluation:
         """Loss and accuracy of the current parameters on all of `data`."""
         if self._eval is None:

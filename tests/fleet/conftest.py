@@ -78,7 +78,7 @@ class Federation:
         return hashlib.sha256(weights).hexdigest()
 
 
-def samples(count: int, seed: int) -> dict[str, np.ndarray]:
+def samples(count: int, seed: int) -> dict[str, Any]:
     """Two features decide among three classes."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((count, 8)).astype(np.float32)

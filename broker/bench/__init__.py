@@ -1,0 +1,1 @@
+"""Figures of the aggregator; `make bench` prints them."""

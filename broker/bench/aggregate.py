@@ -1,0 +1,62 @@
+"""Updates a second that the aggregator takes in and merges, for updates of 1.66 million parameters coded as blk8, in memory.
+
+The peer does the same sum in NumPy: decode to floats, to fixed point in float64, add as int64.
+"""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from fleetgrad.broker.intake import Intake
+from fleetgrad.broker.strategies.fedavg import FedAvg
+from fleetgrad.native import kernels
+from fleetgrad.native.bench.kernels import COUNT, best_seconds, row
+from fleetgrad.wire import frames
+from fleetgrad.wire.codecs import BLK8, decode_payload, encode_payload
+from fleetgrad.wire.signing import PrivateKey
+from fleetgrad.wire.topics import name_hash
+
+
+def rows() -> list[dict[str, Any]]:
+    """Rates of the whole way in (frames, CRC, hash, signature, check), of merging, and of both."""
+    delta = np.random.default_rng(0).standard_normal(COUNT).astype(np.float32) * np.float32(0.01)
+    payload = encode_payload(BLK8, delta, weight=100, steps=10, loss=0.5, seed=1)
+    key = PrivateKey.from_seed(bytes(32))
+    header = frames.update_header(
+        frames.UPDATE, name_hash("bench"), 1, 1, name_hash("dev-1"), bytes(32), bytes(32), len(payload),
+        hashlib.sha256(payload).digest(),
+    )  # fmt: skip
+    messages = list(frames.frames(header, payload + frames.sign_body(key, header)))
+    intake = Intake("bench", BLK8, COUNT)
+
+    def take_in() -> None:
+        for message in messages:
+            intake.chunk(*intake.parse(message, "dev-1"), "dev-1", 0.0)
+        intake.check(intake.finish("dev-1", key.public).payload, kernels.MAX_WEIGHT)
+
+    out = np.empty(COUNT, np.float32)
+
+    rule = FedAvg(COUNT)
+
+    def merge_one() -> None:
+        rule.total_weight = 0  # the sum may wrap here: it isn't looked at
+        rule.add(out, decode_payload(payload, BLK8, out).weight)
+
+    total = np.zeros(COUNT, np.int64)
+    blocks = (COUNT + 63) // 64
+    coded = np.frombuffer(payload, np.uint8)[-kernels.blk8_size(COUNT) :]
+    whole = coded[: (blocks - 1) * 68].reshape(-1, 68) if COUNT % 64 else coded.reshape(-1, 68)
+
+    def numpy_merge() -> None:
+        scales = whole[:, :4].copy().view("<f4")
+        values = scales * whole[:, 4:].view(np.int8).astype(np.float32)
+        total[: values.size] += np.rint(values.ravel().astype(np.float64) * 2.0**32).astype(np.int64) * 100
+
+    take, merge, peer = (best_seconds(act, 8) for act in (take_in, merge_one, numpy_merge))
+    return [
+        row("take in: CRC, SHA-256, signature, decode, range", 1 / take, "updates/s", ""),
+        row("merge: decode, ring add", 1 / merge, "updates/s", ""),
+        row("merge", peer / merge, "x as fast", "NumPy"),
+        row("take in and merge", 1 / (take + merge), "updates/s", ""),
+    ]

@@ -1,0 +1,1 @@
+"""Figures of the training engine; `make bench` prints them."""
