@@ -189,7 +189,7 @@ class Device(Process):
 
     # --- I3, I6, I8 --------------------------------------------------------------------------------------------------
     def spooled(self) -> Owed | None:
-        """The update on the disk, read as the bytes are; raises Violation if it isn't whole."""
+        """The update whose record is on the disk."""
         try:
             record = msgspec.json.decode(self.disk.read(outbox.RECORD), type=outbox.Record)
         except FileNotFoundError:

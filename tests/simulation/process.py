@@ -6,6 +6,7 @@ written) or a power cut (the disk keeps what was promised). The monotonic clock 
 """
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -31,7 +32,7 @@ class Machine(Protocol):
     def wake_at(self) -> float | None: ...
 
 
-class Process:
+class Process(ABC):
     """One process with its disk and its MQTT client; subclasses make the machine and know its effects."""
 
     def __init__(self, world: "World", name: str, client_id: str) -> None:
@@ -49,23 +50,23 @@ class Process:
         self._hot_at = -1.0
 
     # --- what subclasses give ----------------------------------------------------------------------------------------
-    def make(self) -> Machine:
-        raise NotImplementedError
+    @abstractmethod
+    def make(self) -> Machine: ...
 
-    def execute(self, effect: Any) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def execute(self, effect: Any) -> None: ...
 
-    def on_up(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def on_up(self) -> None: ...
 
-    def on_down(self, reason: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def on_down(self, reason: str) -> None: ...
 
-    def on_message(self, topic: str, payload: bytes) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def on_message(self, topic: str, payload: bytes) -> None: ...
 
-    def tick(self) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def tick(self) -> Any: ...
 
     def will(self) -> tuple[str, bytes] | None:
         return None

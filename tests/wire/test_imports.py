@@ -2,7 +2,7 @@
 
 native <- wire <- edge        native <- wire <- broker        hardware.boards <- edge
 broker may read a plan and train on its own data: edge.autodiff, edge.training, edge.data
-broker/cli and broker/demo may start processes on this machine: hardware.fleet, which is standard library alone
+broker/cli, broker/demo and broker/bench may start processes on this machine: hardware.fleet, which is standard library alone
 """
 
 import ast
@@ -21,7 +21,7 @@ BETWEEN = {
     "broker": ("native", "wire", "edge.autodiff", "edge.training", "edge.data"),
     "hardware": (),
 }
-STARTS_PROCESSES = ("broker/cli.py", "broker/cli/", "broker/demo.py", "broker/demo/")
+STARTS_PROCESSES = ("broker/cli.py", "broker/cli/", "broker/demo.py", "broker/demo/", "broker/bench/")
 SHARED_BY_EDGE_AND_BROKER = ("edge/autodiff/", "edge/training/", "edge/data/")  # nothing but native and wire
 HEAVY = ("onnxruntime", "onnx", "typer", "rich")  # too much memory for a daemon
 DAEMON = "fleetgrad.edge.daemon"
