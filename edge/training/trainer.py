@@ -150,8 +150,11 @@ class Trainer:
                 if should_stop and should_stop():
                     return TrainingResult(done, len(data), first, mean)
                 x, y = data.batch(permutation[step * batch_size : (step + 1) * batch_size])
-                loss = self.step(x, y)
                 done += 1
+                try:
+                    loss = self.step(x, y)
+                except TrainingError as e:  # the int8 node refuses NaN before the loss is seen
+                    raise TrainingError(f"step {done}: {e} (try a lower learning rate than {learning_rate:g})") from e
                 self._check_finite(loss, done, learning_rate)
                 kernels.sgd_momentum_step(
                     self._flat[: self._end], self._gradients, self._velocity,
