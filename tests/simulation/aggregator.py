@@ -187,6 +187,12 @@ class Aggregator(Process):
         self.note(f"< {topic} {hashlib.sha256(payload).hexdigest()[:8]}")
         self.feed(events.Message(topic, payload))
 
+    def died(self) -> None:
+        """Nothing runs beside the machine."""
+
+    def checked(self, event: object) -> None:
+        """The journal checks each commit as it comes."""
+
     def tick(self) -> events.Tick:
         return events.Tick()
 

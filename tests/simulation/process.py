@@ -71,9 +71,11 @@ class Process(ABC):
     def will(self) -> tuple[str, bytes] | None:
         return None
 
+    @abstractmethod
     def died(self) -> None:
         """The machine is gone; subclasses stop what ran beside it."""
 
+    @abstractmethod
     def checked(self, event: Any) -> None:
         """Called after an event was handled to its end."""
 
