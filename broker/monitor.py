@@ -81,19 +81,18 @@ class Monitor:
                 log("report_failed", version=published.version, reason=e)
 
     def _one(self, p: Published) -> None:
-        raw = objects.verified(self._files, p.params)
-        vector = objects.whole_vector(self._plan, raw)
         accuracy, loss = None, p.loss
-        if self._data is not None:
-            try:
+        try:
+            vector = objects.whole_vector(self._plan, objects.verified(self._files, p.params))
+            if self._data is not None:
                 self._trainer.load(vector[: self._plan.manifest.travels])
                 found = self._trainer.evaluate(self._data)
                 accuracy, loss = found.accuracy, found.loss
-            except TrainingError as e:
-                log("evaluation_failed", version=p.version, reason=e)
-        temporary = self._directory / f"{MODEL}.tmp"
-        export_model(self._plan.directory, vector, temporary)
-        temporary.replace(self._directory / MODEL)
+            temporary = self._directory / f"{MODEL}.tmp"
+            export_model(self._plan.directory, vector, temporary)
+            temporary.replace(self._directory / MODEL)
+        except (objects.ObjectError, TrainingError) as e:
+            log("evaluation_failed", version=p.version, reason=e)
         row = Metrics(
             round=p.round, version=p.version, members=p.members, accuracy=accuracy, loss=loss, bytes_up=p.bytes_up,
             bytes_down=p.bytes_down, seconds=None if p.seconds is None else round(p.seconds, 3),

@@ -49,6 +49,7 @@ SELECT_SECONDS = 2.0  # first repetition of a select; doubles up to the last
 MOST_SELECT_SECONDS = 30.0
 DISK_RETRY_SECONDS = 2.0  # a round that the disk didn't let close is closed again
 SPOOL = "spool"  # folder of the open attempt's payloads
+KEPT_VERSIONS = 8  # whose params stay on disk; the last two are also on the broker
 GENESIS = "0" * 64  # parent of version 0
 
 
@@ -195,6 +196,8 @@ class Rounds:
         effects += self._object(self._plan)
         for version in self._memory.versions[-2:]:
             effects += self._object(ObjectRef(sha256=version.params, size=version.size))
+        for version in self._memory.versions[-KEPT_VERSIONS:-2]:
+            effects += self._clear(version)
         return [*effects, self._head()]
 
     def _on_message(self, message: ev.Message, now: float) -> list[ev.Effect]:
@@ -333,7 +336,9 @@ class Rounds:
             self._commit([held])
         members = {c.device: c for (r, a, _), c in self._memory.contributions.items() if (r, a) == (round_, attempt)}
         self._open = Open(round_, attempt, held.version, held.state, now, members=members)
-        if held.state != "open":
+        if held.state == "committing":
+            self._open.deadline_at = now  # it was closing when we were stopped: it has its members
+        elif held.state != "open":
             self._open.deadline_at = now + self._settings.deadline
 
     def _goal(self) -> int:
@@ -418,8 +423,10 @@ class Rounds:
         put(self._files, _object_name(ref.sha256), params)
         contributions = [attempt.members[n] for n in members]
         version = self._version_row(self._current.number + 1, ref, self._current.sha256, contributions, attempt.round)
-        gone = self._memory.versions[-2].params if len(self._memory.versions) > 1 else None
         self._commit([version, Attempt(attempt.round, attempt.attempt, "published", attempt.version)])
+        for old in self._memory.versions[:-KEPT_VERSIONS][-1:]:
+            if old.params not in (v.params for v in self._memory.versions[-KEPT_VERSIONS:]):
+                self._files.unlink(_object_name(old.params))
         weight = sum(c.weight for c in contributions)
         down = frames.wire_bytes(ref.size) * len(members)
         effects: list[ev.Effect] = [
@@ -433,8 +440,8 @@ class Rounds:
         if self._connected:
             effects += self._object(ref)
             effects.append(self._head())
-            if gone and gone not in (self._current.params, self._memory.versions[-2].params):
-                effects += self._clear(gone)
+            for old in self._memory.versions[-3:-2]:
+                effects += self._clear(old)
         if self._open is None:
             effects.append(ev.Finished())
         return effects
@@ -502,10 +509,12 @@ class Rounds:
             for i, frame in enumerate(frames.frames(header, raw))
         ]
 
-    def _clear(self, params: str) -> list[ev.Effect]:
-        count = frames.chunks_of(self._current.size)
-        self._files.unlink(_object_name(params))
-        return [ev.Publish(self._topics.object(params, i), b"", retained=True) for i in range(count)]
+    def _clear(self, version: Version) -> list[ev.Effect]:
+        """Takes an old version's chunks off the broker, unless a version still offered has the same params."""
+        if version.params in (v.params for v in self._memory.versions[-2:]):
+            return []
+        topics = (self._topics.object(version.params, i) for i in range(frames.chunks_of(version.size)))
+        return [ev.Publish(topic, b"", retained=True) for topic in topics]
 
     def _command(self, device: str, command: Command) -> ev.Effect:
         return ev.Publish(self._topics.command(device), sign_message(self._key, COMMAND, command))
