@@ -167,8 +167,7 @@ def status(
         with watching.Watch(address.parse(config.broker.url), config.name) as watch:
             live = watch.view
             watch.until(lambda v: v.aggregator is not None, timeout)
-            while watch.step(0.2) is not None:
-                continue
+            watch.settle()
     except watching.WatchError as e:
         problem = str(e)
     if format == "json":
@@ -215,8 +214,7 @@ def watch(
     with watching.Watch(where, federation) as follow:
         if once:
             follow.until(lambda v: v.aggregator is not None, timeout)
-            while follow.step(0.3) is not None:
-                continue
+            follow.settle()
             out.print(watching.headline(follow.view), watching.devices_table(follow.view))
             return
         _follow(follow)

@@ -16,6 +16,7 @@ from fleetgrad.wire.address import Address
 from fleetgrad.wire.messages import AggregatorStatus, DeviceStatus, Metrics
 from fleetgrad.wire.topics import Topics
 
+SETTLE_SECONDS, SETTLE_MOST = 0.3, 1.5
 STATE_STYLES = {"training": "cyan", "uploading": "magenta", "offline": "red", "refused": "red", "fetching": "yellow"}
 
 
@@ -77,6 +78,12 @@ class Watch:
         elif isinstance(event, mqtt.Message):
             self.view.take(self.topics, event.topic, event.payload)
         return event
+
+    def settle(self) -> None:
+        """Takes what is retained: until SETTLE_SECONDS pass without a message, or SETTLE_MOST with."""
+        end = time.monotonic() + SETTLE_MOST
+        while time.monotonic() < end and self.step(SETTLE_SECONDS) is not None:
+            continue
 
     def until(self, done: Callable[[View], bool], seconds: float) -> None:
         """Follows until `done`; raises WatchError after `seconds`, with the connection's last word."""

@@ -89,7 +89,9 @@ class Fleet:
         if path is None:
             raise FleetError("mosquitto isn't installed")
         config = self._logs / "mosquitto.conf"
-        config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n")
+        # Started by root, mosquitto becomes another user, and with that forgets to die with its parent.
+        user = "user root\n" if os.geteuid() == 0 else ""
+        config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n{user}")
         self.start("broker", [path, "-c", str(config)])
         self.await_port("broker", port)
 
