@@ -1,0 +1,179 @@
+"""An aggregator in memory with two devices, and the frames they send."""
+
+import hashlib
+import random
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from fleetgrad.broker import events as ev
+from fleetgrad.broker.journal import Journal, Memory, Row
+from fleetgrad.broker.rounds import Rounds, RoundSettings
+from fleetgrad.wire import frames
+from fleetgrad.wire.codecs import BLK8, encode_payload
+from fleetgrad.wire.files import Files
+from fleetgrad.wire.messages import BIRTH, COMMAND, Birth, Command, ObjectRef, Policy, Receipt, Select
+from fleetgrad.wire.signing import PrivateKey, sign_message, verify_message
+from fleetgrad.wire.topics import Topics, name_hash
+
+COUNT = 70_000  # floats: two chunks as blk8
+FEDERATION = "test"
+KEYS = {
+    name: PrivateKey.from_seed(hashlib.sha256(name.encode()).digest()) for name in ("agg", "dev-1", "dev-2", "dev-3")
+}
+
+
+class MemoryFiles:
+    """Files in a dictionary; durable at once."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, bytes] = {}
+
+    def write(self, name: str, data: bytes | bytearray | memoryview) -> None:
+        self.held[name] = bytes(data)
+
+    def fsync(self, name: str) -> None:
+        assert name in self.held
+
+    def rename(self, old: str, new: str) -> None:
+        if old not in self.held:
+            raise FileNotFoundError(old)
+        self.held[new] = self.held.pop(old)
+
+    def fsync_directory(self, name: str) -> None:
+        pass
+
+    def unlink(self, name: str) -> None:
+        self.held.pop(name, None)
+
+    def read(self, name: str) -> bytes:
+        try:
+            return self.held[name]
+        except KeyError:
+            raise FileNotFoundError(name) from None
+
+    def names(self, directory: str) -> list[str]:
+        return sorted(n.rpartition("/")[2] for n in self.held if n.rpartition("/")[0] == directory)
+
+
+@dataclass
+class MemoryJournal:
+    rows: list[Row] = field(default_factory=list)
+
+    def load(self) -> Memory:
+        memory = Memory()
+        for row in self.rows:
+            memory.apply(row)
+        return memory
+
+    def commit(self, rows: list[Row]) -> None:
+        self.rows += rows
+
+
+def delta(seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal(COUNT).astype(np.float32) * np.float32(0.01)
+
+
+@dataclass
+class World:
+    """The aggregator under test; `sent` are its publishes, newest last."""
+
+    settings: RoundSettings = field(
+        default_factory=lambda: RoundSettings(FEDERATION, Policy(), rounds=2, goal=2, minimum=0.5, deadline=60.0)
+    )
+    files: Files = field(default_factory=MemoryFiles)
+    journal: Journal = field(default_factory=MemoryJournal)
+    now: float = 0.0
+    effects: list[ev.Effect] = field(default_factory=list)
+    members: tuple[str, ...] = ("dev-1", "dev-2")
+
+    def __post_init__(self) -> None:
+        self.topics = Topics(FEDERATION)
+        initial = np.zeros(COUNT, "<f4").tobytes()
+        plan = b"a plan"
+        for raw in (initial, plan):
+            self.files.write(f"objects/{hashlib.sha256(raw).hexdigest()}", raw)
+        self.initial, self.plan = (
+            ObjectRef(sha256=hashlib.sha256(raw).hexdigest(), size=len(raw)) for raw in (initial, plan)
+        )
+        self.seq = 0
+        self.start()
+
+    def start(self) -> None:
+        """Starts, or after a crash starts again."""
+        keys = {name: KEYS[name].public for name in self.members}
+        self.rounds = Rounds(
+            self.settings, self.journal, self.files, KEYS["agg"], keys.get, lambda: len(keys), self.plan, self.initial,
+            random.Random(1), self.now,
+        )  # fmt: skip
+        self.handle(ev.Connected())
+
+    def handle(self, event: ev.Event) -> list[ev.Effect]:
+        found = self.rounds.handle(event, self.now)
+        self.effects += found
+        return found
+
+    def advance(self, seconds: float) -> list[ev.Effect]:
+        self.now += seconds
+        return self.handle(ev.Tick())
+
+    @property
+    def params(self) -> str:
+        return self.rounds._current.params
+
+    def birth(self, name: str, **fields: Any) -> list[ev.Effect]:
+        """The device reports; idle with the current model unless told otherwise."""
+        self.seq += 1
+        birth = Birth(
+            federation=FEDERATION, device=name, boot=1, seq=self.seq, version=0, params=self.params, state="idle",
+            samples=50,
+        )  # fmt: skip
+        birth = msgspec.structs.replace(birth, **fields)
+        return self.message(self.topics.birth(name), sign_message(KEYS[name], BIRTH, birth))
+
+    def message(self, topic: str, payload: bytes) -> list[ev.Effect]:
+        return self.handle(ev.Message(topic, payload))
+
+    def payload(self, seed: int = 0, weight: int = 50) -> bytes:
+        return encode_payload(BLK8, delta(seed), weight=weight, steps=4, loss=0.5, seed=1)
+
+    def header(self, device: str, payload: bytes, type_: int = frames.UPDATE, **fields: Any) -> frames.Header:
+        header = frames.update_header(
+            type_, name_hash(FEDERATION), 1, 1, name_hash(device), bytes.fromhex(self.params),
+            bytes.fromhex(self.settings.policy.sha256()), len(payload) if type_ == frames.UPDATE else 0,
+            hashlib.sha256(payload).digest(),
+        )  # fmt: skip
+        return replace(header, **fields)  # type: ignore[arg-type]
+
+    def update(self, device: str, payload: bytes, *, key: PrivateKey | None = None, **fields: Any) -> list[bytes]:
+        """An update's frames, signed by the device unless told otherwise."""
+        header = self.header(device, payload, **fields)
+        return list(frames.frames(header, payload + frames.sign_body(key or KEYS[device], header)))
+
+    def query(self, device: str, payload: bytes, **fields: Any) -> list[Command]:
+        header = self.header(device, payload, frames.QUERY, **fields)
+        frame = frames.frame(header, 0, frames.sign_body(KEYS[device], header))
+        return self.commands(self.message(self.topics.update(device, 1), frame), device)
+
+    def send(self, device: str, messages: list[bytes]) -> list[ev.Effect]:
+        effects: list[ev.Effect] = []
+        for message in messages:
+            effects += self.message(self.topics.update(device, 1), message)
+        return effects
+
+    def commands(self, effects: list[ev.Effect], device: str) -> list[Command]:
+        topic = self.topics.command(device)
+        raw = [e.payload for e in effects if isinstance(e, ev.Publish) and e.topic == topic]
+        return [verify_message(KEYS["agg"].public, COMMAND, r, Command) for r in raw]
+
+    def receipts(self, effects: list[ev.Effect], device: str) -> list[Receipt]:
+        return [c for c in self.commands(effects, device) if isinstance(c, Receipt)]
+
+    def selects(self, effects: list[ev.Effect], device: str) -> list[Select]:
+        return [c for c in self.commands(effects, device) if isinstance(c, Select)]
+
+    def counted(self) -> set[str]:
+        return {c.device for c in self.journal.load().contributions.values()}

@@ -1,0 +1,167 @@
+"""Bad updates: each is dropped or refused with its reason, nothing is counted, and a good one is accepted afterwards."""
+
+import hashlib
+import re
+import struct
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from fleetgrad.broker import events as ev
+from fleetgrad.wire.codecs import BLK8, RAW32, encode_payload
+from fleetgrad.wire.messages import Bitmap, Receipt
+from fleetgrad.wire.signing import PrivateKey
+from tests.broker.conftest import COUNT, KEYS, World
+
+Bad = Callable[[World], list[bytes]]
+
+
+def flipped(message: bytes, at: int) -> bytes:
+    return message[:at] + bytes([message[at] ^ 16]) + message[at + 1 :]
+
+
+def with_values(values: np.ndarray) -> bytes:
+    """A blk8 payload whose first block is replaced by one that decodes to `values`' extremes."""
+    payload = bytearray(encode_payload(BLK8, np.zeros(COUNT, np.float32), weight=50, steps=1, loss=0.1, seed=None))
+    start = len(payload) - BLK8.size(COUNT)
+    payload[start : start + 5] = struct.pack("<fb", float(values[0]), int(values[1]))
+    return bytes(payload)
+
+
+DROPPED: dict[str, tuple[Bad, str]] = {
+    "truncated": (lambda w: [w.update("dev-1", w.payload())[0][:-1]], "has 61439 bytes, expected 61440"),
+    "bit-flipped header": (lambda w: [flipped(w.update("dev-1", w.payload())[0], 30)], "CRC32C"),
+    "bit-flipped data": (lambda w: [flipped(w.update("dev-1", w.payload())[0], 5000)], "CRC32C"),
+    "oversize": (lambda w: [w.update("dev-1", bytes(200_000))[0]], "body of 200064 bytes, at most"),
+    "empty": (lambda w: [b""], "frame of 0 bytes"),
+    "another model": (lambda w: [w.update("dev-1", w.payload(), model=bytes(32))[0]], "another model"),
+    "another policy": (lambda w: [w.update("dev-1", w.payload(), config=bytes(32))[0]], "another policy"),
+    "another round": (lambda w: [w.update("dev-1", w.payload(), round=2)[0]], "another round"),
+    "another attempt": (lambda w: [w.update("dev-1", w.payload(), attempt=2)[0]], "another round"),
+    "another federation": (lambda w: [w.update("dev-1", w.payload(), federation=bytes(16))[0]], "of this federation"),
+    "another device's frame": (lambda w: w.update("dev-2", w.payload()), "another device"),
+    "unsigned": (
+        lambda w: w.update("dev-1", w.payload(), key=PrivateKey.from_seed(bytes(32))),
+        "hash or signature doesn't hold",
+    ),
+    "signed by another device": (lambda w: w.update("dev-1", w.payload(), key=KEYS["dev-2"]), "signature doesn't hold"),
+    "another payload than its hash": (
+        lambda w: w.update("dev-1", w.payload(), payload_sha256=hashlib.sha256(b"").digest()),
+        "signature doesn't hold",
+    ),
+}
+
+REFUSED: dict[str, tuple[Bad, str]] = {
+    "NaN": (lambda w: w.update("dev-1", with_values(np.array([np.nan, 1]))), "scale is negative, not finite"),
+    "beyond 64": (lambda w: w.update("dev-1", with_values(np.array([1.0, 100]))), "value 0 of 70000.*range of 64"),
+    "code -128": (lambda w: w.update("dev-1", with_values(np.array([0.1, -128]))), "block 0: code"),
+    "another codec": (
+        lambda w: w.update(
+            "dev-1", encode_payload(RAW32, np.zeros(10_000, np.float32), weight=5, steps=1, loss=0.1, seed=None)
+        ),
+        "this round uses blk8",
+    ),
+    "another size": (
+        lambda w: w.update(
+            "dev-1", encode_payload(BLK8, np.zeros(64, np.float32), weight=5, steps=1, loss=0.1, seed=None)
+        ),
+        "holds 64 floats, the plan has 70000",
+    ),
+    "not a payload": (lambda w: w.update("dev-1", b"\xff\xff rubbish"), "update info"),
+}
+
+
+def ready() -> World:
+    world = World()
+    world.birth("dev-1")
+    world.birth("dev-2")
+    return world
+
+
+@pytest.mark.parametrize("name", DROPPED)
+def test_an_unproven_update_is_dropped_and_a_good_one_still_counts(name: str) -> None:
+    bad, reason = DROPPED[name]
+    world = ready()
+    effects = world.send("dev-1", bad(world))
+    assert world.receipts(effects, "dev-1") == []
+    notes = [e.fields["reason"] for e in effects if isinstance(e, ev.Log) and e.event == "message_dropped"]
+    assert any(reason in str(n) for n in notes), notes
+    assert world.counted() == set()
+    good = world.receipts(world.send("dev-1", world.update("dev-1", world.payload())), "dev-1")
+    assert [r.verdict for r in good] == ["accepted"]
+    assert world.counted() == {"dev-1"}
+    assert sum(world.rounds.drops.values()) == len(notes)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_proven_update_that_does_not_decode_is_refused_with_its_reason(name: str) -> None:
+    bad, reason = REFUSED[name]
+    world = ready()
+    (receipt,) = world.receipts(world.send("dev-1", bad(world)), "dev-1")
+    assert receipt.verdict == "refused"
+    assert re.search(reason, receipt.reason), receipt.reason
+    assert "dev-1" in receipt.reason
+    assert world.counted() == set()
+    (other,) = world.receipts(world.send("dev-2", world.update("dev-2", world.payload(2))), "dev-2")
+    assert other.verdict == "accepted"
+
+
+def test_a_weight_that_takes_the_sum_over_its_limit_is_refused() -> None:
+    world = ready()
+    world.send("dev-1", world.update("dev-1", world.payload(weight=2**24 - 10)))
+    (receipt,) = world.receipts(world.send("dev-2", world.update("dev-2", world.payload(weight=11))), "dev-2")
+    assert receipt.verdict == "refused"
+    assert "weight 11" in receipt.reason
+
+
+def test_a_replayed_update_counts_once_and_its_receipt_is_given_again() -> None:
+    world = ready()
+    payload = world.payload()
+    messages = world.update("dev-1", payload)
+    world.send("dev-1", messages)
+    assert world.receipts(world.send("dev-1", messages), "dev-1") == []
+    (again,) = world.query("dev-1", payload)
+    assert isinstance(again, Receipt)
+    assert again.verdict == "accepted"
+    (other,) = world.query("dev-1", world.payload(9))
+    assert isinstance(other, Receipt)
+    assert other.verdict == "duplicate"
+    assert len(world.journal.load().contributions) == 1
+
+
+def test_chunks_may_come_in_any_order_and_twice() -> None:
+    world = ready()
+    messages = world.update("dev-1", world.payload())
+    effects = world.send("dev-1", [messages[1], messages[1], messages[0]])
+    assert [r.verdict for r in world.receipts(effects, "dev-1")] == ["accepted"]
+
+
+def test_a_query_is_answered_by_the_bitmap_of_what_has_arrived() -> None:
+    world = ready()
+    payload = world.payload()
+    messages = world.update("dev-1", payload)
+    (bitmap,) = world.query("dev-1", payload)
+    assert isinstance(bitmap, Bitmap)
+    assert bitmap.received == ""
+    world.send("dev-1", messages[1:])
+    (bitmap,) = world.query("dev-1", payload)
+    assert isinstance(bitmap, Bitmap)
+    assert bitmap.received == "02"
+
+
+@pytest.mark.parametrize("device", ["dev-3", "nobody"])
+def test_a_stranger_is_not_heard(device: str) -> None:
+    world = ready()
+    KEYS.setdefault("nobody", PrivateKey.from_seed(bytes(32)))
+    effects = world.send(device, world.update(device, world.payload()))
+    assert [e.event for e in effects if isinstance(e, ev.Log)] == ["message_dropped"] * 2
+    assert world.counted() == set()
+
+
+def test_reasons_of_drops_take_bounded_memory() -> None:
+    world = ready()
+    for i in range(1000):
+        world.message(world.topics.birth(f"x-{i}"), b"")
+    assert len(world.rounds.drops) <= 257
+    assert sum(world.rounds.drops.values()) == 1000

@@ -1,0 +1,79 @@
+"""The SQLite journal: what was committed is there after kill -9; foreign and locked files are refused."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fleetgrad.broker.journal import Attempt, Boot, Contribution, JournalError, Row, SqliteJournal, Version
+
+ROWS: list[Row] = [
+    Boot(1),
+    Attempt(1, 1, "open", 0),
+    Attempt(1, 1, "collecting", 0),
+    Contribution(1, 1, "dev-1", "ab", 10, 20, 3, 0.5),
+    Version(0, "aa", 40, "00", "bb", "{}"),
+]
+
+
+def test_rows_are_read_back_as_they_were_committed(tmp_path: Path) -> None:
+    journal = SqliteJournal(tmp_path / "j")
+    journal.commit(ROWS)
+    journal.close()
+    memory = SqliteJournal(tmp_path / "j").load()
+    assert memory.boot == 1
+    assert memory.attempts == {(1, 1): ROWS[2]}
+    assert memory.contributions == {(1, 1, "dev-1"): ROWS[3]}
+    assert memory.versions == [ROWS[4]]
+
+
+def test_a_commit_is_all_or_nothing(tmp_path: Path) -> None:
+    journal = SqliteJournal(tmp_path / "j")
+    journal.commit(ROWS)
+    with pytest.raises(JournalError):
+        journal.commit([Attempt(2, 1, "open", 0), ROWS[3]])  # the second row's key is taken
+    assert set(journal.load().attempts) == {(1, 1)}
+
+
+def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    journal = SqliteJournal(tmp_path / "j")
+    program = f"from pathlib import Path; from fleetgrad.broker.journal import *; SqliteJournal(Path({str(tmp_path / 'j')!r}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "another 'fleetgrad serve' is running" in done.stderr
+    journal.close()
+
+
+def test_foreign_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("not a database at all, but long enough to be read as one " * 20)
+    with pytest.raises(JournalError, match="not a database"):
+        SqliteJournal(tmp_path / "text")
+    with sqlite3.connect(tmp_path / "other") as other:
+        other.execute("CREATE TABLE t (x)")
+    with pytest.raises(JournalError, match="not a journal"):
+        SqliteJournal(tmp_path / "other")
+
+
+def test_what_a_killed_process_had_committed_is_there(tmp_path: Path) -> None:
+    program = (
+        "from pathlib import Path; from fleetgrad.broker.journal import *\n"
+        f"j = SqliteJournal(Path({str(tmp_path / 'j')!r}))\n"
+        "for i in range(1, 100000):\n"
+        "    j.commit([Boot(i), Attempt(i, 1, 'open', 0)]); print(i, flush=True)"
+    )
+    for _ in range(3):
+        (tmp_path / "j").unlink(missing_ok=True)
+        (tmp_path / "j-wal").unlink(missing_ok=True)
+        child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        told = [int(child.stdout.readline()) for _ in range(25)]
+        os.kill(child.pid, 9)
+        told += [int(line) for line in child.stdout.read().splitlines() if line.strip()]
+        child.wait()
+        journal = SqliteJournal(tmp_path / "j")
+        memory = journal.load()
+        assert memory.boot >= told[-1]
+        assert set(memory.attempts) == {(i, 1) for i in range(1, memory.boot + 1)}
+        journal.close()
