@@ -146,7 +146,7 @@ class World:
             bytes.fromhex(self.settings.policy.sha256()), len(payload) if type_ == frames.UPDATE else 0,
             hashlib.sha256(payload).digest(),
         )  # fmt: skip
-        return replace(header, **fields)  # type: ignore[arg-type]
+        return replace(header, **fields)
 
     def update(self, device: str, payload: bytes, *, key: PrivateKey | None = None, **fields: Any) -> list[bytes]:
         """An update's frames, signed by the device unless told otherwise."""
