@@ -269,12 +269,13 @@ def demo(
     Your own: `fleetgrad demo --model model.onnx --data mine.npz --x images --y labels --scale 0.00392 --shape 1,28,28`
     """
     from fleetgrad.broker import demo as demonstration
+    from fleetgrad.broker.demo_data import Options
     from fleetgrad.broker.settings import Training
     from fleetgrad.hardware.fleet import FleetError
 
     if data is not None and model is None:
         raise typer.BadParameter("--data needs --model: the demo's own model takes 8x8 digits")
-    chosen = demonstration.Options(
+    chosen = Options(
         directory=runs / (name or time.strftime("demo-%Y%m%d-%H%M%S")),
         devices=number, rounds=rounds, alpha=alpha, seed=seed, codec=codec, gradients=gradients, loss=loss,
         broker=broker, insecure=insecure, model=model, data=data, x=x, y=y, scale=scale, shape=parse_shape(shape),

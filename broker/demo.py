@@ -3,81 +3,52 @@
 Everything lands in runs/NAME/: the federation's directory, logs/, model.onnx, rounds.jsonl, report.html.
 """
 
+import secrets
 import shutil
+import socket
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime as ort
-from numpy.typing import NDArray
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from fleetgrad.broker import founding, report, watching
+from fleetgrad.broker.demo_data import FEDERATION, DemoError, Held, Options, evaluation_data, set_up
 from fleetgrad.broker.monitor import MODEL, ROUNDS, read_rounds
-from fleetgrad.broker.settings import Broker, Codec, Data, Round, Settings, Training
-from fleetgrad.edge.autodiff import zoo
-from fleetgrad.edge.data import npz, split
+from fleetgrad.broker.settings import Data
 from fleetgrad.edge.data.dataset import fit
 from fleetgrad.hardware.fleet import Fleet, FleetError, find_mosquitto, free_port
 from fleetgrad.wire import address, mqtt
-from fleetgrad.wire.messages import CodecName, Metrics
-from fleetgrad.wire.plan import Gradients, LossName, Manifest
+from fleetgrad.wire.messages import Metrics
+from fleetgrad.wire.plan import Manifest
 
-HELD_OUT = 0.2
-IDLE_SECONDS, LAST_SECONDS = 300.0, 3.0
-FEDERATION = "federation"
-
-Held = tuple[NDArray[np.generic], NDArray[np.generic]]  # samples and targets that no device has
-
-
-class DemoError(ValueError):
-    """A demo that can't start with these options; the message says which one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The command line of the demo; see `fleetgrad demo --help`."""
-
-    directory: Path
-    devices: int = 8
-    rounds: int = 15
-    alpha: float = 0.5
-    seed: int = 0
-    codec: CodecName = "blk8"
-    gradients: Gradients = "int8"
-    loss: LossName = "cross-entropy"
-    broker: str = "auto"
-    insecure: bool = False
-    model: Path | None = None
-    data: Path | None = None
-    x: str = "x"
-    y: str = "y"
-    scale: float | None = None
-    shape: tuple[int, ...] | None = None
-    training: Training = field(default_factory=Training)
+IDLE_SECONDS, LAST_SECONDS, REACH_SECONDS = 300.0, 3.0, 10.0
 
 
 def run(options: Options, console: Console) -> None:
     """Runs the demo; raises ValueError or FleetError with the reason when it can't."""
     where, plain = _broker(options)
+    # A broker that others use too may hold another demo's topics.
+    name = f"demo-{secrets.token_hex(3)}" if plain == "external" else "demo"
     root = options.directory
     if root.exists() and any(root.iterdir()):
         raise DemoError(f"{root} exists: give the run another --name")
     root.mkdir(parents=True, exist_ok=True)
     fleet = Fleet(root / "logs")
     try:
-        manifest, x, y = _set_up(options, where)
+        manifest, x, y = set_up(options, where, name)
         console.print(
             f"{options.devices} devices train {manifest.model!r}, {manifest.travels:,} parameters with padding; "
             f"broker {plain} on {where}; logs in {root / 'logs'}"
         )
+        if options.only_set_up:
+            return
         began = time.monotonic()
-        view = _serve(options, where, plain, fleet, console)
+        view = _serve(options, where, plain, name, fleet, console)
         seconds = time.monotonic() - began
     finally:
         fleet.stop()
@@ -89,6 +60,8 @@ def _broker(options: Options) -> tuple[address.Address, str]:
     if options.broker.startswith("mqtt:") or "://" in options.broker:
         where = address.parse(options.broker)
         address.check_plain(where, options.insecure)
+        if not options.only_set_up:
+            _reach(where)
         return where, "external"
     if options.broker not in ("auto", "embedded", "mosquitto"):
         raise DemoError(f"--broker {options.broker!r}: expected embedded, mosquitto or mqtt://host:port")
@@ -100,76 +73,17 @@ def _broker(options: Options) -> tuple[address.Address, str]:
     return address.Address("127.0.0.1", free_port()), kind
 
 
-def _set_up(options: Options, where: address.Address) -> tuple[Manifest, NDArray[np.generic], NDArray[np.generic]]:
-    """Makes the federation, splits the data over its devices; returns what was held out."""
-    root = options.directory
-    data = _evaluation_data(options)
-    model = options.model
-    if model is None:
-        model = root / "digits-cnn.onnx"
-        onnx.save(zoo.digits_cnn(options.seed), str(model))
-    settings = Settings(
-        name="demo",
-        loss=options.loss,
-        gradients=options.gradients,
-        broker=Broker(url=str(where), insecure=options.insecure),
-        training=options.training,
-        codec=Codec(name=options.codec),
-        round=Round(rounds=options.rounds),
-        data=data,
-    )
-    federation = root / FEDERATION
-    manifest = founding.create(federation, model, settings)
-    if options.data is None:
-        x, y = _digits()
-        held_x: NDArray[np.generic] | None = None
-        held_y: NDArray[np.generic] | None = None
-    else:
-        x, y = npz.read_arrays(options.data, options.x, options.y)
-        held_x, held_y = _test_arrays(options)
-    fit(str(options.data or "digits"), x, y, manifest, scale=data.scale, shape=data.shape)
-    labels = y if options.loss == "cross-entropy" and y.ndim == 1 else np.zeros(len(y), np.int64)
-    kept = np.arange(len(y))
-    if held_x is None or held_y is None:
-        kept, held = split.held_out(labels, HELD_OUT, options.seed)
-        held_x, held_y = x[held], y[held]
-    parts = split.dirichlet(labels[kept], options.devices, options.alpha, options.seed)
-    np.savez(federation / data.path, x=held_x, y=held_y)
-    width = len(str(options.devices))
-    for number, part in enumerate(parts, 1):
-        folder = founding.add_device(federation, f"dev-{number:0{width}}", scale=data.scale, shape=data.shape)
-        np.savez(folder / "data.npz", x=x[kept[part]], y=y[kept[part]])
-    return manifest, held_x, held_y
-
-
-def _evaluation_data(options: Options) -> Data:
-    """How samples are to be read; the digits are 8 x 8 pixels of 0 to 16."""
-    if options.data is None:
-        return Data(path="eval.npz", scale=options.scale or 1 / 16, shape=(1, 8, 8))
-    return Data(path="eval.npz", scale=options.scale or 1.0, shape=options.shape)
-
-
-def _test_arrays(options: Options) -> tuple[NDArray[np.generic] | None, NDArray[np.generic] | None]:
-    """x_test and y_test of the data file where it has x_train and y_train, else nothing."""
-    if options.data is None or not (options.x.endswith("train") and options.y.endswith("train")):
-        return None, None
-    names = options.x.removesuffix("train") + "test", options.y.removesuffix("train") + "test"
+def _reach(where: address.Address) -> None:
+    """Raises ConnectionError unless something listens there."""
     try:
-        return npz.read_arrays(options.data, *names)
-    except ValueError:
-        return None, None
+        socket.create_connection((where.host, where.port), timeout=REACH_SECONDS).close()
+    except OSError as e:
+        raise ConnectionError(f"no broker at {where}: {e.strerror or e}") from e
 
 
-def _digits() -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as e:
-        raise DemoError(f"the demo's own data needs the extra 'demo': pip install 'fleetgrad[demo]' ({e})") from e
-    found = load_digits()
-    return found.images.astype(np.uint8), found.target.astype(np.uint8)
-
-
-def _serve(options: Options, where: address.Address, kind: str, fleet: Fleet, console: Console) -> watching.View:
+def _serve(
+    options: Options, where: address.Address, kind: str, name: str, fleet: Fleet, console: Console
+) -> watching.View:
     """Starts every process and follows them to the end."""
     federation = options.directory / FEDERATION
     if kind == "mosquitto":
@@ -179,15 +93,15 @@ def _serve(options: Options, where: address.Address, kind: str, fleet: Fleet, co
     flags = ["--insecure"] if options.insecure else []
     names = sorted(p.name for p in (federation / founding.DEVICES).iterdir())
     fleet.aggregator(federation, "--exit-when-done", *flags)
-    for name in names:
-        fleet.edge(name, federation / founding.DEVICES / name / "edge.toml", *flags)
+    for device in names:
+        fleet.edge(device, federation / founding.DEVICES / device / "edge.toml", *flags)
     bar = Progress(
         TextColumn("rounds"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[last]}"),
         console=console,
     )  # fmt: skip
     task = bar.add_task("rounds", total=options.rounds, last="")
     live = Live(console=console, refresh_per_second=8, transient=True) if console.is_terminal else None
-    with watching.Watch(where, "demo") as watch:
+    with watching.Watch(where, name) as watch:
         if live:
             live.start()
         try:
@@ -276,7 +190,7 @@ def _finish(
         },
         rows, [view.devices[n] for n in sorted(view.devices)], fp32 * options.devices,
     )  # fmt: skip
-    told = _bare_accuracy(root / MODEL, _evaluation_data(options), manifest, held)
+    told = _bare_accuracy(root / MODEL, evaluation_data(options), manifest, held)
     console.print(f"{root / MODEL}, run by a bare onnxruntime.InferenceSession: {told}", highlight=False)
     console.print(f"{len(rows)} rounds in {seconds:.1f} s; {root / 'report.html'} has the curves", highlight=False)
 

@@ -12,6 +12,14 @@ from fleetgrad.wire.plan import Gradients, LossName
 from fleetgrad.wire.settings import SettingsError, load_toml
 
 FILE = "federation.toml"
+EXAMPLE_DATA = (
+    "# [data]                    # without it versions aren't evaluated; the file stays here",
+    '# path = "eval.npz"',
+    '# x = "x"',
+    '# y = "y"',
+    "# scale = 1.0",
+    "# shape = [1, 28, 28]",
+)
 
 
 class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -109,6 +117,8 @@ def write(settings: Settings, directory: Path) -> None:
     if settings.data:
         lines += ["", "[data]                      # what each version is evaluated on, here and nowhere else"]
         lines += _lines(settings.data)
+    else:
+        lines += ["", *EXAMPLE_DATA]
     (directory / FILE).write_text("\n".join(lines) + "\n")
 
 

@@ -14,6 +14,7 @@ TOOLS: dict[str, Callable[[], bool]] = {
     "qemu": lambda: bool(shutil.which("qemu-aarch64-static") and shutil.which("aarch64-linux-gnu-gcc")),
     "torch": lambda: importlib.util.find_spec("torch") is not None,
     "docker": lambda: shutil.which("dockerd") is not None,
+    "systemd": lambda: shutil.which("systemd-analyze") is not None,
 }
 
 
