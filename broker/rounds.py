@@ -16,32 +16,26 @@ from hashlib import sha256
 import msgspec
 
 from fleetgrad.broker import events as ev
+from fleetgrad.broker.announcing import GENESIS, Announcer, object_name, version_record
 from fleetgrad.broker.intake import Intake
-from fleetgrad.broker.journal import CLOSED_SHOWN, Attempt, Boot, Contribution, Journal, Row, Version
+from fleetgrad.broker.journal import Attempt, Boot, Contribution, Journal, Row, Version
 from fleetgrad.broker.merge import merge
 from fleetgrad.wire import frames
 from fleetgrad.wire.codecs import CODECS, CodecError
 from fleetgrad.wire.files import DiskError, Files, put
 from fleetgrad.wire.messages import (
     BIRTH,
-    COMMAND,
-    HEAD,
     MAX_WEIGHT_SUM,
     WINDOW,
     AggregatorStatus,
     Birth,
-    Bitmap,
-    Closed,
-    Command,
-    Head,
     ObjectRef,
     Policy,
-    Receipt,
     RoundState,
     Select,
     Verdict,
 )
-from fleetgrad.wire.signing import SIGNATURE_BYTES, PrivateKey, PublicKey, Untrusted, sign_message, verify_message
+from fleetgrad.wire.signing import SIGNATURE_BYTES, PrivateKey, PublicKey, Untrusted, verify_message
 from fleetgrad.wire.topics import Topics
 
 MAX_WINDOWS = 512  # chunks granted to all devices together
@@ -50,7 +44,6 @@ MOST_SELECT_SECONDS = 30.0
 DISK_RETRY_SECONDS = 2.0  # a round that the disk didn't let close is closed again
 SPOOL = "spool"  # folder of the open attempt's payloads
 KEPT_VERSIONS = 8  # whose params stay on disk; the last two are also on the broker
-GENESIS = "0" * 64  # parent of version 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +102,15 @@ class Rounds:
         now: float,
     ) -> None:
         """`plan` and `initial` are objects (files objects/{sha256}); `initial` is version 0 where the journal has none."""
-        self._settings, self._journal, self._files, self._key = settings, journal, files, key
+        self._settings, self._journal, self._files = settings, journal, files
         self._roster, self._roster_size, self._random = roster, roster_size, random
         self._topics = Topics(settings.federation)
-        self._plan, self._config = plan, settings.policy.sha256()
+        self._config = settings.policy.sha256()
+        self._say = Announcer(settings.federation, settings.policy, settings.shards, key, files, plan)
         self._memory = journal.load()
         rows: list[Row] = [Boot(self._memory.boot + 1)]
         if not self._memory.versions:
-            rows.append(self._version_row(0, initial, GENESIS, [], 0))
+            rows.append(version_record(0, initial, GENESIS, self._config, [], 0))
         self._commit(rows)
         self._codec = CODECS[settings.policy.codec]
         self._intake = Intake(settings.federation, self._codec, self._current.size // 4)
@@ -193,12 +187,7 @@ class Rounds:
         self._connected = True
         self._shown = b""
         effects: list[ev.Effect] = [ev.Subscribe([self._topics.every("birth"), self._topics.every("update")])]
-        effects += self._object(self._plan)
-        for version in self._memory.versions[-2:]:
-            effects += self._object(ObjectRef(sha256=version.params, size=version.size))
-        for version in self._memory.versions[-KEPT_VERSIONS:-2]:
-            effects += self._clear(version)
-        return [*effects, self._head()]
+        return effects + self._say.everything(self._memory, KEPT_VERSIONS)
 
     def _on_message(self, message: ev.Message, now: float) -> list[ev.Effect]:
         kind, device = self._topics.parts(message.topic)
@@ -257,7 +246,11 @@ class Rounds:
         if assembly.complete:
             return self._accept(name, key, attempt)
         arrived = header.nchunks - assembly.missing
-        return [self._bitmap(name, header)] if new and arrived % (self._window() // 2 or 1) == 0 else []
+        return (
+            [self._say.bitmap(name, header, self._intake.received(name, header.payload_sha256))]
+            if new and arrived % (self._window() // 2 or 1) == 0
+            else []
+        )
 
     def _accept(self, name: str, key: PublicKey, attempt: Open) -> list[ev.Effect]:
         """Proven, checked, on disk, in the journal, and only then receipted."""
@@ -271,7 +264,7 @@ class Rounds:
             reason = f"update from {name} refused: {e}"
             note = ev.Log("update_refused", {"device": name, "round": attempt.round, "reason": reason})
             self._intake.dropped("refused after verification")
-            return [note, self._receipt(name, whole.header, "refused", reason)]
+            return [note, self._say.receipt(name, whole.header, "refused", reason)]
         put(self._files, self._spool(attempt.round, attempt.attempt, name), whole.payload)
         row = Contribution(
             attempt.round, attempt.attempt, name, whole.header.payload_sha256.hex(), len(whole.payload), info.weight,
@@ -284,7 +277,7 @@ class Rounds:
         self._commit(rows)
         attempt.members[name] = row
         fields = {"device": name, "round": attempt.round, "bytes": row.size, "weight": row.weight}
-        return [self._receipt(name, whole.header, "accepted"), ev.Log("update_accepted", fields)]
+        return [self._say.receipt(name, whole.header, "accepted"), ev.Log("update_accepted", fields)]
 
     def _answer(self, name: str, header: frames.Header) -> list[ev.Effect]:
         """What a device that asks is told: the receipt if there is one, else what has arrived."""
@@ -293,22 +286,24 @@ class Rounds:
         attempt = self._open
         if counted:
             verdict: Verdict = "accepted" if counted.payload == payload else "duplicate"
-            return [self._receipt(name, header, verdict, "" if verdict == "accepted" else "another update was counted")]
+            return [
+                self._say.receipt(name, header, verdict, "" if verdict == "accepted" else "another update was counted")
+            ]
         if attempt is None or (header.round, header.attempt) != (attempt.round, attempt.attempt):
             known = self._memory.attempts.get((header.round, header.attempt))
             older = known is not None and known.state == "abandoned"
             if older:
-                return [self._receipt(name, header, "stale", f"attempt {header.attempt} was abandoned")]
+                return [self._say.receipt(name, header, "stale", f"attempt {header.attempt} was abandoned")]
             if known is None:
-                return [self._receipt(name, header, "refused", f"round {header.round} was never opened")]
-            return [self._receipt(name, header, "late", f"round {header.round} is closed")]
+                return [self._say.receipt(name, header, "refused", f"round {header.round} was never opened")]
+            return [self._say.receipt(name, header, "late", f"round {header.round} is closed")]
         if header.model != bytes.fromhex(self._current.params):
-            return [self._receipt(name, header, "stale", "update to another model than this round's")]
+            return [self._say.receipt(name, header, "stale", "update to another model than this round's")]
         if header.config != bytes.fromhex(self._config):
-            return [self._receipt(name, header, "refused", "update under another policy than this round's")]
+            return [self._say.receipt(name, header, "refused", "update under another policy than this round's")]
         if (device := self._devices.get(name)) and device.out:
-            return [self._receipt(name, header, "refused", "the device is out of this attempt")]
-        return [self._bitmap(name, header)]
+            return [self._say.receipt(name, header, "refused", "the device is out of this attempt")]
+        return [self._say.bitmap(name, header, self._intake.received(name, header.payload_sha256))]
 
     # --- the round --------------------------------------------------------------------------------------------------
     def _begin(self, now: float) -> None:
@@ -403,7 +398,7 @@ class Rounds:
                 window=self._window(),
                 deadline=min(self._settings.deadline, max(0.0, attempt.deadline_at - now)),
             )
-            effects.append(self._command(name, select))
+            effects.append(self._say.command(name, select))
         if rows:
             self._commit(rows)
         return effects
@@ -418,15 +413,17 @@ class Rounds:
             self._commit([Attempt(attempt.round, attempt.attempt, "committing", attempt.version)])
         members = sorted(attempt.members)
         payloads = ((n, self._files.read(self._spool(attempt.round, attempt.attempt, n))) for n in members)
-        params = merge(self._files.read(_object_name(self._current.params)), payloads, self._codec)
+        params = merge(self._files.read(object_name(self._current.params)), payloads, self._codec)
         ref = ObjectRef(sha256=sha256(params).hexdigest(), size=len(params))
-        put(self._files, _object_name(ref.sha256), params)
+        put(self._files, object_name(ref.sha256), params)
         contributions = [attempt.members[n] for n in members]
-        version = self._version_row(self._current.number + 1, ref, self._current.sha256, contributions, attempt.round)
+        version = version_record(
+            self._current.number + 1, ref, self._current.sha256, self._config, contributions, attempt.round
+        )
         self._commit([version, Attempt(attempt.round, attempt.attempt, "published", attempt.version)])
         for old in self._memory.versions[:-KEPT_VERSIONS][-1:]:
             if old.params not in (v.params for v in self._memory.versions[-KEPT_VERSIONS:]):
-                self._files.unlink(_object_name(old.params))
+                self._files.unlink(object_name(old.params))
         weight = sum(c.weight for c in contributions)
         down = frames.wire_bytes(ref.size) * len(members)
         effects: list[ev.Effect] = [
@@ -438,10 +435,10 @@ class Rounds:
         ]  # fmt: skip
         self._begin(now)
         if self._connected:
-            effects += self._object(ref)
-            effects.append(self._head())
+            effects += self._say.chunks(ref)
+            effects.append(self._say.head(self._memory))
             for old in self._memory.versions[-3:-2]:
-                effects += self._clear(old)
+                effects += self._say.clear(old, self._memory)
         if self._open is None:
             effects.append(ev.Finished())
         return effects
@@ -454,7 +451,7 @@ class Rounds:
             "members": len(attempt.members),
         }
         self._begin(now)
-        return [ev.Log("round_abandoned", fields), *([self._head()] if self._connected else [])]
+        return [ev.Log("round_abandoned", fields), *([self._say.head(self._memory)] if self._connected else [])]
 
     # --- durable ----------------------------------------------------------------------------------------------------
     def _commit(self, rows: list[Row]) -> None:
@@ -462,86 +459,11 @@ class Rounds:
         for row in rows:
             self._memory.apply(row)
 
-    def _version_row(
-        self, number: int, ref: ObjectRef, parent: str, members: list[Contribution], round_: int
-    ) -> Version:
-        lines = "".join(f"{c.device} {c.payload} {c.weight}\n" for c in members)
-        record = msgspec.json.encode(
-            {
-                "config": self._config,
-                "members": sha256(lines.encode()).hexdigest(),
-                "params": ref.sha256,
-                "parent": parent,
-                "round": round_,
-                "version": number,
-            }
-        )
-        return Version(number, ref.sha256, ref.size, parent, sha256(record).hexdigest(), record.decode())
-
     @staticmethod
     def _spool(round_: int, attempt: int, device: str) -> str:
         return f"{SPOOL}/{round_}-{attempt}-{device}.payload"
 
-    # --- messages ---------------------------------------------------------------------------------------------------
-    def _head(self) -> ev.Effect:
-        closed = sorted((k, a) for k, a in self._memory.attempts.items() if a.state in ("published", "abandoned"))
-        head = Head(
-            federation=self._settings.federation,
-            version=self._current.number,
-            plan=self._plan,
-            params=ObjectRef(sha256=self._current.params, size=self._current.size),
-            parent=self._current.parent,
-            policy=self._settings.policy,
-            shards=self._settings.shards,
-            boot=self._memory.boot,
-            closed=tuple(
-                Closed(round=r, attempt=n, outcome="published" if a.state == "published" else "abandoned")
-                for (r, n), a in closed[-CLOSED_SHOWN:]
-            ),
-        )
-        return ev.Publish(self._topics.head, sign_message(self._key, HEAD, head), retained=True)
-
-    def _object(self, ref: ObjectRef) -> list[ev.Effect]:
-        header = frames.object_header(ref.size, bytes.fromhex(ref.sha256))
-        raw = self._files.read(_object_name(ref.sha256))
-        return [
-            ev.Publish(self._topics.object(ref.sha256, i), frame, retained=True)
-            for i, frame in enumerate(frames.frames(header, raw))
-        ]
-
-    def _clear(self, version: Version) -> list[ev.Effect]:
-        """Takes an old version's chunks off the broker, unless a version still offered has the same params."""
-        if version.params in (v.params for v in self._memory.versions[-2:]):
-            return []
-        topics = (self._topics.object(version.params, i) for i in range(frames.chunks_of(version.size)))
-        return [ev.Publish(topic, b"", retained=True) for topic in topics]
-
-    def _command(self, device: str, command: Command) -> ev.Effect:
-        return ev.Publish(self._topics.command(device), sign_message(self._key, COMMAND, command))
-
-    def _receipt(self, device: str, header: frames.Header, verdict: Verdict, reason: str = "") -> ev.Effect:
-        receipt = Receipt(
-            federation=self._settings.federation,
-            device=device,
-            round=header.round,
-            attempt=header.attempt,
-            payload=header.payload_sha256.hex(),
-            verdict=verdict,
-            reason=reason[:500],
-        )
-        return self._command(device, receipt)
-
-    def _bitmap(self, device: str, header: frames.Header) -> ev.Effect:
-        bitmap = Bitmap(
-            federation=self._settings.federation,
-            device=device,
-            round=header.round,
-            attempt=header.attempt,
-            payload=header.payload_sha256.hex(),
-            received=self._intake.received(device, header.payload_sha256).hex(),
-        )
-        return self._command(device, bitmap)
-
+    # --- status ------------------------------------------------------------------------------------------------------
     def _status_bytes(self, state: RoundState | None = None) -> bytes:
         attempt = self._open
         status = AggregatorStatus(
@@ -566,7 +488,3 @@ class Rounds:
             return []
         self._shown = raw
         return [ev.Publish(self._topics.aggregator, raw, retained=True)]
-
-
-def _object_name(sha256_hex: str) -> str:
-    return f"objects/{sha256_hex}"

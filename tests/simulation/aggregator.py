@@ -13,8 +13,9 @@ import json
 from typing import TYPE_CHECKING
 
 from fleetgrad.broker import events
+from fleetgrad.broker.announcing import GENESIS
 from fleetgrad.broker.journal import Attempt, Boot, Contribution, Memory, Row, Version
-from fleetgrad.broker.rounds import GENESIS, Rounds, RoundSettings
+from fleetgrad.broker.rounds import Rounds, RoundSettings
 from fleetgrad.wire.files import DiskError
 from fleetgrad.wire.messages import COMMAND, Bitmap, Command, ObjectRef, Policy, Receipt, Select
 from fleetgrad.wire.signing import verify_message

@@ -1,0 +1,138 @@
+"""What the aggregator says: the signed head, a version's chunks, receipts and bitmaps; and a version's record.
+
+Each method gives publishes; nothing is sent or remembered here.
+"""
+
+from hashlib import sha256
+
+import msgspec
+
+from fleetgrad.broker import events as ev
+from fleetgrad.broker.journal import CLOSED_SHOWN, Contribution, Memory, Version
+from fleetgrad.wire import frames
+from fleetgrad.wire.files import Files
+from fleetgrad.wire.messages import (
+    COMMAND,
+    HEAD,
+    Bitmap,
+    Closed,
+    Command,
+    Head,
+    ObjectRef,
+    Policy,
+    Receipt,
+    Verdict,
+)
+from fleetgrad.wire.signing import PrivateKey, sign_message
+from fleetgrad.wire.topics import Topics
+
+OFFERED = 2  # versions whose chunks are on the broker: the current and the previous one
+GENESIS = "0" * 64  # parent of version 0
+
+
+def object_name(sha256_hex: str) -> str:
+    """File name of an object."""
+    return f"objects/{sha256_hex}"
+
+
+def version_record(
+    number: int, ref: ObjectRef, parent: str, config: str, members: list[Contribution], round_: int
+) -> Version:
+    """A release and its record (wire/SPEC.md section 7); `parent` is the previous record's hash."""
+    lines = "".join(f"{c.device} {c.payload} {c.weight}\n" for c in members)
+    record = msgspec.json.encode(
+        {
+            "config": config,
+            "members": sha256(lines.encode()).hexdigest(),
+            "params": ref.sha256,
+            "parent": parent,
+            "round": round_,
+            "version": number,
+        }
+    )
+    return Version(number, ref.sha256, ref.size, parent, sha256(record).hexdigest(), record.decode())
+
+
+class Announcer:
+    """Speaks for one federation."""
+
+    def __init__(
+        self, federation: str, policy: Policy, shards: int, key: PrivateKey, files: Files, plan: ObjectRef
+    ) -> None:
+        self._federation, self._policy, self._shards = federation, policy, shards
+        self._key, self._files, self._plan = key, files, plan
+        self._topics = Topics(federation)
+
+    def head(self, memory: Memory) -> ev.Effect:
+        """The signed release of the newest version."""
+        current = memory.versions[-1]
+        closed = sorted((k, a) for k, a in memory.attempts.items() if a.state in ("published", "abandoned"))
+        head = Head(
+            federation=self._federation,
+            version=current.number,
+            plan=self._plan,
+            params=ObjectRef(sha256=current.params, size=current.size),
+            parent=current.parent,
+            policy=self._policy,
+            shards=self._shards,
+            boot=memory.boot,
+            closed=tuple(
+                Closed(round=r, attempt=n, outcome="published" if a.state == "published" else "abandoned")
+                for (r, n), a in closed[-CLOSED_SHOWN:]
+            ),
+        )
+        return ev.Publish(self._topics.head, sign_message(self._key, HEAD, head), retained=True)
+
+    def everything(self, memory: Memory, kept: int) -> list[ev.Effect]:
+        """All that should be retained, objects before the head; of `kept` versions the older ones are taken off."""
+        effects = self.chunks(self._plan)
+        for version in memory.versions[-OFFERED:]:
+            effects += self.chunks(ObjectRef(sha256=version.params, size=version.size))
+        for version in memory.versions[-kept:-OFFERED]:
+            effects += self.clear(version, memory)
+        return [*effects, self.head(memory)]
+
+    def chunks(self, ref: ObjectRef) -> list[ev.Effect]:
+        """An object's retained chunks."""
+        header = frames.object_header(ref.size, bytes.fromhex(ref.sha256))
+        raw = self._files.read(object_name(ref.sha256))
+        return [
+            ev.Publish(self._topics.object(ref.sha256, i), frame, retained=True)
+            for i, frame in enumerate(frames.frames(header, raw))
+        ]
+
+    def clear(self, version: Version, memory: Memory) -> list[ev.Effect]:
+        """Takes an old version's chunks off the broker, unless a version still offered has the same params."""
+        if version.params in (v.params for v in memory.versions[-OFFERED:]):
+            return []
+        topics = (self._topics.object(version.params, i) for i in range(frames.chunks_of(version.size)))
+        return [ev.Publish(topic, b"", retained=True) for topic in topics]
+
+    def command(self, device: str, command: Command) -> ev.Effect:
+        """A signed command."""
+        return ev.Publish(self._topics.command(device), sign_message(self._key, COMMAND, command))
+
+    def receipt(self, device: str, header: frames.Header, verdict: Verdict, reason: str = "") -> ev.Effect:
+        """The last word on the update that `header` is of."""
+        receipt = Receipt(
+            federation=self._federation,
+            device=device,
+            round=header.round,
+            attempt=header.attempt,
+            payload=header.payload_sha256.hex(),
+            verdict=verdict,
+            reason=reason[:500],
+        )
+        return self.command(device, receipt)
+
+    def bitmap(self, device: str, header: frames.Header, received: bytes) -> ev.Effect:
+        """Which chunks of the update that `header` is of have arrived."""
+        bitmap = Bitmap(
+            federation=self._federation,
+            device=device,
+            round=header.round,
+            attempt=header.attempt,
+            payload=header.payload_sha256.hex(),
+            received=received.hex(),
+        )
+        return self.command(device, bitmap)
