@@ -1,5 +1,6 @@
 """The container files agree with each other, with the command line and with the wire."""
 
+import os
 import re
 import subprocess
 import sys
@@ -36,31 +37,37 @@ def test_devices_and_aggregator_start_after_the_federation_is_founded(compose: d
     for name in ("aggregator", "edge"):
         assert services[name]["depends_on"]["found"]["condition"] == "service_completed_successfully"
         assert services[name]["volumes"] == services["found"]["volumes"]
-    assert f"${{DEVICES:-{services['edge']['scale']}}}" in services["found"]["command"]
+    assert services["found"]["environment"]["DEVICES"] == f"${{DEVICES:-{services['edge']['scale']}}}"
 
 
 def test_the_founding_names_the_broker_container(compose: dict[str, Any]) -> None:
-    words = compose["services"]["found"]["command"]
-    where = address.parse(words[words.index("--broker") + 1])
+    where = address.parse(compose["services"]["found"]["environment"]["BROKER"])
     assert where.host in compose["services"]
-    assert f"listener {where.port}" in (ROOT / "hardware" / "mosquitto" / "container.conf").read_text()
+    assert f"listener {where.port}" in (DOCKER / "mosquitto.conf").read_text()
 
 
-def test_the_founding_makes_what_the_other_containers_look_for(compose: dict[str, Any], tmp_path: Path) -> None:
-    words = [w.replace("${DEVICES:-4}", "3") for w in compose["services"]["found"]["command"]]
-    place = words[3]
-    words[0], words[3] = sys.executable, str(tmp_path / "run")
+def test_the_founding_makes_once_what_the_other_containers_look_for(compose: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "found.sh"
+    text = (DOCKER / "found.sh").read_text().replace("/federation/run", f"{tmp_path}/run")
+    path.write_text(text.replace("--runs /federation ", f"--runs {tmp_path} "))
+    given = {"BROKER": "mqtt://broker:1883", "DEVICES": "3", "ROUNDS": "2"}
+    environment = {**os.environ, **given, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    keys = []
     for _ in range(2):  # the second time it finds a federation and leaves it alone
-        done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, done.stderr
-    serve = compose["services"]["aggregator"]["command"]
-    assert serve == ["fleetgrad", "serve", place]
-    assert f"for device in {place}/devices/*/" in (DOCKER / "edge.sh").read_text()
-    edges = sorted((tmp_path / "run" / "devices").glob("*/edge.toml"))
+        done = subprocess.run(
+            ["sh", str(path)], env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        keys.append((tmp_path / "run" / "federation" / "keys" / "aggregator.key").read_bytes())
+    assert keys[0] == keys[1]
+    assert compose["services"]["aggregator"]["command"] == ["fleetgrad", "serve", "/federation/run/federation"]
+    assert "for device in /federation/run/federation/devices/*/" in (DOCKER / "edge.sh").read_text()
+    edges = sorted((tmp_path / "run" / "federation" / "devices").glob("*/edge.toml"))
     assert [e.parent.name for e in edges] == ["dev-1", "dev-2", "dev-3"]
     for edge in edges:
         settings, folder = config.load(edge)
         assert (folder / settings.data.path).is_file()
+        assert settings.broker.url == given["BROKER"]
         assert settings.broker.insecure  # the broker is another container
 
 
@@ -86,7 +93,7 @@ def test_two_containers_never_become_the_same_device(tmp_path: Path) -> None:
     devices = tmp_path / "devices"
     for name in ("dev-1", "dev-2"):
         (devices / name).mkdir(parents=True)
-    script = (DOCKER / "edge.sh").read_text().replace("/federation/run/devices", str(devices))
+    script = (DOCKER / "edge.sh").read_text().replace("/federation/run/federation/devices", str(devices))
     # Stands for the daemon: says who it is and lives until its input ends.
     script = re.sub(r"exec fleetgrad-edge run --config (\S+)", r"echo \1; exec cat", script)
     path = tmp_path / "edge.sh"

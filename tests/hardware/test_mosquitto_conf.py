@@ -29,11 +29,11 @@ def follow(inbox: "queue.SimpleQueue[Any]", kind: type) -> Any:
 
 
 @pytest.mark.needs("mosquitto")
-@pytest.mark.parametrize("name", ["mosquitto.conf", "container.conf"])
-def test_mosquitto_takes_the_configuration_and_retains_a_whole_chunk(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("folder", ["mosquitto", "docker"])
+def test_mosquitto_takes_the_configuration_and_retains_a_whole_chunk(tmp_path: Path, folder: str) -> None:
     path, port = find_mosquitto(), free_port()
     assert path
-    text = (HARDWARE / "mosquitto" / name).read_text()
+    text = (HARDWARE / folder / "mosquitto.conf").read_text()
     config = tmp_path / "mosquitto.conf"
     config.write_text(re.sub(r"^listener .*$", f"listener {port} 127.0.0.1", text, flags=re.MULTILINE))
     fleet = Fleet(tmp_path / "logs")
