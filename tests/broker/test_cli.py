@@ -1,0 +1,168 @@
+"""The `fleetgrad` command: what it makes, what it prints for people and for programs, and how it refuses."""
+
+import json
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from fleetgrad.broker import cli, settings
+from fleetgrad.edge import config
+from fleetgrad.edge.autodiff import zoo
+from fleetgrad.edge.training.plan_dir import open_plan
+from fleetgrad.wire.signing import load_private_key, load_public_key
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command in this process: (exit code, output, errors)."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fleetgrad", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "mlp.onnx"
+    onnx.save(zoo.mlp(inputs=8, hidden=16, classes=3), str(path))
+    return path
+
+
+def test_new_makes_a_federation_that_serve_can_load(run: Run, model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "digits"
+    code, out, _ = run("new", folder, "--model", model, "--rounds", 7, "--gradients", "fp32")
+    assert code == 0
+    assert "parameters train" in out
+    made = settings.load(folder)
+    assert (made.name, made.round.rounds, made.gradients) == ("digits", 7, "fp32")
+    assert open_plan(folder / "plan").manifest.gradients == "fp32"
+    key = load_private_key(folder / "keys" / "aggregator.key")
+    assert key.public.pem() == (folder / "keys" / "aggregator.pub").read_bytes()
+    assert stat.S_IMODE((folder / "keys" / "aggregator.key").stat().st_mode) == 0o600
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["digits", "mlp.onnx"]  # nothing temporary is left
+
+
+def test_a_device_gets_its_keys_and_settings_and_a_place_in_the_roster(run: Run, model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "digits"
+    run("new", folder, "--model", model)
+    flags = (
+        "--data",
+        "mine.npz",
+        "--x",
+        "images",
+        "--scale",
+        0.5,
+        "--shape",
+        "1,2,4",
+        "--broker",
+        "mqtt://10.0.0.2:1884",
+    )
+    code, out, _ = run("device", "add", "dev-01", "--dir", folder, *flags)
+    assert code == 0
+    assert "fleetgrad-edge run --config dev-01/edge.toml" in out
+    device = folder / "devices" / "dev-01"
+    assert sorted(p.name for p in device.iterdir()) == ["aggregator.pub", "device.key", "edge.toml"]
+    found, base = config.load(device / "edge.toml")
+    assert (found.device.id, found.federation.name, found.broker.url) == ("dev-01", "digits", "mqtt://10.0.0.2:1884")
+    assert (found.data.path, found.data.x, found.data.scale, found.data.shape) == ("mine.npz", "images", 0.5, (1, 2, 4))
+    member = load_public_key(folder / "roster" / "dev-01.pub")
+    assert load_private_key(base / found.device.key).public.kid == member.kid
+    assert stat.S_IMODE((device / "device.key").stat().st_mode) == 0o600
+    code, out, _ = run("device", "list", "--dir", folder, "--format", "json")
+    assert (code, json.loads(out)) == (0, [{"device": "dev-01", "key": member.kid}])
+
+
+def test_status_for_programs_is_json_even_without_a_broker(run: Run, model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "digits"
+    run("new", folder, "--model", model, "--broker", "mqtt://127.0.0.1:1")
+    code, out, _ = run("status", folder, "--format", "json", "--timeout", 0.5)
+    found = json.loads(out)
+    assert code == 0
+    assert (found["federation"], found["rounds"], found["aggregator"]) == ("digits", [], None)
+    assert "127.0.0.1:1" in found["problem"]
+
+
+def unsupported() -> onnx.ModelProto:
+    """x -> Erf -> MatMul w -> Erf: no operator but MatMul trains."""
+    value = helper.make_tensor_value_info
+    w = helper.make_tensor("w", TensorProto.FLOAT, [4, 3], [0.1] * 12)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], name="dense"),
+        helper.make_node("Erf", ["a"], ["b"], name="first"),
+        helper.make_node("Erf", ["b"], ["y"], name="second"),
+    ]
+    graph = helper.make_graph(
+        nodes, "g", [value("x", TensorProto.FLOAT, ["N", 4])], [value("y", TensorProto.FLOAT, ["N", 3])], [w]
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_a_model_that_cannot_train_names_every_node_and_leaves_nothing(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "odd.onnx"
+    onnx.save(unsupported(), str(path))
+    code, _, err = run("new", tmp_path / "fed", "--model", path)
+    assert code == 2
+    assert "Erf" in err
+    assert "first" in err
+    assert "second" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["odd.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (("new", "DIR/fed", "--model", "DIR/none.onnx"), "no such file"),
+        (("new", "DIR/fed", "--model", "DIR/mlp.onnx", "--name", "Fed 1"), "a-z"),
+        (("new", "DIR/fed", "--model", "DIR/mlp.onnx", "--broker", "mqtt://192.0.2.1"), "--insecure"),
+        (("new", "DIR/fed", "--model", "DIR/mlp.onnx", "--broker", "mqtts://192.0.2.1"), "TLS isn't supported yet"),
+        (("new", "DIR/fed", "--model", "DIR/mlp.onnx", "--loss", "hinge"), "hinge"),
+        (("new", "DIR/fed"), "--model"),
+        (("serve", "DIR"), "fleetgrad new"),
+        (("status", "DIR"), "fleetgrad new"),
+        (("device", "list", "--dir", "DIR"), "fleetgrad new"),
+        (("watch",), "--federation"),
+        (("demo", "--devices", "0"), "--devices"),
+        (("demo", "--shape", "1,x"), "--shape"),
+        (("demo", "--data", "DIR/a.npz"), "--model"),
+        (("nonsense",), "nonsense"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_wrong_command_line_is_one_clear_error(
+    run: Run, model: Path, tmp_path: Path, words: tuple[str, ...], match: str
+) -> None:
+    code, out, err = run(*(w.replace("DIR", str(tmp_path)) for w in words))
+    assert code == 2
+    assert match in " ".join((out + err).replace("│", " ").split())
+    assert "Traceback" not in out + err
+    assert [p.name for p in tmp_path.iterdir()] == [model.name]
+
+
+def test_a_model_file_that_is_no_model_is_refused(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "noise.onnx"
+    path.write_bytes(b"\xff" * 100)
+    code, _, err = run("new", tmp_path / "fed", "--model", path)
+    assert code == 2
+    assert "noise.onnx" in err
+
+
+@pytest.mark.parametrize("words", [(), ("new",), ("serve",), ("device", "add"), ("status",), ("watch",), ("demo",)])
+def test_every_help_page_explains_its_flags(run: Run, words: tuple[str, ...]) -> None:
+    code, out, _ = run(*words, "--help")
+    assert code == 0
+    assert " ".join(words) in out
+    if words in {("new",), ("device", "add"), ("watch",), ("demo",)}:
+        assert f"fleetgrad {' '.join(words)} " in " ".join(out.replace("│", " ").split()).partition("Usage:")[2][20:]
