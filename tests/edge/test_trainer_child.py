@@ -1,0 +1,122 @@
+"""The trainer as a real process: killed, it repeats its payload byte for byte; what it can't do it says in one reply."""
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from fleetgrad.edge.autodiff import zoo
+from fleetgrad.edge.autodiff.compiling import compile_model
+from fleetgrad.edge.training.plan_dir import open_plan
+from fleetgrad.wire import bundle
+from fleetgrad.wire.messages import Policy
+
+
+class Child:
+    """A trainer and its pipes."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "fleetgrad.edge.trainer"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def ask(self, request: dict[str, Any]) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(msgspec.json.encode(request) + b"\n")
+        self.process.stdin.flush()
+
+    def reply(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        found: dict[str, Any] = msgspec.json.decode(self.process.stdout.readline())
+        return found
+
+    def last(self) -> dict[str, Any]:
+        while (reply := self.reply())["kind"] == "progress":
+            continue
+        return reply
+
+
+@pytest.fixture
+def child() -> Iterator[Child]:
+    made = Child()
+    yield made
+    made.process.kill()
+    made.process.wait()
+
+
+@pytest.fixture
+def request_(tmp_path: Path) -> dict[str, Any]:
+    compile_model(zoo.mlp(inputs=8, classes=3), loss="cross-entropy", output=tmp_path / "plan")
+    opened = open_plan(tmp_path / "plan")
+    (tmp_path / "objects").mkdir()
+    (tmp_path / "objects" / "aa").write_bytes(bundle.pack(tmp_path / "plan"))
+    (tmp_path / "objects" / "bb").write_bytes(opened.initial_parameters()[: opened.manifest.travels].tobytes())
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "data.npz", x=rng.random((300, 8)), y=rng.integers(0, 3, 300))
+    return {
+        "round": 3, "attempt": 1, "plan": "objects/aa", "params": "objects/bb", "policy": Policy(local_epochs=30),
+        "seed": 1, "codec-seed": 2, "output": "updates/3-1.payload", "spool": str(tmp_path),
+        "data": {"path": str(tmp_path / "data.npz")}, "threads": 1,
+    }  # fmt: skip
+
+
+def test_a_trainer_killed_while_it_trains_repeats_its_payload_byte_for_byte(
+    child: Child, request_: dict[str, Any], tmp_path: Path
+) -> None:
+    payload = tmp_path / "updates" / "3-1.payload"
+    child.ask(request_)
+    first = child.last()
+    assert first["kind"] == "trained"
+    assert first["weight"] == 300
+    assert first["sha256"] == hashlib.sha256(payload.read_bytes()).hexdigest()
+    payload.unlink()
+    victim = Child()
+    victim.ask(request_)
+    assert victim.reply()["kind"] == "progress"  # in the middle of its epochs
+    victim.process.kill()
+    victim.process.wait()
+    assert not payload.exists()
+    again = Child()
+    again.ask(request_)
+    assert again.last() == first
+    again.process.kill()
+    again.process.wait()
+    child.ask(request_)  # and in the process that has trained before
+    assert child.last() == first
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"data": {"path": "/nowhere.npz"}}, "nowhere.npz"),
+        ({"data": {"path": "data.npz", "scale": 1e30}}, "step 1"),
+        ({"params": "objects/none"}, "No such file"),
+        ({"plan": "objects/bb"}, "plan bundle"),
+        ({"data": {"path": "data.npz", "x": "y"}}, "data.npz"),
+    ],
+)
+def test_what_it_cannot_do_is_one_reply_and_the_trainer_lives_on(
+    child: Child, request_: dict[str, Any], change: dict[str, Any], match: str
+) -> None:
+    if "path" in change.get("data", {}) and not change["data"]["path"].startswith("/"):
+        change = {"data": {**change["data"], "path": request_["data"]["path"]}}
+    child.ask({**request_, **change})
+    reply = child.last()
+    if reply["kind"] == "trained":
+        pytest.fail(f"expected a failure: {reply}")
+    assert match in reply["reason"]
+    child.ask({**request_, "policy": Policy(local_epochs=1)})
+    assert child.last()["kind"] == "trained"
+
+
+def test_the_trainer_ends_when_its_daemon_is_gone(child: Child) -> None:
+    assert child.process.stdin is not None
+    child.process.stdin.close()
+    assert child.process.wait(60) == 0
