@@ -263,6 +263,7 @@ def demo(
     momentum: Annotated[float, typer.Option(min=0, max=0.999)] = 0.9,
     name: Annotated[str | None, typer.Option(help="Folder under runs/; default: date and time.")] = None,
     runs: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
+    only_set_up: Annotated[bool, typer.Option("--only-set-up", help="Make the federation, start nothing.")] = False,
 ) -> None:
     """Run a whole federation on this machine: a broker, an aggregator and N edge daemons train a CNN on real digits.
 
@@ -275,10 +276,12 @@ def demo(
 
     if data is not None and model is None:
         raise typer.BadParameter("--data needs --model: the demo's own model takes 8x8 digits")
+    if only_set_up and "://" not in broker:
+        raise typer.BadParameter("--only-set-up needs --broker mqtt://host:port: which broker will there be?")
     chosen = Options(
         directory=runs / (name or time.strftime("demo-%Y%m%d-%H%M%S")),
         devices=number, rounds=rounds, alpha=alpha, seed=seed, codec=codec, gradients=gradients, loss=loss,
-        broker=broker, insecure=insecure, model=model, data=data, x=x, y=y, scale=scale, shape=parse_shape(shape),
+        broker=broker, insecure=insecure, only_set_up=only_set_up, model=model, data=data, x=x, y=y, scale=scale, shape=parse_shape(shape),
         training=Training(
             local_epochs=local_epochs, batch_size=batch_size, learning_rate=learning_rate, momentum=momentum
         ),

@@ -96,7 +96,7 @@ def test_a_trainer_killed_while_it_trains_repeats_its_payload_byte_for_byte(
     ("change", "match"),
     [
         ({"data": {"path": "/nowhere.npz"}}, "nowhere.npz"),
-        ({"data": {"path": "data.npz", "scale": 1e30}}, "step 1"),
+        ({"data": {"path": "data.npz", "scale": 1e30}}, "lower learning rate"),
         ({"params": "objects/none"}, "No such file"),
         ({"plan": "objects/bb"}, "plan bundle"),
         ({"data": {"path": "data.npz", "x": "y"}}, "data.npz"),

@@ -1,16 +1,25 @@
 """However the demo ends, nothing of it stays behind: Ctrl-C, SIGKILL, and the death of one of its processes."""
 
+import json
 import os
+import queue
+import random
 import select
 import signal
 import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from fleetgrad.hardware.fleet import Fleet, console_script, free_port
+from fleetgrad.wire import mqtt
+from fleetgrad.wire.address import Address
+from fleetgrad.wire.messages import DeviceStatus, Metrics
+from fleetgrad.wire.topics import Topics
 
 MARK = "FLEETGRAD_TEST_RUN"
 SECONDS = 60.0
@@ -87,6 +96,11 @@ def await_ends(handles: dict[int, str]) -> None:
             os.close(handle)
 
 
+def await_event(inbox: "queue.SimpleQueue[Any]", kind: type) -> None:
+    while not isinstance(inbox.get(timeout=SECONDS), kind):
+        continue
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
@@ -138,19 +152,31 @@ def test_a_device_that_dies_ends_the_demo_with_the_end_of_its_log(folder: Path) 
     assert demo.alive() == {}
 
 
-def test_an_external_broker_is_shared_by_demos_one_after_the_other(folder: Path) -> None:
+def test_what_an_earlier_demo_left_on_a_shared_broker_does_not_count(folder: Path) -> None:
     port, fleet = free_port(), Fleet(folder / "logs")
     fleet.embedded_broker(port)
+    topics, inbox = Topics("demo"), queue.SimpleQueue[Any]()
+    earlier = mqtt.Session(Address("127.0.0.1", port), "earlier", inbox=inbox, will=None, random=random.Random(1))
+    row = Metrics(round=1, version=1, members=2, accuracy=1.0, loss=0.0, bytes_up=1, bytes_down=1, seconds=1.0)
     try:
-        for name in ("first", "second"):
-            done = subprocess.run(
-                [console_script("fleetgrad"), "demo", "--broker", f"mqtt://127.0.0.1:{port}", "--runs", str(folder),
-                 "--name", name, "--devices", "2", "--rounds", "1", "--local-epochs", "1"],
-                capture_output=True, text=True, timeout=120, check=False, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
-            assert done.returncode == 0, done.stdout + done.stderr
-            assert len((folder / name / "rounds.jsonl").read_text().splitlines()) == 1
+        earlier.start()
+        await_event(inbox, mqtt.Up)
+        earlier.subscribe([topics.metrics])
+        for name in ("dev-1", "dev-2"):
+            done = DeviceStatus(state="idle", device=name, boot=1, updates=1)
+            earlier.publish(topics.status(name), msgspec.json.encode(done), retain=True)
+        earlier.publish(topics.metrics, msgspec.json.encode(row), retain=True)
+        await_event(inbox, mqtt.Message)  # the broker has it all
+        demo = subprocess.run(
+            [console_script("fleetgrad"), "demo", "--broker", f"mqtt://127.0.0.1:{port}", "--runs", str(folder),
+             "--name", "run", "--devices", "2", "--rounds", "1", "--local-epochs", "1"],
+            capture_output=True, text=True, timeout=120, check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert demo.returncode == 0, demo.stdout + demo.stderr
+        rows = [json.loads(line) for line in (folder / "run" / "rounds.jsonl").read_text().splitlines()]
+        assert [r["bytes_up"] > 1 for r in rows] == [True]
     finally:
+        earlier.stop()
         fleet.stop()
 
 
