@@ -51,7 +51,7 @@ class Options:
 
 
 def set_up(
-    options: Options, where: address.Address, name: str
+    options: Options, where: address.Address, name: str = "demo"
 ) -> tuple[Manifest, NDArray[np.generic], NDArray[np.generic]]:
     """Makes the federation, splits the data over its devices; returns what was held out."""
     root = options.directory

@@ -59,14 +59,14 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class _Loaded:
-    """The plan and data of the last request; a new plan replaces both."""
+    """The plan and data of the last request; another of either replaces both."""
 
     def __init__(self, request: Request) -> None:
         spool = Path(request.spool)
         folder = spool / "plans" / Path(request.plan).name
         if not folder.is_dir():
             bundle.unpack((spool / request.plan).read_bytes(), folder)
-        self.plan = request.plan
+        self.source = (request.plan, request.data)
         self.trainer = training.Trainer(open_plan(folder), request.threads)
         d = request.data
         self.data: Dataset = npz.load(Path(d.path), self.trainer.manifest, x=d.x, y=d.y, scale=d.scale, shape=d.shape)
@@ -126,7 +126,7 @@ def main() -> None:
     for line in sys.stdin.buffer:
         request = msgspec.json.decode(line, type=Request)
         try:
-            if loaded is None or loaded.plan != request.plan:
+            if loaded is None or loaded.source != (request.plan, request.data):
                 loaded = _Loaded(request)
             reply = train(request, loaded, replies)
         except (ValueError, OSError, DiskError) as e:

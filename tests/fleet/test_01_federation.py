@@ -58,8 +58,10 @@ def test_retained_topics_alone_tell_what_the_fleet_does(make_federation: MakeFed
     federation = make_federation(rounds=2)
     federation.start()
     federation.until_reported()
-    view = federation.until(lambda v: len(v.devices) == 3 and all(d.updates == 2 for d in v.devices.values()))
-    assert view.aggregator is not None
+    federation.until(
+        lambda v: v.aggregator is not None and v.aggregator.state == "finished"
+        and len(v.devices) == 3 and all(d.updates == 2 for d in v.devices.values())
+    )  # fmt: skip
     federation.fleet.kill("dev-2")  # its last will speaks for it
     view = federation.until(lambda v: "dev-2" in v.devices and v.devices["dev-2"].state == "offline")
     assert {d.state for n, d in view.devices.items() if n != "dev-2"} <= {"idle", "fetching"}
