@@ -33,7 +33,7 @@ def own(tmp_path: Path) -> dict[str, Any]:
 def made(options: Options) -> tuple[list[set[int]], set[int]]:
     """Sets the demo up; the sample numbers that each device has, and those held out."""
     options.directory.mkdir()
-    set_up(options, WHERE)
+    set_up(options, WHERE, "demo")
     federation = options.directory / FEDERATION
     parts = []
     for path in sorted((federation / "devices").glob("*/data.npz")):
@@ -89,7 +89,7 @@ def test_options_reach_the_federation(own: dict[str, Any]) -> None:
 def test_the_digits_are_the_default(tmp_path: Path) -> None:
     options = Options(directory=tmp_path / "run", devices=2)
     options.directory.mkdir()
-    manifest, x, y = set_up(options, WHERE)
+    manifest, x, y = set_up(options, WHERE, "demo")
     assert x.shape == (359, 8, 8)  # a fifth of 1,797, class by class
     assert set(y.tolist()) == set(range(10))
     assert manifest.inputs[0].shape == (1, 8, 8)
