@@ -1,42 +1,24 @@
 """What the round machine is told (events) and what it asks for (effects)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True)
-class Connected:
-    """The broker took us; nothing is subscribed, and what it retained may be gone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Disconnected:
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    topic: str
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """The time that `wake_at` named has come."""
-
+from fleetgrad.wire.events import Connected, Disconnected, Log, Message, Publish, Subscribe, Tick
 
 Event = Connected | Disconnected | Message | Tick
 
-
-@dataclass(frozen=True, slots=True)
-class Publish:
-    topic: str
-    payload: bytes
-    retained: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Subscribe:
-    filters: list[str]
+__all__ = [
+    "Connected",
+    "Disconnected",
+    "Effect",
+    "Event",
+    "Finished",
+    "Log",
+    "Message",
+    "Publish",
+    "Published",
+    "Subscribe",
+    "Tick",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +38,6 @@ class Published:
 @dataclass(frozen=True, slots=True)
 class Finished:
     """The last round is published."""
-
-
-@dataclass(frozen=True, slots=True)
-class Log:
-    """A line for people: an event with fields."""
-
-    event: str
-    fields: dict[str, object] = field(default_factory=dict)
 
 
 Effect = Publish | Subscribe | Published | Finished | Log

@@ -1,24 +1,27 @@
 """What the participant is told (events) and what it asks for (effects)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from fleetgrad.wire.events import Connected, Disconnected, Log, Message, Publish, Subscribe, Tick
 from fleetgrad.wire.messages import Policy
 
-
-@dataclass(frozen=True, slots=True)
-class Connected:
-    """The broker took us; nothing is subscribed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Disconnected:
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    topic: str
-    payload: bytes
+__all__ = [
+    "CancelTraining",
+    "Connected",
+    "Disconnected",
+    "Effect",
+    "Event",
+    "Log",
+    "Message",
+    "Progress",
+    "Publish",
+    "Subscribe",
+    "Tick",
+    "Train",
+    "Trained",
+    "TrainingFailed",
+    "Unsubscribe",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,24 +55,7 @@ class TrainingFailed:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """The time that `wake_at` named has come."""
-
-
 Event = Connected | Disconnected | Message | Progress | Trained | TrainingFailed | Tick
-
-
-@dataclass(frozen=True, slots=True)
-class Publish:
-    topic: str
-    payload: bytes
-    retained: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Subscribe:
-    filters: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +80,6 @@ class Train:
 @dataclass(frozen=True, slots=True)
 class CancelTraining:
     pass
-
-
-@dataclass(frozen=True, slots=True)
-class Log:
-    """A line for people: an event with fields."""
-
-    event: str
-    fields: dict[str, object] = field(default_factory=dict)
 
 
 Effect = Publish | Subscribe | Unsubscribe | Train | CancelTraining | Log

@@ -1,0 +1,44 @@
+"""What both state machines are told of the link, and ask of it. Each side adds its own events and effects to these."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The broker took us; nothing is subscribed, and what it retained may be gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    topic: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The time that `wake_at` named has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    topic: str
+    payload: bytes
+    retained: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    filters: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """A line for people: an event with fields."""
+
+    event: str
+    fields: dict[str, object] = field(default_factory=dict)
