@@ -3,7 +3,6 @@
 Exit codes: 0 fine; 1 failed at work; 2 bad usage, settings or input; 3 no broker within --timeout; 130 interrupted.
 """
 
-import importlib.metadata
 import json
 import sys
 import time
@@ -17,40 +16,18 @@ from rich.live import Live
 from rich.table import Table
 
 from fleetgrad.wire import address
-from fleetgrad.wire.command_line import EXIT_FAILED, parse_shape, run_app
+from fleetgrad.wire.command_line import EXIT_FAILED, Format, make_app, parse_shape, run_app
 from fleetgrad.wire.messages import CodecName
 from fleetgrad.wire.plan import Gradients, LossName
 
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
-    help="Federated learning that runs on boards: the operator's side.\n\n"
-    "Begin with `fleetgrad demo`. Exit codes: 0 fine; 1 failed at work; 2 bad usage, settings or input; "
-    "3 no broker within --timeout; 130 interrupted.",
-)
+app = make_app("Federated learning that runs on boards: the operator's side.\n\nBegin with `fleetgrad demo`.")
 devices = typer.Typer(no_args_is_help=True, help="Add devices to a federation, and list them.")
 app.add_typer(devices, name="device")
 out, err = Console(), Console(stderr=True, highlight=False)
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A federation's directory.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Allow plain MQTT to another machine.")]
-Format = Annotated[str, typer.Option("--format", help="table, or json for programs.")]
 Shape = Annotated[str | None, typer.Option(help="Shape of one sample, as 1,28,28.")]
-
-
-def show_version(wanted: bool) -> None:
-    if wanted:
-        out.print(f"fleetgrad {importlib.metadata.version('fleetgrad')}", highlight=False)
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print it.")] = False,
-) -> None:
-    pass
 
 
 @app.command()

@@ -4,13 +4,10 @@ import os
 import queue
 import random
 import secrets
-import signal
 import sys
-import threading
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -24,15 +21,12 @@ from fleetgrad.broker.rounds import Rounds
 from fleetgrad.wire import address, mqtt, signing
 from fleetgrad.wire.files import DiskError, PosixFiles
 from fleetgrad.wire.log import log
+from fleetgrad.wire.loop import GaveUp, Loop, Stop
 from fleetgrad.wire.messages import Metrics
 from fleetgrad.wire.topics import Topics
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_NO_BROKER = 0, 1, 2, 3
 JOURNAL, KEY = "journal.sqlite", "keys/aggregator.key"
-
-
-class Stop:
-    """Put into the queue by a signal."""
 
 
 class Server:
@@ -42,7 +36,8 @@ class Server:
         config = settings_file.load(directory)
         self._address = address.parse(config.broker.url)
         address.check_plain(self._address, insecure or config.broker.insecure)
-        self._timeout, self._exit_when_done = timeout, exit_when_done
+        self._exit_when_done = exit_when_done
+        self._loop = Loop(self._address, timeout, log)
         key = signing.load_private_key(directory / KEY)
         files, roster = PosixFiles(directory), Roster(directory)
         journal = SqliteJournal(directory / JOURNAL)
@@ -64,52 +59,47 @@ class Server:
             time.monotonic(),
         )
         self._topics = Topics(config.name)
-        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._monitor = Monitor(directory, plan, config.data, self._inbox.put)
+        self._monitor = Monitor(directory, plan, config.data, self._loop.inbox.put)
         self._monitor.catch_up(memory)
         self._metrics: Metrics | None = None
         self._session = mqtt.Session(
             self._address,
             f"aggregator-{config.name}",
-            inbox=self._inbox,
+            inbox=self._loop.inbox,
             will=mqtt.Will(*self._rounds.will()),
             random=seed,
         )
         self._backlog: deque[ev.Publish] = deque()
-        self._down_since: float | None = time.monotonic()
-
-    def stop(self) -> None:
-        """Ends `run` from another thread or a signal handler."""
-        self._inbox.put(Stop())
 
     def run(self) -> int:
         """Serves until stopped; the exit code."""
         log("aggregator_started", broker=self._address, pid=os.getpid())
+        self._loop.stop_on_signals()
         self._session.start()
         try:
-            return self._loop()
+            return self._serve()
+        except GaveUp:
+            return EXIT_NO_BROKER
         finally:
             self._monitor.close()
             self._session.stop()
 
-    def _loop(self) -> int:
+    def _serve(self) -> int:
         while True:
-            try:
-                item = self._inbox.get(timeout=self._patience())
-            except queue.Empty:
-                item = ev.Tick()
+            item = self._loop.next(self._rounds.wake_at())
             now = time.monotonic()
-            if isinstance(item, Stop):
-                return self._leave("aggregator_stopped")
-            waited = 0.0 if self._down_since is None or isinstance(item, mqtt.Up) else now - self._down_since
-            if self._timeout and waited >= self._timeout:
-                log("gave_up", broker=self._address, seconds=self._timeout)
-                return EXIT_NO_BROKER
-            event = self._event(item, now)
-            if event is not None:
-                self._execute(self._rounds.handle(event, now))
+            match item:
+                case Stop():
+                    return self._leave("aggregator_stopped")
+                case Metrics():
+                    self._backlog.append(ev.Publish(self._topics.metrics, msgspec.json.encode(item), retained=True))
+                case ev.Disconnected():
+                    self._backlog.clear()
+                    self._execute(self._rounds.handle(item, now))
+                case ev.Connected() | ev.Message() | ev.Tick():
+                    self._execute(self._rounds.handle(item, now))
             self._drain()
-            if self._rounds.finished and self._exit_when_done and not self._backlog and self._down_since is None:
+            if self._rounds.finished and self._exit_when_done and not self._backlog and self._loop.connected:
                 return self._leave("finished")
 
     def _leave(self, event: str) -> int:
@@ -125,37 +115,11 @@ class Server:
         """Publishes what the monitor has reported since the queue was last read."""
         while True:
             try:
-                item = self._inbox.get_nowait()
+                item = self._loop.inbox.get_nowait()
             except queue.Empty:
                 return
             if isinstance(item, Metrics):
                 self._session.publish(self._topics.metrics, msgspec.json.encode(item), retain=True)
-
-    def _patience(self) -> float | None:
-        times = [self._rounds.wake_at()]
-        if self._down_since is not None and self._timeout:
-            times.append(self._down_since + self._timeout)
-        due = [t for t in times if t is not None]
-        return max(0.0, min(due) - time.monotonic()) if due else None
-
-    def _event(self, item: Any, now: float) -> ev.Event | None:
-        match item:
-            case mqtt.Up():
-                self._down_since = None
-                log("connected", broker=self._address)
-                return ev.Connected()
-            case mqtt.Down():
-                self._down_since = now if self._down_since is None else self._down_since
-                self._backlog.clear()
-                log("broker_unreachable", reason=item.reason, retry_in=f"{item.retry_in:.1f}s")
-                return ev.Disconnected(item.reason)
-            case mqtt.Message():
-                return ev.Message(item.topic, item.payload)
-            case Metrics():
-                self._backlog.append(ev.Publish(self._topics.metrics, msgspec.json.encode(item), retained=True))
-            case ev.Tick():
-                return item
-        return None
 
     def _execute(self, effects: list[ev.Effect]) -> None:
         for effect in effects:
@@ -188,7 +152,4 @@ def serve(directory: Path, *, insecure: bool = False, timeout: float = 0.0, exit
     except (ValueError, DiskError) as e:
         sys.stderr.write(f"fleetgrad: {e}\n")
         return EXIT_USAGE
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: server.stop())
     return server.run()

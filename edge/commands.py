@@ -1,6 +1,5 @@
 """The commands of `fleetgrad-edge` that run once: compile, check, train."""
 
-import importlib.metadata
 import math
 import secrets
 import sys
@@ -19,33 +18,11 @@ from fleetgrad.edge.autodiff.survey import survey
 from fleetgrad.edge.data import npz, split
 from fleetgrad.edge.training import trainer as training
 from fleetgrad.edge.training.plan_dir import open_plan
-from fleetgrad.wire.command_line import EXIT_FAILED, parse_shape, run_app
+from fleetgrad.wire.command_line import EXIT_FAILED, Format, make_app, parse_shape, run_app
 from fleetgrad.wire.plan import Gradients, LossName, Optimizer
 
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
-    help="Trains ONNX models on this board, by itself or in a federation.\n\n"
-    "Exit codes: 0 fine; 1 failed at work; 2 bad usage, settings or input; 3 no broker; 130 interrupted.",
-)
+app = make_app("Trains ONNX models on this board, by itself or in a federation.")
 out, err = Console(), Console(stderr=True, highlight=False)
-
-Format = Annotated[str, typer.Option("--format", help="table, or json for programs.")]
-
-
-def show_version(wanted: bool) -> None:
-    if wanted:
-        out.print(f"fleetgrad {importlib.metadata.version('fleetgrad')}", highlight=False)
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print it.")] = False,
-) -> None:
-    pass
 
 
 @app.command("run")

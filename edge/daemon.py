@@ -10,7 +10,6 @@ import os
 import queue
 import random
 import secrets
-import signal
 import subprocess
 import sys
 import threading
@@ -27,6 +26,7 @@ from fleetgrad.edge.participant import Identity, Participant
 from fleetgrad.wire import address, mqtt, signing
 from fleetgrad.wire.files import DiskError, PosixFiles
 from fleetgrad.wire.log import log
+from fleetgrad.wire.loop import GaveUp, Loop, Stop
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_NO_BROKER = 0, 1, 2, 3
 TRAINER_TRIES = 3
@@ -34,10 +34,6 @@ TRAINER_TRIES = 3
 
 class DaemonError(ValueError):
     """A daemon that can't start; the message says what to mend."""
-
-
-class Stop:
-    """Put into the queue by a signal."""
 
 
 class TrainerChild:
@@ -128,7 +124,7 @@ class Daemon:
     """Everything that has a handle: lock, session, child, queue."""
 
     def __init__(self, config: EdgeConfig, folder: Path, *, insecure: bool, timeout: float) -> None:
-        self._config, self._timeout = config, timeout or config.broker.timeout
+        self._config = config
         self._address = address.parse(config.broker.url)
         address.check_plain(self._address, insecure or config.broker.insecure)
         key = signing.load_private_key(folder / config.device.key)
@@ -143,72 +139,45 @@ class Daemon:
             f"fleetgrad {importlib.metadata.version('fleetgrad')}",
         )  # fmt: skip
         self._participant = Participant(identity, files, seed)
-        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._loop = Loop(self._address, timeout or config.broker.timeout, self._log)
         self._session = mqtt.Session(
-            self._address, config.device.id, inbox=self._inbox, will=mqtt.Will(*self._participant.will()), random=seed
+            self._address,
+            config.device.id,
+            inbox=self._loop.inbox,
+            will=mqtt.Will(*self._participant.will()),
+            random=seed,
         )
-        self._trainer = TrainerChild(config, folder, spool, self._inbox)
-        self._down_since: float | None = time.monotonic()
-
-    def stop(self) -> None:
-        """Ends `run` from another thread or a signal handler."""
-        self._inbox.put(Stop())
+        self._trainer = TrainerChild(config, folder, spool, self._loop.inbox)
 
     def run(self) -> int:
         """Serves until stopped; the exit code."""
         self._log("daemon_started", broker=self._address, pid=os.getpid())
+        self._loop.stop_on_signals()
         self._session.start()
         try:
-            return self._loop()
+            return self._serve()
+        except GaveUp:
+            return EXIT_NO_BROKER
         finally:
             self._trainer.stop()
             self._session.stop()
             self._lock.close()
 
-    def _loop(self) -> int:
+    def _serve(self) -> int:
         while True:
-            try:
-                item = self._inbox.get(timeout=self._patience())
-            except queue.Empty:
-                item = ev.Tick()
-            now = time.monotonic()
-            if isinstance(item, Stop):
-                self._execute(self._participant.goodbye())
-                self._log("daemon_stopped")
-                return EXIT_OK
-            waited = 0.0 if self._down_since is None or isinstance(item, mqtt.Up) else now - self._down_since
-            if self._timeout and waited >= self._timeout:
-                self._log("gave_up", broker=self._address, seconds=self._timeout)
-                return EXIT_NO_BROKER
-            event = self._event(item, now)
+            item: Any = self._loop.next(self._participant.wake_at())
+            event: ev.Event | None = None
+            match item:
+                case Stop():
+                    self._execute(self._participant.goodbye())
+                    self._log("daemon_stopped")
+                    return EXIT_OK
+                case (child, raw):
+                    event = self._trainer.reply(child, raw)
+                case ev.Connected() | ev.Disconnected() | ev.Message() | ev.Tick():
+                    event = item
             if event is not None:
-                self._execute(self._participant.handle(event, now))
-
-    def _patience(self) -> float | None:
-        now = time.monotonic()
-        times = [self._participant.wake_at()]
-        if self._down_since is not None and self._timeout:
-            times.append(self._down_since + self._timeout)
-        due = [t for t in times if t is not None]
-        return max(0.0, min(due) - now) if due else None
-
-    def _event(self, item: Any, now: float) -> ev.Event | None:
-        match item:
-            case mqtt.Up():
-                self._down_since = None
-                self._log("connected", broker=self._address)
-                return ev.Connected()
-            case mqtt.Down():
-                self._down_since = now if self._down_since is None else self._down_since
-                self._log("broker_unreachable", reason=item.reason, retry_in=f"{item.retry_in:.1f}s")
-                return ev.Disconnected(item.reason)
-            case mqtt.Message():
-                return ev.Message(item.topic, item.payload)
-            case (child, raw):
-                return self._trainer.reply(child, raw)
-            case ev.Tick():
-                return item
-        return None
+                self._execute(self._participant.handle(event, time.monotonic()))
 
     def _execute(self, effects: list[ev.Effect]) -> None:
         for effect in effects:
@@ -247,6 +216,4 @@ def run(config: EdgeConfig, folder: Path, *, insecure: bool = False, timeout: fl
     except (ValueError, DiskError) as e:
         sys.stderr.write(f"fleetgrad-edge: {e}\n")
         return EXIT_USAGE
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: daemon.stop())
     return daemon.run()

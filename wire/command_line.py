@@ -1,7 +1,8 @@
 """What both commands share: foreseeable faults become one line on standard error and a documented exit code."""
 
+import importlib.metadata
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -10,6 +11,37 @@ EXIT_FAILED, EXIT_USAGE, EXIT_NO_BROKER, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 # The base of typer's usage errors, which typer doesn't export.
 UsageFault: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+
+Format = Annotated[Literal["table", "json"], typer.Option("--format", help="For people, or for programs.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fleetgrad {importlib.metadata.version('fleetgrad')}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    pass
+
+
+def make_app(help: str) -> typer.Typer:  # noqa: A002
+    """A command line with --version; `help` is Markdown, and the exit codes are added to it."""
+    app = typer.Typer(
+        add_completion=False,
+        no_args_is_help=True,
+        rich_markup_mode="markdown",
+        pretty_exceptions_enable=False,
+        help=f"{help}\n\nExit codes: 0 fine; 1 failed at work; 2 bad usage, settings or input; "
+        "3 no broker within --timeout; 130 interrupted.",
+    )
+    app.callback()(_options)
+    return app
 
 
 def run_app(app: typer.Typer, name: str, errors: Console, codes: Mapping[type[Exception], int] | None = None) -> int:

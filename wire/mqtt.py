@@ -8,7 +8,8 @@ subscription. The state machines above repeat themselves instead.
 
     start --> connecting --Up--> connected --Down--> waiting (full jitter: uniform(0, min(most, first * 2^tries))) --> connecting
 
-MQTT 5 is tried first, 3.1.1 when a broker hangs up on it.
+MQTT 5 is tried first, 3.1.1 when a broker hangs up on it or doesn't answer (amqtt waits for ever for the rest of a CONNECT whose
+last will has the properties of MQTT 5).
 """
 
 import queue
@@ -27,6 +28,7 @@ from fleetgrad.wire.address import Address
 QUEUE_LIMIT = 64  # publishes that wait for the broker's acknowledgement, at most
 IN_FLIGHT = 8  # of these, sent and not yet acknowledged: under the smallest Receive Maximum among known brokers
 CONNECT_SECONDS = 10.0
+VERSION_SECONDS = 2.0  # for the answer to a CONNECT of MQTT 5; one round trip, as TCP is connected
 FLUSH_SECONDS = 2.0
 UNSUPPORTED_VERSION = 132  # MQTT 5 reason code "unsupported protocol version"; paho maps 3.1.1's code 1 onto it
 
@@ -224,12 +226,14 @@ class _Connection:
         return self._reason
 
     def _loop(self, client: paho.Client) -> None:
-        connected_by = time.monotonic() + CONNECT_SECONDS
-        while client.loop(timeout=1.0) == paho.MQTT_ERR_SUCCESS:
+        newer = self._session._version is MQTTProtocolVersion.MQTTv5
+        patience = VERSION_SECONDS if newer else CONNECT_SECONDS
+        connected_by = time.monotonic() + patience
+        while client.loop(timeout=1.0 if self.was_up else 0.1) == paho.MQTT_ERR_SUCCESS:
             if self._session._stopping.is_set() and self._session._client is None:
                 return
             if not self.was_up and time.monotonic() > connected_by:
-                self._reason = f"{self._session._address}: no answer to CONNECT within {CONNECT_SECONDS:.0f} s"
+                self._reason = f"{self._session._address}: no answer to CONNECT within {patience:.0f} s"
                 return
 
     def _on_connect(self, client: paho.Client, _user: Any, _flags: Any, reason: Any, _properties: Any) -> None:
