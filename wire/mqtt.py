@@ -185,7 +185,7 @@ class _Connection:
         self.was_up = False
         self.reached = False  # TCP connected
         self.hung_up_on_version = False
-        self._reason = "connection closed by the broker"
+        self._reason = f"{session._address}: connection closed by the broker"
 
     def run(self) -> str:
         """Connects and serves until the end; the reason for it, in words."""
