@@ -53,6 +53,8 @@ from fleetgrad.wire.topics import Topics
 MEMORY, HEAD_FILE = "state.json", "head.jws"
 DISK_RETRY_SECONDS = 5.0
 REFRESH_SECONDS, MOST_REFRESH_SECONDS = 15.0, 120.0  # silence after which an idle device reports again; doubles
+STATUS_BYTES = 1 << 20  # traffic alone is worth a new status every so many bytes, not every chunk
+FIRST_NEW_BOOT = 1 << 32  # above any boot that was counted from 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ class Participant:
             self._upload = self._make_upload(record, window=1, start_at=0.0, ask_first=True)
         elif record:
             outbox.discard(files, record)
-        self._unstored: Trained | None = None  # a finished update that the disk had no room to record
+        self._unstored: Trained | TrainingFailed | None = None  # the trainer's word, while the disk has no room for it
         self._disk_retry_at: float | None = None
         self._connected = False
         self._refresh_at, self._silence = 0.0, REFRESH_SECONDS
@@ -116,7 +118,7 @@ class Participant:
         self._birth_at: float | None = None
         self._reason = ""
         self._steps, self._loss, self._updates, self._bytes_up = 0, None, 0, 0  # type: tuple[int, float | None, int, int]
-        self._shown: bytes = b""
+        self._shown: DeviceStatus | None = None
 
     # --- what the shell calls ---------------------------------------------------------------------------------------
     def handle(self, event: Event, now: float) -> list[Effect]:
@@ -163,7 +165,7 @@ class Participant:
 
     def will(self) -> tuple[str, bytes]:
         """Topic and payload of the last will."""
-        return self._topics.status(self._id.device), self._status_bytes("offline")
+        return self._topics.status(self._id.device), msgspec.json.encode(self._status_now("offline"))
 
     def goodbye(self) -> list[Effect]:
         """What a device that stops by itself says."""
@@ -181,7 +183,7 @@ class Participant:
     # --- events -----------------------------------------------------------------------------------------------------
     def _on_connected(self, now: float) -> list[Effect]:
         self._connected = True
-        self._shown = b""
+        self._shown = None
         self._heard(now)
         effects: list[Effect] = [self._subscribe(), *self._birth()]
         if self._head and not self._inbox.wanted:
@@ -258,12 +260,13 @@ class Participant:
                     return self._upload.bitmap(command, now)
             case Receipt():
                 if self._upload and self._upload.matches(command.round, command.attempt, command.payload):
+                    ended = self._end()
                     self._updates += command.verdict == "accepted"
                     self._reason = "" if command.verdict == "accepted" else f"{command.verdict}: {command.reason}"[:500]
                     note = Log(
                         "receipt", {"round": command.round, "verdict": command.verdict, "reason": command.reason}
                     )
-                    return [*self._end(), note, *self._birth()]
+                    return [*ended, note, *self._birth()]
             case RetryAfter():
                 self._birth_at = now + self._random.uniform(command.least, max(command.least, command.most))
         return []
@@ -324,8 +327,10 @@ class Participant:
     def _on_failed(self, failed: TrainingFailed) -> list[Effect]:
         if not self._job or not self._is(failed.round, failed.attempt):
             return []
+        self._unstored = failed
+        ended = self._end()
         self._reason = failed.reason[:500]
-        return [*self._end(), Log("training_failed", {"round": failed.round, "reason": failed.reason}), *self._birth()]
+        return [*ended, Log("training_failed", {"round": failed.round, "reason": failed.reason}), *self._birth()]
 
     def _on_tick(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
@@ -335,8 +340,10 @@ class Participant:
         if self._job and now >= self._job.began + self._job.select.deadline:
             self._reason = f"not done within {self._job.select.deadline:g} s"
             effects += [*self._end(), Log("deadline_passed", {"round": self._memory.round}), *self._birth()]
-        if self._unstored:
+        if isinstance(self._unstored, Trained):
             effects += self._on_trained(self._unstored, now)
+        elif self._unstored:
+            effects += self._on_failed(self._unstored)
         if self._connected and self.state in ("idle", "fetching") and now >= self._refresh_at:
             self._silence = min(MOST_REFRESH_SECONDS, self._silence * 2)
             self._refresh_at = now + self._silence * self._random.uniform(0.5, 1.0)
@@ -390,7 +397,8 @@ class Participant:
         except (msgspec.MsgspecError, UnicodeDecodeError) as e:
             self._files.rename(MEMORY, f"{MEMORY}.bad")
             self._notes.append(Log("memory_quarantined", {"reason": str(e)}))
-            return Memory()
+            # The aggregator drops births whose boot is older than the last it saw: this one has to be above.
+            return Memory(boot=FIRST_NEW_BOOT + self._random.getrandbits(48))
 
     def _load_head(self) -> Head | None:
         try:
@@ -424,8 +432,8 @@ class Participant:
         )
         return [Publish(self._topics.birth(self._id.device), sign_message(self._id.key, BIRTH, birth))]
 
-    def _status_bytes(self, state: DeviceState) -> bytes:
-        status = DeviceStatus(
+    def _status_now(self, state: DeviceState) -> DeviceStatus:
+        return DeviceStatus(
             state=state,
             device=self._id.device,
             boot=self._memory.boot,
@@ -440,14 +448,16 @@ class Participant:
             updates=self._updates,
             reason=self._reason,
         )
-        return msgspec.json.encode(status)
 
     def _status(self) -> list[Effect]:
-        """The retained status, when it says something new."""
+        """The retained status, when it says something new; traffic alone is new every STATUS_BYTES."""
         if not self._connected:
             return []
-        raw = self._status_bytes(self.state)
-        if raw == self._shown:
-            return []
-        self._shown = raw
-        return [Publish(self._topics.status(self._id.device), raw, retained=True)]
+        status, shown = self._status_now(self.state), self._shown
+        if shown is not None:
+            traffic = status.bytes_up + status.bytes_down - shown.bytes_up - shown.bytes_down
+            same = msgspec.structs.replace(status, bytes_up=shown.bytes_up, bytes_down=shown.bytes_down)
+            if same == shown and traffic < STATUS_BYTES:
+                return []
+        self._shown = status
+        return [Publish(self._topics.status(self._id.device), msgspec.json.encode(status), retained=True)]

@@ -5,12 +5,17 @@ It reads requests and writes replies, one JSON object a line, on its standard in
     {"round", "attempt", "plan", "params", "policy", "seed", "codec-seed", "output", ...}  ->  progress*, then trained | failed
 
 A reply `trained` is sent after the payload is durable. Killed at any moment, it repeats the same payload byte for byte: order
-of samples and rounding are drawn from the request's seeds. It ends when its input does, that is, when the daemon is gone.
+of samples and rounding are drawn from the request's seeds. It ends when its input does, and at once when the daemon dies: two
+trainers never write one payload.
 """
 
+import ctypes
 import hashlib
 import os
+import shutil
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import IO, Literal
 
@@ -21,10 +26,15 @@ from fleetgrad.edge.config import Data
 from fleetgrad.edge.data import npz
 from fleetgrad.edge.data.dataset import Dataset
 from fleetgrad.edge.training import trainer as training
-from fleetgrad.edge.training.plan_dir import open_plan
+from fleetgrad.edge.training.plan_dir import Plan, open_plan
 from fleetgrad.wire import bundle, codecs
 from fleetgrad.wire.files import DiskError, PosixFiles, put
+from fleetgrad.wire.log import log
 from fleetgrad.wire.messages import Policy
+from fleetgrad.wire.plan import PlanError
+
+PR_SET_PDEATHSIG = 1
+DISK_RETRY_SECONDS, MOST_DISK_RETRY_SECONDS = 1.0, 60.0
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
@@ -63,13 +73,37 @@ class _Loaded:
 
     def __init__(self, request: Request) -> None:
         spool = Path(request.spool)
-        folder = spool / "plans" / Path(request.plan).name
-        if not folder.is_dir():
-            bundle.unpack((spool / request.plan).read_bytes(), folder)
         self.source = (request.plan, request.data)
-        self.trainer = training.Trainer(open_plan(folder), request.threads)
+        self.trainer = training.Trainer(_unpacked(spool / request.plan, spool / "plans"), request.threads)
         d = request.data
         self.data: Dataset = npz.load(Path(d.path), self.trainer.manifest, x=d.x, y=d.y, scale=d.scale, shape=d.shape)
+
+
+def _unpacked(bundled: Path, plans: Path) -> Plan:
+    """The plan, unpacked unless a whole one lies there; others are removed. Raises PlanError or OSError."""
+    folder = plans / bundled.name
+    try:
+        plan = open_plan(folder)
+    except PlanError:  # not there yet, or torn by a power cut: unpacking isn't synced, since it can be done again
+        shutil.rmtree(folder, ignore_errors=True)
+        bundle.unpack(bundled.read_bytes(), folder)
+        plan = open_plan(folder)
+    for other in plans.iterdir():
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)
+    return plan
+
+
+def _store(request: Request, payload: bytes) -> None:
+    """Stores the payload; while the disk refuses it, tries again until the daemon gives the attempt up and kills us."""
+    wait = DISK_RETRY_SECONDS
+    while True:
+        try:
+            return put(PosixFiles(Path(request.spool)), request.output, payload)
+        except DiskError as e:
+            log("disk_failed", round=request.round, reason=e, retry_in=f"{wait:.0f}s")
+            time.sleep(wait)
+            wait = min(MOST_DISK_RETRY_SECONDS, 2 * wait)
 
 
 def train(request: Request, loaded: _Loaded, replies: IO[bytes]) -> Reply:
@@ -106,7 +140,7 @@ def train(request: Request, loaded: _Loaded, replies: IO[bytes]) -> Reply:
         loss=result.loss,
         seed=request.codec_seed if policy.rounding == "stochastic" else None,
     )
-    put(PosixFiles(Path(request.spool)), request.output, payload)
+    _store(request, payload)
     return Reply(
         kind="trained", round=request.round, attempt=request.attempt, steps=result.steps, loss=result.loss,
         payload=request.output, size=len(payload), sha256=hashlib.sha256(payload).hexdigest(), weight=result.samples,
@@ -120,6 +154,9 @@ def _send(replies: IO[bytes], reply: Reply) -> None:
 
 def main() -> None:
     """Serves requests until the input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the daemon, which then ends us
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints goes to the log, not between the replies
     loaded: _Loaded | None = None
@@ -129,8 +166,11 @@ def main() -> None:
             if loaded is None or loaded.source != (request.plan, request.data):
                 loaded = _Loaded(request)
             reply = train(request, loaded, replies)
-        except (ValueError, OSError, DiskError) as e:
+        except (ValueError, OSError) as e:
             reply = Reply(kind="failed", round=request.round, attempt=request.attempt, reason=str(e)[:500])
+        except MemoryError as e:
+            reason = f"not enough memory to train in: {e}"
+            reply = Reply(kind="failed", round=request.round, attempt=request.attempt, reason=reason[:500])
         _send(replies, reply)
 
 
