@@ -1,4 +1,7 @@
-"""The commands of `fleetgrad-edge` that run once: compile, check, train."""
+"""The commands of `fleetgrad-edge` that run once: compile, check, train.
+
+Only what reads or writes ONNX files imports `onnx`, which a board needn't have.
+"""
 
 import math
 import secrets
@@ -13,8 +16,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fleetgrad.edge.autodiff.compiling import compile_model, export_model
-from fleetgrad.edge.autodiff.survey import survey
 from fleetgrad.edge.data import npz, split
 from fleetgrad.edge.training import trainer as training
 from fleetgrad.edge.training.plan_dir import open_plan
@@ -43,6 +44,8 @@ def compile_(
 
     Example: `fleetgrad-edge compile model.onnx --loss cross-entropy -o plan/`
     """
+    from fleetgrad.edge.autodiff.compiling import compile_model
+
     manifest = compile_model(
         model, loss=loss, gradients=gradients, freeze=freeze or [], output=output, optimizer=Optimizer()
     )
@@ -60,6 +63,8 @@ def check(
     format: Format = "table",  # noqa: A002
 ) -> None:
     """List what of a model can train and what can't, and why. The exit code is 1 when it can't."""
+    from fleetgrad.edge.autodiff.survey import survey
+
     found = survey(model)
     if format == "json":
         sys.stdout.write(
@@ -140,6 +145,8 @@ def train(
             progress=progress,
         )
     if output:
+        from fleetgrad.edge.autodiff.compiling import export_model
+
         vector = opened.initial_parameters()
         vector[: manifest.travels] = trainer.parameters
         export_model(plan, vector, output)

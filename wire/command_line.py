@@ -9,6 +9,8 @@ from rich.console import Console
 
 EXIT_FAILED, EXIT_USAGE, EXIT_NO_BROKER, EXIT_INTERRUPTED = 1, 2, 3, 130
 
+EXTRAS = {"onnx": "compile", "amqtt": "demo", "sklearn": "demo", "matplotlib": "demo"}  # module: the extra that has it
+
 # The base of typer's usage errors, which typer doesn't export.
 UsageFault: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
@@ -61,6 +63,14 @@ def run_app(app: typer.Typer, name: str, errors: Console, codes: Mapping[type[Ex
         if isinstance(e, ConnectionError):
             return EXIT_NO_BROKER
         return EXIT_USAGE if isinstance(e, ValueError) else EXIT_FAILED
+    except ModuleNotFoundError as e:
+        if (e.name or "").partition(".")[0] not in EXTRAS:
+            raise
+        extra = EXTRAS[(e.name or "").partition(".")[0]]
+        errors.print(
+            f"{name}: this needs {e.name}: pip install 'fleetgrad[{extra}]'", markup=False, style="red", soft_wrap=True
+        )
+        return EXIT_USAGE
     except UsageFault as e:
         e.show()
         return EXIT_USAGE
