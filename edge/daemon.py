@@ -28,7 +28,7 @@ from fleetgrad.wire.files import DiskError, PosixFiles
 from fleetgrad.wire.log import log
 from fleetgrad.wire.loop import GaveUp, Loop, Stop
 
-EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_NO_BROKER = 0, 1, 2, 3
+EXIT_FAILED, EXIT_USAGE, EXIT_NO_BROKER = 1, 2, 3
 TRAINER_TRIES = 3
 
 
@@ -98,7 +98,10 @@ class TrainerChild:
     def _send(self, job: ev.Train) -> None:
         if self._child is None:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "fleetgrad.edge.trainer"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                [sys.executable, "-m", "fleetgrad.edge.trainer"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                process_group=0,  # a terminal's Ctrl-C is for the daemon alone
             )
             threading.Thread(target=self._read, args=(self._child,), daemon=True, name="trainer-replies").start()
         request = {
@@ -168,10 +171,10 @@ class Daemon:
             item: Any = self._loop.next(self._participant.wake_at())
             event: ev.Event | None = None
             match item:
-                case Stop():
+                case Stop(code):
                     self._execute(self._participant.goodbye())
                     self._log("daemon_stopped")
-                    return EXIT_OK
+                    return code
                 case (child, raw):
                     event = self._trainer.reply(child, raw)
                 case ev.Connected() | ev.Disconnected() | ev.Message() | ev.Tick():
@@ -200,12 +203,14 @@ class Daemon:
 
 
 def _lock(spool: Path) -> Any:
-    """Holds the spool for this process alone."""
-    handle = (spool / "lock").open("w")
+    """Holds the spool for this process alone; raises DaemonError, or DiskError where there can be no lock."""
     try:
+        handle = (spool / "lock").open("w")
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as e:
+    except BlockingIOError as e:
         raise DaemonError(f"spool {spool} is in use by another daemon") from e
+    except OSError as e:
+        raise DiskError(e.errno, f"can't lock {spool / 'lock'}: {e.strerror}") from e
     return handle
 
 
@@ -213,7 +218,10 @@ def run(config: EdgeConfig, folder: Path, *, insecure: bool = False, timeout: fl
     """Runs a device until SIGTERM or SIGINT; returns the exit code. Paths in `config` are relative to `folder`."""
     try:
         daemon = Daemon(config, folder, insecure=insecure, timeout=timeout)
-    except (ValueError, DiskError) as e:
+    except ValueError as e:
         sys.stderr.write(f"fleetgrad-edge: {e}\n")
         return EXIT_USAGE
+    except DiskError as e:  # a full disk may have room when whoever starts us tries again
+        sys.stderr.write(f"fleetgrad-edge: {e.strerror or e}\n")
+        return EXIT_FAILED
     return daemon.run()
