@@ -89,8 +89,9 @@ class Server:
             item = self._loop.next(self._rounds.wake_at())
             now = time.monotonic()
             match item:
-                case Stop():
-                    return self._leave("aggregator_stopped")
+                case Stop(code):
+                    self._leave("aggregator_stopped")
+                    return code
                 case Metrics():
                     self._backlog.append(ev.Publish(self._topics.metrics, msgspec.json.encode(item), retained=True))
                 case ev.Disconnected():

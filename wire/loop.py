@@ -9,14 +9,20 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from fleetgrad.wire import mqtt
 from fleetgrad.wire.address import Address
 from fleetgrad.wire.events import Connected, Disconnected, Message, Tick
 
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
+
+@dataclass(frozen=True, slots=True)
 class Stop:
-    """Someone asked the process to end."""
+    """Someone asked the process to end; `code` is its exit code."""
+
+    code: int = 0
 
 
 class GaveUp(ConnectionError):
@@ -32,15 +38,15 @@ class Loop:
         self._address, self._timeout, self._log = address, timeout, log
         self._down_since = time.monotonic()
 
-    def stop(self) -> None:
+    def stop(self, code: int = 0) -> None:
         """Makes `next` return Stop, after what is queued already."""
-        self.inbox.put(Stop())
+        self.inbox.put(Stop(code))
 
     def stop_on_signals(self) -> None:
         """Lets SIGTERM and SIGINT stop the loop; only the main thread can have that."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: self.stop())
+            signal.signal(signal.SIGTERM, lambda *_: self.stop())
+            signal.signal(signal.SIGINT, lambda *_: self.stop(EXIT_INTERRUPTED))
 
     def next(self, wake_at: float | None) -> object:
         """Waits for the next item; Tick when `wake_at` (monotonic) comes first. Raises GaveUp."""
