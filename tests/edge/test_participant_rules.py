@@ -21,6 +21,7 @@ from fleetgrad.wire.messages import (
     Bitmap,
     Closed,
     Command,
+    DeviceStatus,
     Head,
     ObjectRef,
     Policy,
@@ -154,6 +155,11 @@ class Device:
         topic = TOPICS.birth("dev-1")
         raw = [e.payload for e in self.effects if isinstance(e, ev.Publish) and e.topic == topic]
         return [verify_message(KEY.public, BIRTH, r, Birth) for r in raw]
+
+    def statuses(self) -> list[DeviceStatus]:
+        topic = TOPICS.status("dev-1")
+        raw = [e.payload for e in self.effects if isinstance(e, ev.Publish) and e.topic == topic]
+        return [msgspec.json.decode(r, type=DeviceStatus) for r in raw]
 
     def frames(self) -> list[frames.Header]:
         topic = TOPICS.update("dev-1", 1)
@@ -432,6 +438,54 @@ def test_a_full_disk_loses_no_update_and_stops_nothing() -> None:
     device.handle(ev.Tick())
     assert "update.json" in device.disk.held
     assert [h.seq for h in device.frames()] == [0, 1]
+
+
+def test_a_failed_attempt_is_told_once_a_full_disk_has_room() -> None:
+    device = Device().ready()
+    device.select()
+    device.disk.full = True
+    device.handle(ev.TrainingFailed(1, 1, "loss is nan at step 3"))
+    assert device.births() == []
+    device.disk.full = False
+    wake = device.participant.wake_at()
+    assert wake is not None
+    device.now = wake
+    device.handle(ev.Tick())
+    assert {(b.state, b.round, b.reason) for b in device.births()} == {("idle", 1, "loss is nan at step 3")}
+
+
+def test_a_receipt_that_a_full_disk_delays_is_counted_once() -> None:
+    device = Device().ready()
+    device.select()
+    device.trained()
+    device.disk.full = True
+    device.receipt()
+    assert "update.json" in device.disk.held
+    device.disk.full = False
+    device.receipt()
+    assert [(s.state, s.updates) for s in device.statuses()] == [("idle", 1)]
+
+
+def test_a_status_is_published_on_a_change_and_not_for_every_chunk() -> None:
+    device = Device()
+    device.handle(ev.Connected())
+    device.head()
+    shown = []
+    for raw in (PLAN, PARAMS):
+        header = frames.object_header(len(raw), hashlib.sha256(raw).digest())
+        for i, frame in enumerate(frames.frames(header, raw)):
+            device.handle(ev.Message(TOPICS.object(ref(raw).sha256, i), frame))
+            shown += device.statuses()
+    assert [(s.state, s.bytes_down > len(PLAN) + len(PARAMS)) for s in shown] == [("idle", True)]
+
+
+def test_a_device_whose_memory_is_damaged_is_still_newer_than_its_last_birth() -> None:
+    device = Device().ready()
+    last = device.participant.will()[1]
+    device.disk.held["state.json"] = b"{"
+    device.start()
+    device.handle(ev.Connected())
+    assert device.births()[0].boot > msgspec.json.decode(last, type=DeviceStatus).boot
 
 
 def test_boot_grows_and_a_birth_is_never_older_than_its_last() -> None:
