@@ -102,10 +102,10 @@ def evaluation_data(options: Options) -> Data:
 
 
 def _test_arrays(options: Options) -> tuple[NDArray[np.generic] | None, NDArray[np.generic] | None]:
-    """x_test and y_test of the data file where it has x_train and y_train, else nothing."""
-    if options.data is None or not (options.x.endswith("train") and options.y.endswith("train")):
+    """Held-out arrays where the data file has them: x_test beside x_train, or beside x; else nothing."""
+    if options.data is None:
         return None, None
-    names = options.x.removesuffix("train") + "test", options.y.removesuffix("train") + "test"
+    names = [n.removesuffix("train") + "test" if n.endswith("train") else f"{n}_test" for n in (options.x, options.y)]
     try:
         return npz.read_arrays(options.data, *names)
     except ValueError:
