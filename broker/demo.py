@@ -11,19 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.console import Console
 from rich.table import Table
 
 from fleetgrad.broker import founding, report, watching
 from fleetgrad.broker.demo_data import FEDERATION, DemoError, Held, Options, evaluation_data, set_up
 from fleetgrad.broker.monitor import MODEL, ROUNDS, read_rounds
+from fleetgrad.broker.screen import Screen
 from fleetgrad.broker.settings import Data
 from fleetgrad.edge.data.dataset import fit
 from fleetgrad.hardware.fleet import Fleet, FleetError, find_mosquitto, free_port
 from fleetgrad.wire import address, mqtt
-from fleetgrad.wire.messages import Metrics
 from fleetgrad.wire.plan import Manifest
 
 IDLE_SECONDS, LAST_SECONDS, REACH_SECONDS = 300.0, 3.0, 10.0
@@ -95,49 +93,20 @@ def _serve(
     fleet.aggregator(federation, "--exit-when-done", *flags)
     for device in names:
         fleet.edge(device, federation / founding.DEVICES / device / "edge.toml", *flags)
-    bar = Progress(
-        TextColumn("rounds"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[last]}"),
-        console=console,
-    )  # fmt: skip
-    task = bar.add_task("rounds", total=options.rounds, last="")
-    live = Live(console=console, refresh_per_second=8, transient=True) if console.is_terminal else None
-    with watching.Watch(where, name) as watch:
-        if live:
-            live.start()
-        try:
-            _follow(options, watch, fleet, console, live, bar, task, names)
-        finally:
-            if live:
-                live.stop()
+    with watching.Watch(where, name) as watch, Screen(console, options.rounds) as screen:
+        _follow(options, watch, fleet, screen, names)
         return watch.view
 
 
-def _follow(
-    options: Options,
-    watch: watching.Watch,
-    fleet: Fleet,
-    console: Console,
-    live: Live | None,
-    bar: Progress,
-    task: TaskID,
-    names: list[str],
-) -> None:
-    shown: set[int] = set()
-    heard = time.monotonic()
+def _follow(options: Options, watch: watching.Watch, fleet: Fleet, screen: Screen, names: list[str]) -> None:
+    """Follows the topics until the last round is reported and every device has heard of it."""
+    heard, view = time.monotonic(), watch.view
     while True:
         event = watch.step(0.25)
         now = time.monotonic()
-        view: watching.View = watch.view
         if isinstance(event, mqtt.Message):
             heard = now
-        for number in sorted(set(view.metrics) - shown):
-            shown.add(number)
-            last = _line(view.metrics[number])
-            bar.update(task, completed=number, last=last)
-            if not live:
-                console.print(f"round {number:3d}/{options.rounds}  {last}", highlight=False)
-        if live:
-            live.update(Group(bar, watching.headline(view), watching.devices_table(view)))
+        screen.update(view)
         fleet.check("aggregator")
         if now - heard > IDLE_SECONDS:
             raise FleetError(
@@ -146,13 +115,6 @@ def _follow(
         done = {n for n, d in view.devices.items() if d.updates >= options.rounds}
         if options.rounds in view.metrics and (done >= set(names) or now - heard > LAST_SECONDS):
             return
-
-
-def _line(row: Metrics) -> str:
-    accuracy = "" if row.accuracy is None else f"accuracy {row.accuracy:6.2%}  "
-    loss = "" if row.loss is None else f"loss {row.loss:.4f}  "
-    took = "" if row.seconds is None else f"  {row.seconds:.2f} s"
-    return f"{accuracy}{loss}up {watching.size(row.bytes_up)}{took}"
 
 
 def _finish(
