@@ -93,7 +93,7 @@ class TrainerChild:
                     fields["steps"], fields.get("loss", 0.0),
                 )  # fmt: skip
         self._job = None
-        return ev.TrainingFailed(job.round, job.attempt, fields.get("reason", ""))
+        return ev.TrainingFailed(job.round, job.attempt, fields.get("reason", ""), fields.get("lasting", False))
 
     def _send(self, job: ev.Train) -> None:
         if self._child is None:

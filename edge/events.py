@@ -50,9 +50,12 @@ class Trained:
 
 @dataclass(frozen=True, slots=True)
 class TrainingFailed:
+    """`lasting`: this plan can't be trained here at all, as when the data doesn't fit it."""
+
     round: int
     attempt: int
     reason: str
+    lasting: bool = False
 
 
 Event = Connected | Disconnected | Message | Progress | Trained | TrainingFailed | Tick

@@ -53,6 +53,7 @@ from fleetgrad.wire.topics import Topics
 MEMORY, HEAD_FILE = "state.json", "head.jws"
 DISK_RETRY_SECONDS = 5.0
 REFRESH_SECONDS, MOST_REFRESH_SECONDS = 15.0, 120.0  # silence after which an idle device reports again; doubles
+RESTING = ("idle", "fetching", "refused")
 STATUS_BYTES = 1 << 20  # traffic alone is worth a new status every so many bytes, not every chunk
 FIRST_NEW_BOOT = 1 << 32  # above any boot that was counted from 1
 
@@ -111,6 +112,7 @@ class Participant:
         elif record:
             outbox.discard(files, record)
         self._unstored: Trained | TrainingFailed | None = None  # the trainer's word, while the disk has no room for it
+        self._refused: str | None = None  # the plan that can't be trained here; forgotten by a restart
         self._disk_retry_at: float | None = None
         self._connected = False
         self._refresh_at, self._silence = 0.0, REFRESH_SECONDS
@@ -158,7 +160,7 @@ class Participant:
         if self._connected:
             times.append(self._inbox.retry_at)
             times.append(self._upload.wake_at() if self._upload else None)
-            times.append(self._refresh_at if self.state in ("idle", "fetching") else None)
+            times.append(self._refresh_at if self.state in RESTING else None)
         if self._job:
             times.append(self._job.began + self._job.select.deadline)
         return min((t for t in times if t is not None), default=None)
@@ -178,7 +180,9 @@ class Participant:
             return "uploading"
         if self._job:
             return "training"
-        return "fetching" if self._inbox.wanted or not self._head else "idle"
+        if self._inbox.wanted or not self._head:
+            return "fetching"
+        return "refused" if self._head.plan.sha256 == self._refused else "idle"
 
     # --- events -----------------------------------------------------------------------------------------------------
     def _on_connected(self, now: float) -> list[Effect]:
@@ -281,7 +285,7 @@ class Participant:
             and select.params == head.params.sha256
             and select.config == head.policy.sha256()
         )
-        if head is None or not ready or not (asked > last or again):
+        if head is None or not ready or self.state == "refused" or not (asked > last or again):
             return self._birth()
         effects: list[Effect] = [CancelTraining()] if self._job else []
         if self._upload:
@@ -330,6 +334,8 @@ class Participant:
         self._unstored = failed
         ended = self._end()
         self._reason = failed.reason[:500]
+        if failed.lasting and self._head:
+            self._refused = self._head.plan.sha256
         return [*ended, Log("training_failed", {"round": failed.round, "reason": failed.reason}), *self._birth()]
 
     def _on_tick(self, now: float) -> list[Effect]:
@@ -344,7 +350,7 @@ class Participant:
             effects += self._on_trained(self._unstored, now)
         elif self._unstored:
             effects += self._on_failed(self._unstored)
-        if self._connected and self.state in ("idle", "fetching") and now >= self._refresh_at:
+        if self._connected and self.state in RESTING and now >= self._refresh_at:
             self._silence = min(MOST_REFRESH_SECONDS, self._silence * 2)
             self._refresh_at = now + self._silence * self._random.uniform(0.5, 1.0)
             effects += [self._subscribe(), *self._birth()]

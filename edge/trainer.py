@@ -24,7 +24,7 @@ import numpy as np
 
 from fleetgrad.edge.config import Data
 from fleetgrad.edge.data import npz
-from fleetgrad.edge.data.dataset import Dataset
+from fleetgrad.edge.data.dataset import DataError, Dataset
 from fleetgrad.edge.training import trainer as training
 from fleetgrad.edge.training.plan_dir import Plan, open_plan
 from fleetgrad.wire import bundle, codecs
@@ -66,6 +66,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     sha256: str = ""
     weight: int = 0
     reason: str = ""
+    lasting: bool = False
 
 
 class _Loaded:
@@ -166,6 +167,12 @@ def main() -> None:
             if loaded is None or loaded.source != (request.plan, request.data):
                 loaded = _Loaded(request)
             reply = train(request, loaded, replies)
+        except (DataError, PlanError) as e:
+            # A file that can't be read may be there the next time; one that doesn't fit the plan never will.
+            lasting = not isinstance(e.__cause__, OSError)
+            reply = Reply(
+                kind="failed", round=request.round, attempt=request.attempt, reason=str(e)[:500], lasting=lasting
+            )
         except (ValueError, OSError) as e:
             reply = Reply(kind="failed", round=request.round, attempt=request.attempt, reason=str(e)[:500])
         except MemoryError as e:

@@ -454,6 +454,22 @@ def test_a_failed_attempt_is_told_once_a_full_disk_has_room() -> None:
     assert {(b.state, b.round, b.reason) for b in device.births()} == {("idle", 1, "loss is nan at step 3")}
 
 
+def test_a_plan_that_its_data_does_not_fit_is_refused_until_another_plan_comes() -> None:
+    device = Device().ready()
+    device.select()
+    device.handle(ev.TrainingFailed(1, 1, "samples have shape (5,)", lasting=True))
+    assert [(b.state, b.round, b.reason) for b in device.births()] == [("refused", 1, "samples have shape (5,)")]
+    device.select(2)
+    assert device.trains() == []
+    assert [b.state for b in device.births()] == ["refused"]
+    device.head(version=1, params=b"next" * 99)
+    device.objects(b"next" * 99)
+    assert [b.state for b in device.births()] == ["refused"]
+    device.head(version=2, params=b"next" * 99, plan=ref(b"other plan"))
+    device.objects(b"other plan")
+    assert [b.state for b in device.births()] == ["idle"]
+
+
 def test_a_receipt_that_a_full_disk_delays_is_counted_once() -> None:
     device = Device().ready()
     device.select()

@@ -93,17 +93,17 @@ def test_a_trainer_killed_while_it_trains_repeats_its_payload_byte_for_byte(
 
 
 @pytest.mark.parametrize(
-    ("change", "match"),
+    ("change", "match", "lasting"),
     [
-        ({"data": {"path": "/nowhere.npz"}}, "nowhere.npz"),
-        ({"data": {"path": "data.npz", "scale": 1e30}}, "lower learning rate"),
-        ({"params": "objects/none"}, "No such file"),
-        ({"plan": "objects/bb"}, "plan bundle"),
-        ({"data": {"path": "data.npz", "x": "y"}}, "data.npz"),
+        ({"data": {"path": "/nowhere.npz"}}, "nowhere.npz", False),
+        ({"data": {"path": "data.npz", "scale": 1e30}}, "lower learning rate", False),
+        ({"params": "objects/none"}, "No such file", False),
+        ({"plan": "objects/bb"}, "plan bundle", True),
+        ({"data": {"path": "data.npz", "x": "y"}}, "data.npz", True),
     ],
 )
 def test_what_it_cannot_do_is_one_reply_and_the_trainer_lives_on(
-    child: Child, request_: dict[str, Any], change: dict[str, Any], match: str
+    child: Child, request_: dict[str, Any], change: dict[str, Any], match: str, lasting: bool
 ) -> None:
     if "path" in change.get("data", {}) and not change["data"]["path"].startswith("/"):
         change = {"data": {**change["data"], "path": request_["data"]["path"]}}
@@ -112,6 +112,7 @@ def test_what_it_cannot_do_is_one_reply_and_the_trainer_lives_on(
     if reply["kind"] == "trained":
         pytest.fail(f"expected a failure: {reply}")
     assert match in reply["reason"]
+    assert reply.get("lasting", False) == lasting
     child.ask({**request_, "policy": Policy(local_epochs=1)})
     assert child.last()["kind"] == "trained"
 
