@@ -348,7 +348,10 @@ class Rounds:
         goal = self._goal()
         enough = max(1, math.ceil(self._settings.minimum * goal))
         due = attempt.deadline_at is not None and now >= attempt.deadline_at
-        if len(attempt.members) >= goal or (due and len(attempt.members) >= enough):
+        # Nobody is waited for who has said that nothing will come.
+        unable = sum(d.out or d.birth.state == "refused" for n, d in self._devices.items() if n not in attempt.members)
+        complete = len(attempt.members) >= min(goal, max(enough, self._roster_size() - unable))
+        if complete or (due and len(attempt.members) >= enough):
             effects += self._close(attempt, now)
             return effects + self._advance(now)
         if due:

@@ -132,6 +132,28 @@ def test_a_deadline_with_too_few_members_abandons_and_the_next_attempt_begins() 
     assert world.rounds.finished
 
 
+@pytest.mark.parametrize("state", ["idle", "refused"])
+def test_a_round_does_not_wait_for_a_device_that_will_not_deliver(state: str) -> None:
+    settings = RoundSettings(FEDERATION, Policy(), rounds=1, minimum=0.6, deadline=60.0)
+    world = World(settings=settings, members=("dev-1", "dev-2", "dev-3"))
+    contribute(world, "dev-1", 1)
+    contribute(world, "dev-2", 2)
+    assert not world.rounds.finished  # dev-3 hasn't been heard of: it may come
+    reported = {"round": 1, "attempt": 1} if state == "idle" else {}
+    effects = world.birth("dev-3", state=state, reason="no data", **reported)
+    assert [e.members for e in effects if isinstance(e, ev.Published)] == [2]
+
+
+def test_a_round_below_its_minimum_waits_to_its_deadline() -> None:
+    settings = RoundSettings(FEDERATION, Policy(), rounds=1, minimum=1.0, deadline=60.0)
+    world = World(settings=settings)
+    world.birth("dev-1")
+    contribute(world, "dev-1", 1)
+    world.birth("dev-2", state="refused")
+    assert not world.rounds.finished
+    assert "round_abandoned" in [e.event for e in world.advance(61) if isinstance(e, ev.Log)]
+
+
 def test_a_query_about_a_round_that_never_was_is_refused() -> None:
     world = World()
     (receipt,) = world.query("dev-1", world.payload(), round=9)
