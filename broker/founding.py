@@ -5,6 +5,7 @@ DIR/model.onnx        the model           DIR/roster/      NAME.pub, one public 
 DIR/plan/             what devices train  DIR/devices/     NAME/, what to copy to the board
 """
 
+import math
 import os
 import shutil
 from pathlib import Path
@@ -76,6 +77,8 @@ def add_device(
     `data` is the .npz file's path as the device sees it, relative to its edge.toml; `broker` overrides the federation's.
     """
     check_name(name, "device id")
+    if not 0 < scale < math.inf:
+        raise FoundingError(f"--scale {scale:g}: samples are multiplied by it, so it must be above 0 and finite")
     settings = settings_file.load(directory)
     folder, member = directory / DEVICES / name, directory / ROSTER / f"{name}.pub"
     if member.exists() or folder.exists():

@@ -106,6 +106,10 @@ def train(
 
     Example: `fleetgrad-edge train plan/ --data digits.npz --epochs 10 --output trained.onnx`
     """
+    if learning_rate is not None and not 0 < learning_rate <= 1000:
+        raise typer.BadParameter(f"--learning-rate {learning_rate:g}: above 0 and at most 1000")
+    if momentum is not None and not 0 <= momentum < 1:
+        raise typer.BadParameter(f"--momentum {momentum:g}: 0 or more, and under 1")
     opened = open_plan(plan)
     manifest, defaults = opened.manifest, opened.manifest.optimizer
     everything = npz.load(data, manifest, x=x, y=y, scale=scale, shape=parse_shape(shape))

@@ -56,7 +56,7 @@ def run_app(app: typer.Typer, name: str, errors: Console, codes: Mapping[type[Ex
     except (typer.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except (ValueError, OSError) as e:
-        errors.print(f"{name}: {e}", markup=False, style="red", soft_wrap=True)
+        errors.print(f"{name}: {fault(e)}", markup=False, style="red", soft_wrap=True)
         for kind, chosen in (codes or {}).items():
             if isinstance(e, kind):
                 return chosen
@@ -75,6 +75,13 @@ def run_app(app: typer.Typer, name: str, errors: Console, codes: Mapping[type[Ex
         e.show()
         return EXIT_USAGE
     return int(code or 0)
+
+
+def fault(error: Exception) -> str:
+    """An error in words: the system's errors without their numbers."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return str(error)
 
 
 def parse_shape(text: str | None) -> tuple[int, ...] | None:

@@ -27,7 +27,8 @@ def read_arrays(path: Path, x: str, y: str) -> tuple[NDArray[np.generic], NDArra
     except (ValueError, EOFError, zipfile.BadZipFile, KeyError) as e:
         if isinstance(e, DataError):
             raise
-        raise DataError(f"data {path}: not an .npz file of plain arrays: {e}") from e
+        why = "what it holds is or needs unpickling, which is never done" if "pickle" in str(e) else str(e)
+        raise DataError(f"data {path}: not an .npz file of plain arrays: {why}") from e
     for name, array in zip((x, y), found, strict=True):
         if array.ndim == 0:
             raise DataError(f"data {path}: array {name!r} is a single number")

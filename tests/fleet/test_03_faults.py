@@ -109,6 +109,10 @@ def test_a_federation_is_not_made_over_another_nor_twice_a_device(make_federatio
     assert "isn't an empty folder" in text
     text = command("fleetgrad", "device", "add", "dev-1", "--dir", federation.directory, code=2)
     assert "already" in text
+    for scale in ("nan", "-1", "0"):
+        text = command("fleetgrad", "device", "add", "dev-9", "--dir", federation.directory, "--scale", scale, code=2)
+        assert "above 0" in text
+    assert not (federation.directory / "roster" / "dev-9.pub").exists()
     text = command("fleetgrad", "device", "add", "Dev_1", "--dir", federation.directory, code=2)
     assert "a-z" in text
     assert "fleetgrad new" in command("fleetgrad", "serve", federation.root, code=2)

@@ -1,4 +1,4 @@
-"""A board has eight packages: what needs a ninth says so, everything else works without."""
+"""The board's command: eight packages are enough, what needs a ninth says so, and bad numbers are named."""
 
 import subprocess
 import sys
@@ -49,3 +49,13 @@ def test_what_needs_onnx_names_the_extra(tmp_path: Path, module: str, words: tup
     assert done.returncode == 2
     assert "pip install 'fleetgrad[compile]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--learning-rate", "-1"), ("--learning-rate", "nan"), ("--momentum", "nan"), ("--momentum", "1")],
+)
+def test_numbers_that_cannot_train_are_refused_by_name(tmp_path: Path, flag: str, value: str) -> None:
+    done = run("fleetgrad.edge.cli", "train", tmp_path, "--data", tmp_path, flag, value)
+    assert done.returncode == 2
+    assert flag in done.stderr
