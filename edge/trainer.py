@@ -10,14 +10,16 @@ trainers never write one payload.
 """
 
 import ctypes
+import errno
 import hashlib
 import os
 import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -35,6 +37,8 @@ from fleetgrad.wire.plan import PlanError
 
 PR_SET_PDEATHSIG = 1
 DISK_RETRY_SECONDS, MOST_DISK_RETRY_SECONDS = 1.0, 60.0
+
+T = TypeVar("T")
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
@@ -95,14 +99,16 @@ def _unpacked(bundled: Path, plans: Path) -> Plan:
     return plan
 
 
-def _store(request: Request, payload: bytes) -> None:
-    """Stores the payload; while the disk refuses it, tries again until the daemon gives the attempt up and kills us."""
+def _when_there_is_room(round_: int, act: Callable[[], T]) -> T:
+    """What `act` gives; while the disk is full, it is tried again until the daemon gives the attempt up and kills us."""
     wait = DISK_RETRY_SECONDS
     while True:
         try:
-            return put(PosixFiles(Path(request.spool)), request.output, payload)
-        except DiskError as e:
-            log("disk_failed", round=request.round, reason=e, retry_in=f"{wait:.0f}s")
+            return act()
+        except OSError as e:
+            if not isinstance(e, DiskError) and e.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            log("disk_failed", round=round_, reason=e, retry_in=f"{wait:.0f}s")
             time.sleep(wait)
             wait = min(MOST_DISK_RETRY_SECONDS, 2 * wait)
 
@@ -141,7 +147,8 @@ def train(request: Request, loaded: _Loaded, replies: IO[bytes]) -> Reply:
         loss=result.loss,
         seed=request.codec_seed if policy.rounding == "stochastic" else None,
     )
-    _store(request, payload)
+    files = PosixFiles(Path(request.spool))
+    _when_there_is_room(request.round, lambda: put(files, request.output, payload))
     return Reply(
         kind="trained", round=request.round, attempt=request.attempt, steps=result.steps, loss=result.loss,
         payload=request.output, size=len(payload), sha256=hashlib.sha256(payload).hexdigest(), weight=result.samples,
@@ -165,7 +172,7 @@ def main() -> None:
         request = msgspec.json.decode(line, type=Request)
         try:
             if loaded is None or loaded.source != (request.plan, request.data):
-                loaded = _Loaded(request)
+                loaded = _when_there_is_room(request.round, lambda: _Loaded(request))  # noqa: B023  (called at once)
             reply = train(request, loaded, replies)
         except (DataError, PlanError) as e:
             # A file that can't be read may be there the next time; one that doesn't fit the plan never will.
