@@ -7,10 +7,18 @@ Exit codes: 0 fine; 1 failed at work; 2 bad usage, settings or input; 3 no broke
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
 EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: 0 or more seconds, and finite")
+    return seconds
 
 
 def parse_run(arguments: list[str]) -> argparse.Namespace:
@@ -25,7 +33,7 @@ def parse_run(arguments: list[str]) -> argparse.Namespace:
         "--insecure", action="store_true", help="allow plain MQTT to a broker that isn't on this machine"
     )
     parser.add_argument(
-        "--timeout", type=float, default=0.0, metavar="SECONDS",
+        "--timeout", type=_seconds, default=0.0, metavar="SECONDS",
         help="give up (exit code 3) when the broker stays down so long; default: edge.toml's, 0 waits for ever",
     )  # fmt: skip
     return parser.parse_args(arguments)

@@ -23,13 +23,15 @@ from fleetgrad.wire.command_line import EXIT_FAILED, Format, make_app, parse_sha
 from fleetgrad.wire.plan import Gradients, LossName, Optimizer
 
 app = make_app("Trains ONNX models on this board, by itself or in a federation.")
+MOST_THREADS = 64  # as in edge.toml
+
 out, err = Console(), Console(stderr=True, highlight=False)
 
 
 @app.command("run")
 def run(config: Annotated[Path, typer.Option(help="The device's settings, edge.toml.")]) -> NoReturn:
     """Take part in a federation until stopped (see `fleetgrad-edge run --help`)."""
-    raise AssertionError("edge/cli.py runs this command")
+    raise typer.BadParameter("'run' must be the first word: fleetgrad-edge run --config edge.toml")
 
 
 @app.command("compile")
@@ -96,9 +98,11 @@ def train(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Default: the plan's.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Default: the plan's.")] = None,
     momentum: Annotated[float | None, typer.Option(help="Default: the plan's.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Order of the samples; drawn and printed without.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**64 - 1, help="Order of the samples; drawn and printed without.")
+    ] = None,
     eval_fraction: Annotated[float, typer.Option(min=0, max=0.9, help="Held out for evaluation.")] = 0.2,
-    threads: Annotated[int, typer.Option(min=1)] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=MOST_THREADS)] = 1,
     output: Annotated[Path | None, typer.Option(help="Write the trained model here, as ONNX.")] = None,
     format: Format = "table",  # noqa: A002
 ) -> None:
@@ -110,6 +114,13 @@ def train(
         raise typer.BadParameter(f"--learning-rate {learning_rate:g}: above 0 and at most 1000")
     if momentum is not None and not 0 <= momentum < 1:
         raise typer.BadParameter(f"--momentum {momentum:g}: 0 or more, and under 1")
+    if output:
+        from fleetgrad.edge.autodiff.compiling import (
+            check_target,
+            export_model,
+        )  # before training, not after hours of it
+
+        check_target(output)
     opened = open_plan(plan)
     manifest, defaults = opened.manifest, opened.manifest.optimizer
     everything = npz.load(data, manifest, x=x, y=y, scale=scale, shape=parse_shape(shape))
@@ -149,8 +160,6 @@ def train(
             progress=progress,
         )
     if output:
-        from fleetgrad.edge.autodiff.compiling import export_model
-
         vector = opened.initial_parameters()
         vector[: manifest.travels] = trainer.parameters
         export_model(plan, vector, output)

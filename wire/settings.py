@@ -37,7 +37,7 @@ def _explain(path: Path, text: str, message: str) -> str:
     if unknown := re.search(r"(unknown|missing required) field `([^`]+)`", what):
         keys.append(unknown.group(2))
         what = "unknown key" if unknown.group(1) == "unknown" else "missing key"
-    line = _line_of(text, keys)
+    line = _line_of(text, keys) or (_line_of(text, keys[:-1]) if unknown else None)  # a missing key: its table's line
     place = f"{path}:{line}" if line else str(path)
     return (
         f"settings file {place}: key '{'.'.join(keys)}': {what[:1].lower()}{what[1:]}" if keys else f"{place}: {what}"

@@ -207,11 +207,20 @@ def inference(source: onnx.ModelProto, tensors: Iterable[plan.Tensor]) -> onnx.M
     return model
 
 
+def check_target(path: Path) -> None:
+    """Raises ModelError where a file can't be put: no such folder, or a folder, device or pipe is there."""
+    if not path.parent.is_dir():
+        raise ModelError(f"can't write {path}: there is no folder {path.parent}")
+    if path.exists() and not path.is_file():  # the rename below would replace /dev/null itself
+        raise ModelError(f"can't write {path}: it is no ordinary file")
+
+
 def export_model(plan_dir: Path, params: NDArray[np.float32], path: Path) -> None:
     """Writes the user's model with `params` (the flat vector, float32 [length]) as one self-contained ONNX file.
 
-    Raises ModelError when the vector's length or type isn't the plan's.
+    Raises ModelError when the vector's length or type isn't the plan's or `path` is no place for a file.
     """
+    check_target(path)
     manifest = plan.decode((plan_dir / plan.MANIFEST).read_bytes())
     if params.dtype != np.float32 or params.shape != (manifest.length,):
         raise ModelError(
@@ -223,8 +232,11 @@ def export_model(plan_dir: Path, params: NDArray[np.float32], path: Path) -> Non
         values = params[tensor.offset : tensor.offset + tensor.size].reshape(tensor.shape)
         own[tensor.name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values, LITTLE), tensor.name))
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(model.SerializeToString(deterministic=True))
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write(files: dict[str, bytes], output: Path) -> None:

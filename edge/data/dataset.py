@@ -3,6 +3,7 @@
 A check against the plan prints both shapes: the data's and the plan's.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,7 +71,9 @@ def fit(
         )
     if x.dtype.kind not in "fiub" or (feed.dtype not in ("float32", "float64") and x.dtype.kind == "f"):
         raise DataError(f"{name}: samples have type {x.dtype}, the plan's input {feed.name!r} has {feed.dtype}")
-    _check_finite(name, "sample", x)
+    if not 0 < scale < math.inf:
+        raise DataError(f"{name}: scale {scale:g}: a finite factor above 0 is needed, as 0.00392 for bytes")
+    _check_finite(name, "sample", x, feed.dtype)
     return Dataset(x, _targets(name, y, manifest), scale, feed.shape, np.dtype(feed.dtype), name)
 
 
@@ -80,6 +83,7 @@ def _targets(name: str, y: NDArray[np.generic], manifest: Manifest) -> NDArray[n
         flat = y.reshape(len(y), *label.shape) if y.size == len(y) * int(np.prod(label.shape)) else y
         if flat.shape[1:] != label.shape:
             raise DataError(f"{name}: a target has shape {y.shape[1:]}, the plan's label has {label.shape}")
+        _check_finite(name, "target", flat, "float64")
         if flat.dtype.kind not in "iub" and not (
             flat.dtype.kind == "f" and bool(np.all(flat == flat.astype(np.int64)))
         ):
@@ -94,15 +98,19 @@ def _targets(name: str, y: NDArray[np.generic], manifest: Manifest) -> NDArray[n
         raise DataError(f"{name}: targets have type {y.dtype}, numbers are needed")
     if y.size != len(y) * int(np.prod(label.shape)):
         raise DataError(f"{name}: a target has shape {y.shape[1:]}, the plan's output has {label.shape}")
-    _check_finite(name, "target", y)
+    _check_finite(name, "target", y, "float32")
     return y.astype(np.float32).reshape(len(y), *label.shape)
 
 
-def _check_finite(name: str, what: str, array: NDArray[np.generic]) -> None:
+def _check_finite(name: str, what: str, array: NDArray[np.generic], dtype: str) -> None:
+    """Refuses what isn't finite in the type that the plan feeds: 1e300 is infinity as float32."""
     if array.dtype.kind != "f":
         return
     for start in range(0, len(array), SCAN_ROWS):
         rows = array[start : start + SCAN_ROWS].reshape(min(SCAN_ROWS, len(array) - start), -1)
-        finite = np.isfinite(rows.astype(np.float64)).all(1)
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(rows.astype(dtype)).all(1)
         if not finite.all():
-            raise DataError(f"{name}: {what} {start + int(np.argmin(finite))} holds NaN or infinity")
+            raise DataError(
+                f"{name}: {what} {start + int(np.argmin(finite))} holds NaN, infinity or more than {dtype} can"
+            )

@@ -1,6 +1,8 @@
 """Reads samples from an .npz file; nothing in it is unpickled."""
 
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +11,20 @@ from numpy.typing import NDArray
 from fleetgrad.edge.data.dataset import DataError, Dataset, fit
 from fleetgrad.wire.plan import Manifest
 
+# What zipfile and NumPy raise on damaged archives: a flipped bit may ask for a password, a zip version or a terabyte.
+DAMAGED = (
+    ValueError, EOFError, zipfile.BadZipFile, KeyError, zlib.error, NotImplementedError, RuntimeError, TypeError,
+    OverflowError, MemoryError, tokenize.TokenError,
+)  # fmt: skip
+
 
 def read_arrays(path: Path, x: str, y: str) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
     """The two named arrays; raises DataError that lists the names there are."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"data {path}: holds one array, an .npz with {x!r} and {y!r} is needed")
+        opened = np.load(path, allow_pickle=False)
+        if not isinstance(opened, np.lib.npyio.NpzFile):
+            raise DataError(f"data {path}: holds one array, an .npz with {x!r} and {y!r} is needed")
+        with opened as archive:
             if missing := [name for name in (x, y) if name not in archive.files]:
                 raise DataError(
                     f"data {path}: no array {' and '.join(map(repr, missing))}; "
@@ -24,7 +33,7 @@ def read_arrays(path: Path, x: str, y: str) -> tuple[NDArray[np.generic], NDArra
             found = archive[x], archive[y]
     except OSError as e:
         raise DataError(f"data {path}: {e.strerror or e}") from e
-    except (ValueError, EOFError, zipfile.BadZipFile, KeyError) as e:
+    except DAMAGED as e:
         if isinstance(e, DataError):
             raise
         why = "what it holds is or needs unpickling, which is never done" if "pickle" in str(e) else str(e)
@@ -55,6 +64,6 @@ def count(path: Path, x: str, y: str) -> int:
         with np.load(path, allow_pickle=False) as archive:
             if isinstance(archive, np.lib.npyio.NpzFile) and {x, y} <= set(archive.files):
                 return len(archive[y])
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError, TypeError):
+    except (OSError, *DAMAGED):
         pass
     return len(read_arrays(path, x, y)[1])  # says what is wrong

@@ -66,6 +66,8 @@ class Trainer:
             raise plans.PlanError(
                 f"plan needs version {self.manifest.op_abi} of the custom ops, this one has {kernels.OP_ABI}: update fleetgrad"
             )
+        if len(self.manifest.inputs) != 1:
+            raise plans.PlanError(f"plan {plan.directory}: has {len(self.manifest.inputs)} inputs, one is needed")
         self._flat = plan.initial_parameters()
         trainable = self.manifest.of_role("trainable")
         self._end = trainable[-1].end
@@ -76,10 +78,14 @@ class Trainer:
         self._eval: ort.InferenceSession | None = None
         self._weights = {t.name: _shared(self._view(self._flat, t)) for t in trainable}
         self._binding = self._train.io_binding()
-        for name, value in self._weights.items():
-            self._binding.bind_ortvalue_input(name, value)
         self._outputs = {plans.GRADIENT + t.name: _shared(self._view(self._gradients, t)) for t in trainable}
         self._outputs[plans.LOSS] = _shared(self._loss)
+        fed = {f.name for f in self._train.get_inputs()}
+        wanted = {*self._weights, self.manifest.inputs[0].name, self.manifest.label.name}
+        if lost := sorted((wanted - fed) | (set(self._outputs) - {f.name for f in self._train.get_outputs()})):
+            raise plans.PlanError(f"plan {plan.directory}: {plans.TRAIN} has no {', '.join(lost)}, its manifest has")
+        for name, value in self._weights.items():
+            self._binding.bind_ortvalue_input(name, value)
         for name, value in self._outputs.items():
             self._binding.bind_ortvalue_output(name, value)
 

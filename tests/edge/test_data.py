@@ -1,6 +1,7 @@
 """Data that doesn't fit is refused by name, with both shapes; splits give everyone enough."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,6 +54,8 @@ NAN[7, 0, 1, 1] = np.nan
         (GOOD_X, GOOD_Y + 0.5, "targets have type float64"),
         (GOOD_X, np.zeros((20, 3), np.int64), r"a target has shape \(3,\), the plan's label has \(\)"),
         (NAN, GOOD_Y, "sample 7 holds NaN"),
+        (GOOD_X * 1e300, GOOD_Y, "sample 0 holds .* more than float32 can"),
+        (GOOD_X, np.where(GOOD_Y == 2, np.nan, GOOD_Y), "target 2 holds NaN"),
     ],
 )
 def test_arrays_that_do_not_fit_the_plan_are_refused(x: np.ndarray, y: np.ndarray, match: str) -> None:
@@ -92,6 +95,26 @@ def test_files_that_are_no_archives_of_plain_arrays_are_refused(tmp_path: Path) 
     np.savez(path, x=GOOD_X, y=GOOD_Y)
     assert npz.count(path, "x", "y") == 20
     assert len(npz.load(path, manifest())) == 20
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_flipped_bit_or_a_cut_never_escapes_as_another_error(tmp_path: Path, save: Any) -> None:
+    path = tmp_path / "d.npz"
+    save(path, x=np.arange(60, dtype=np.float32).reshape(20, 3), y=np.arange(20) % 3)
+    whole = path.read_bytes()
+    damaged = [whole[:n] for n in range(0, len(whole), 7)]
+    damaged += [
+        whole[: i // 8] + bytes([whole[i // 8] ^ 1 << i % 8]) + whole[i // 8 + 1 :] for i in range(0, 8 * len(whole), 5)
+    ]
+    refused = 0
+    for raw in damaged:
+        path.write_bytes(raw)
+        for read in (npz.read_arrays, npz.count):
+            try:
+                read(path, "x", "y")
+            except DataError:
+                refused += 1
+    assert refused > len(damaged) / 2
 
 
 @settings(max_examples=50, deadline=None)

@@ -1,5 +1,7 @@
 """The board's command: eight packages are enough, what needs a ninth says so, and bad numbers are named."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -59,3 +61,71 @@ def test_numbers_that_cannot_train_are_refused_by_name(tmp_path: Path, flag: str
     done = run("fleetgrad.edge.cli", "train", tmp_path, "--data", tmp_path, flag, value)
     assert done.returncode == 2
     assert flag in done.stderr
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small plan and data for it."""
+    folder = tmp_path_factory.mktemp("work")
+    compile_model(zoo.mlp(inputs=4, classes=2), loss="cross-entropy", output=folder / "plan")
+    rng = np.random.default_rng(0)
+    np.savez(folder / "d.npz", x=rng.random((60, 4)), y=rng.integers(0, 2, 60))
+    np.save(folder / "one.npy", rng.random((60, 4)))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--data", "one.npy"), "holds one array"),
+        (("--data", "d.npz", "--scale", "nan"), "scale nan"),
+        (("--data", "d.npz", "--scale", "0"), "scale 0"),
+        (("--data", "d.npz", "--seed", "-1"), "--seed"),
+        (("--data", "d.npz", "--threads", "1000000"), "--threads"),
+        (("--data", "d.npz", "--output", "missing/m.onnx"), "there is no folder"),
+        (("--data", "d.npz", "--output", "plan"), "no ordinary file"),
+    ],
+)
+def test_what_cannot_train_or_be_written_is_one_line_before_training(
+    work: Path, words: tuple[str, ...], said: str
+) -> None:
+    paths = [str(work / w) if w in ("one.npy", "d.npz", "missing/m.onnx", "plan") else w for w in words]
+    before = sorted(work.iterdir())
+    done = run_here("train", work / "plan", "--epochs", 1, *paths)
+    assert done.returncode == 2, done.stderr
+    assert said in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert sorted(work.iterdir()) == before
+
+
+def test_an_export_never_replaces_what_is_no_ordinary_file(work: Path, tmp_path: Path) -> None:
+    """As root, the rename would put a file in the place of /dev/null itself; a pipe stands for it here."""
+    os.mkfifo(tmp_path / "pipe")
+    done = run_here("train", work / "plan", "--data", work / "d.npz", "--epochs", 1, "--output", tmp_path / "pipe")
+    assert done.returncode == 2, done.stderr
+    assert (tmp_path / "pipe").is_fifo()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_bar_is_drawn_on_terminals_only(work: Path) -> None:
+    done = run_here("train", work / "plan", "--data", work / "d.npz", "--epochs", 1, "--format", "json")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert json.loads(done.stdout)["samples"] == 48
+
+
+@pytest.mark.parametrize(
+    "words", [("--", "run", "--config", "e"), ("run", "--config", "e", "--timeout", "nan"), ("run", "--config", "e")]
+)
+def test_a_daemon_that_cannot_start_says_so_in_words(words: tuple[str, ...]) -> None:
+    done = run_here(*words)
+    assert done.returncode == 2
+    assert done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def run_here(*words: object) -> subprocess.CompletedProcess[str]:
+    """Runs fleetgrad-edge with everything installed."""
+    program = "import sys; sys.argv[0] = 'fleetgrad-edge'; from fleetgrad.edge.cli import main; main()"
+    command = [sys.executable, "-c", program, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)

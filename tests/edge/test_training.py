@@ -135,6 +135,22 @@ def test_a_plan_that_was_changed_is_refused(tmp_path: Path, name: str) -> None:
         open_plan(folder)
 
 
+@pytest.mark.parametrize("part", ["inputs", "label", "tensors"])
+def test_a_manifest_of_other_graphs_is_refused(tmp_path: Path, part: str) -> None:
+    import msgspec
+
+    folder = tmp_path / "plan"
+    manifest = compile_model(zoo.mlp(), loss="cross-entropy", output=folder)
+    other = {
+        "inputs": (),
+        "label": msgspec.structs.replace(manifest.label, name="other"),
+        "tensors": tuple(msgspec.structs.replace(t, name=f"other.{t.name}") for t in manifest.tensors),
+    }
+    (folder / plan.MANIFEST).write_bytes(plan.encode(msgspec.structs.replace(manifest, **{part: other[part]})))
+    with pytest.raises(PlanError, match=r"other|0 inputs"):
+        Trainer(open_plan(folder))
+
+
 def test_a_plan_for_newer_ops_is_refused(tmp_path: Path) -> None:
     import msgspec
 

@@ -55,3 +55,16 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "raw.toml").write_bytes(b'name = "\xff"')
     with pytest.raises(SettingsError, match=r"raw\.toml: not UTF-8"):
         load_toml(tmp_path / "raw.toml", Outer)
+
+
+def test_a_missing_key_has_the_line_of_its_table(tmp_path: Path) -> None:
+    class Outside(msgspec.Struct, forbid_unknown_fields=True):
+        inside: dict[str, int]
+        table: "Inside"
+
+    with pytest.raises(SettingsError, match=r":3: key 'table.path': missing key"):
+        load_toml(write(tmp_path, "[inside]\n\n[table]\n"), Outside)
+
+
+class Inside(msgspec.Struct, forbid_unknown_fields=True):
+    path: str
