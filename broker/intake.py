@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fleetgrad.native import kernels
+from fleetgrad.native import binding, kernels
 from fleetgrad.wire import frames
 from fleetgrad.wire.chunks import Assembly
 from fleetgrad.wire.codecs import Codec, CodecError, decode_payload, payload_bound
@@ -116,6 +116,6 @@ class Intake:
             raise CodecError(f"weight {info.weight} takes the round's sum over {kernels.MAX_WEIGHT}")
         try:
             kernels.ring_add(np.zeros(self.count, np.int64), delta, info.weight)
-        except kernels.KernelError as e:
+        except binding.KernelError as e:
             raise CodecError(str(e)) from e
         return info

@@ -13,7 +13,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fleetgrad.native import kernels
+from fleetgrad.native import binding, kernels
+from fleetgrad.native import codecs as native_codecs
 from fleetgrad.wire.messages import CodecName, UpdateInfo
 from fleetgrad.wire.signing import MALFORMED
 
@@ -35,7 +36,7 @@ class Codec:
 
     def size(self, count: int) -> int:
         """Exact bytes of `count` coded floats."""
-        return 4 * count if self.name == "raw32" else kernels.blk8_size(count)
+        return 4 * count if self.name == "raw32" else native_codecs.blk8_size(count)
 
 
 RAW32 = Codec(0, "raw32", 32)
@@ -55,7 +56,7 @@ def encode_payload(
     """An update's payload from its flat float32 delta.
 
     `seed` (64 bits) draws the stochastic rounding of a quantizing codec; None rounds to nearest.
-    Raises kernels.KernelError on NaN or infinity, with the index.
+    Raises binding.KernelError on NaN or infinity, with the index.
     """
     info = msgspec.msgpack.encode(
         UpdateInfo(codec=codec.id, bits=codec.bits, count=values.size, weight=weight, steps=steps, loss=loss)
@@ -65,10 +66,10 @@ def encode_payload(
     payload[:start] = np.frombuffer(_LENGTH.pack(len(info)) + info, np.uint8)
     if codec is RAW32:
         if (index := kernels.find_nonfinite(values)) >= 0:
-            raise kernels.KernelError(f"raw32 encode: value {index} of {values.size} is {values[index]}")
+            raise binding.KernelError(f"raw32 encode: value {index} of {values.size} is {values[index]}")
         payload[start:] = values.astype("<f4", copy=False).view(np.uint8)
     else:
-        kernels.blk8_encode(values, payload[start:], seed)
+        native_codecs.blk8_encode(values, payload[start:], seed)
     return payload.tobytes()
 
 
@@ -111,7 +112,7 @@ def decode_payload(payload: bytes | memoryview, codec: Codec, out: NDArray[np.fl
             raise CodecError(f"value {index} of {out.size} is {out[index]}")
         return info
     try:
-        kernels.blk8_decode(coded, out)
-    except kernels.KernelError as e:
+        native_codecs.blk8_decode(coded, out)
+    except binding.KernelError as e:
         raise CodecError(str(e)) from e
     return info

@@ -10,7 +10,7 @@ import numpy as np
 
 from fleetgrad.broker.intake import Intake
 from fleetgrad.broker.strategies.fedavg import FedAvg
-from fleetgrad.native import kernels
+from fleetgrad.native import codecs, kernels
 from fleetgrad.native.bench.kernels import COUNT, best_seconds, row
 from fleetgrad.wire import frames
 from fleetgrad.wire.codecs import BLK8, decode_payload, encode_payload
@@ -45,7 +45,7 @@ def rows() -> list[dict[str, Any]]:
 
     total = np.zeros(COUNT, np.int64)
     blocks = (COUNT + 63) // 64
-    coded = np.frombuffer(payload, np.uint8)[-kernels.blk8_size(COUNT) :]
+    coded = np.frombuffer(payload, np.uint8)[-codecs.blk8_size(COUNT) :]
     whole = coded[: (blocks - 1) * 68].reshape(-1, 68) if COUNT % 64 else coded.reshape(-1, 68)
 
     def numpy_merge() -> None:

@@ -11,7 +11,7 @@ Integers commute, so the result doesn't depend on the order of arrival, on dupli
 import numpy as np
 from numpy.typing import NDArray
 
-from fleetgrad.native import kernels
+from fleetgrad.native import binding, kernels
 
 
 class FedAvg:
@@ -22,9 +22,9 @@ class FedAvg:
         self.total_weight = 0
 
     def add(self, delta: NDArray[np.float32], weight: int) -> None:
-        """Adds one member; raises kernels.KernelError and adds nothing if a value is beyond +-64 or the weights' sum 2^24."""
+        """Adds one member; raises binding.KernelError and adds nothing if a value is beyond +-64 or the weights' sum 2^24."""
         if self.total_weight + weight > kernels.MAX_WEIGHT:
-            raise kernels.KernelError(f"weights add up to {self.total_weight + weight}, at most {kernels.MAX_WEIGHT}")
+            raise binding.KernelError(f"weights add up to {self.total_weight + weight}, at most {kernels.MAX_WEIGHT}")
         kernels.ring_add(self._sum, delta, weight)
         self.total_weight += weight
 

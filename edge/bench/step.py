@@ -15,7 +15,7 @@ from fleetgrad.edge.autodiff import zoo
 from fleetgrad.edge.autodiff.compiling import compile_model
 from fleetgrad.edge.training.plan_dir import open_plan
 from fleetgrad.edge.training.trainer import Trainer
-from fleetgrad.native import kernels
+from fleetgrad.native import optimizers
 from fleetgrad.native.bench.kernels import best_seconds, row
 from fleetgrad.wire.plan import Gradients
 
@@ -32,7 +32,7 @@ def ours(gradients: Gradients, batch: int, folder: Path) -> Callable[[], object]
 
     def step() -> None:
         trainer.step(x, y)
-        kernels.sgd_momentum_step(flat, gradient, velocity, learning_rate=0.001, momentum=0.9)
+        optimizers.sgd_momentum_step(flat, gradient, velocity, learning_rate=0.001, momentum=0.9)
 
     return step
 

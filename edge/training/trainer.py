@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fleetgrad.edge.data.dataset import Dataset
 from fleetgrad.edge.training.plan_dir import Plan, aligned
-from fleetgrad.native import kernels
+from fleetgrad.native import kernels, optimizers
 from fleetgrad.wire import plan as plans
 
 EVAL_BATCH = 256
@@ -162,7 +162,7 @@ class Trainer:
                 except TrainingError as e:  # the int8 node refuses NaN before the loss is seen
                     raise TrainingError(f"step {done}: {e} (try a lower learning rate than {learning_rate:g})") from e
                 self._check_finite(loss, done, learning_rate)
-                kernels.sgd_momentum_step(
+                optimizers.sgd_momentum_step(
                     self._flat[: self._end], self._gradients, self._velocity,
                     learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay,
                 )  # fmt: skip

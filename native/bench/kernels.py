@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from fleetgrad.native import kernels
+from fleetgrad.native import binding, codecs, kernels
 
 COUNT = 1_663_376  # floats of the FedAvg CNN, padding included
 REPEATS = 15
@@ -35,15 +35,15 @@ def row(figure: str, value: float, unit: str, peer: str, bound: float | None = N
 def rows() -> list[dict[str, Any]]:
     """Rates of the codec kernels as ratios to memcpy of the same floats, and of the weight gradient to MatMul."""
     values = np.random.default_rng(0).standard_normal(COUNT).astype(np.float32) * np.float32(0.01)
-    coded, copy = np.empty(kernels.blk8_size(COUNT), np.uint8), np.empty_like(values)
+    coded, copy = np.empty(codecs.blk8_size(COUNT), np.uint8), np.empty_like(values)
     ring = np.zeros(COUNT, np.int64)
     gigabytes = values.nbytes / 1e9
     memcpy = gigabytes / best_seconds(lambda: np.copyto(copy, values))
     name = f"memcpy {memcpy:.1f} GB/s"
     acts: dict[str, Callable[[], object]] = {
-        "blk8 encode, nearest": lambda: kernels.blk8_encode(values, coded, None),
-        "blk8 encode, stochastic": lambda: kernels.blk8_encode(values, coded, 1),
-        "blk8 decode": lambda: kernels.blk8_decode(coded, copy),
+        "blk8 encode, nearest": lambda: codecs.blk8_encode(values, coded, None),
+        "blk8 encode, stochastic": lambda: codecs.blk8_encode(values, coded, 1),
+        "blk8 decode": lambda: codecs.blk8_decode(coded, copy),
         "ring add": lambda: kernels.ring_add(ring, values, 3),
         "crc32c": lambda: kernels.crc32c(values.view(np.uint8)),
         "finite scan": lambda: kernels.find_nonfinite(values),
@@ -51,7 +51,7 @@ def rows() -> list[dict[str, Any]]:
     table = []
     for figure, act in acts.items():
         rate = gigabytes / best_seconds(act)
-        table.append(row(f"{figure} ({kernels.capability()})", rate, "GB/s of floats", name))
+        table.append(row(f"{figure} ({binding.capability()})", rate, "GB/s of floats", name))
         table.append(row(f"{figure} / memcpy", rate / memcpy, "ratio", name))
     return table + _weight_gradients()
 
@@ -81,6 +81,6 @@ def _weight_gradients() -> list[dict[str, Any]]:
     for layer, m, n, k in (("conv2", 800, 64, 3136), ("dense", 784, 256, 32), ("16 channels", 144, 16, 16384)):
         feeds = {"x": rng.standard_normal((k, m), np.float32), "dy": rng.standard_normal((k, n), np.float32)}
         ratio = best_seconds(lambda: fp32.run(None, feeds)) / best_seconds(lambda: int8.run(None, feeds))  # noqa: B023
-        figure = f"int8 weight gradient, {layer} {m}x{n}x{k} ({kernels.capability()})"
+        figure = f"int8 weight gradient, {layer} {m}x{n}x{k} ({binding.capability()})"
         table.append(row(figure, ratio, "x as fast", "onnxruntime MatMul fp32"))
     return table

@@ -78,12 +78,3 @@ const char *fg_error_text(int error) {
     default: return "unknown error";
   }
 }
-
-void fg_ring_mean(const int64_t *sum, size_t n, int64_t total, const float *base, float *out) {
-  for (size_t i = 0; i < n; i++) out[i] = (float)((double)base[i] + (double)sum[i] / (double)total * 0x1p-32);
-}
-
-size_t fg_weight_grad_scratch(size_t k, size_t m, size_t n) {
-  size_t mp = (m + 15) / 16 * 16, np = (n + 15) / 16 * 16, rows = k < 65536 ? (k + 3) / 4 * 4 : 65536;
-  return 4 * (2 * mp + 2 * np + 8 * np) + rows * (mp + np) + 64;
-}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fleetgrad.broker.merge import MergeError, merge
 from fleetgrad.broker.strategies.fedavg import FedAvg
-from fleetgrad.native.kernels import KernelError
+from fleetgrad.native.binding import KernelError
 from fleetgrad.wire.codecs import RAW32, encode_payload
 
 finite = st.floats(-64, 64, width=32)

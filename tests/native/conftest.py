@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from fleetgrad.native import kernels
+from fleetgrad.native import binding
 
 
-@pytest.fixture(params=kernels.capabilities())
+@pytest.fixture(params=binding.capabilities())
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = kernels.capability()
-    kernels.use_capability(request.param)
+    before = binding.capability()
+    binding.use_capability(request.param)
     yield request.param
-    kernels.use_capability(before)
+    binding.use_capability(before)

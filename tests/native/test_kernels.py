@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fleetgrad.native import kernels
+from fleetgrad.native import binding, codecs, gradients, kernels, optimizers
 
 SIZES = [1, 15, 63, 64, 65, 1000, 4099]
 
@@ -27,14 +27,14 @@ def blocks(values: NDArray[np.float32]) -> list[NDArray[np.float32]]:
 
 
 def encode(values: NDArray[np.float32], seed: int | None = None) -> NDArray[np.uint8]:
-    out = np.empty(kernels.blk8_size(values.size), np.uint8)
-    assert kernels.blk8_encode(values, out, seed) == out.size
+    out = np.empty(codecs.blk8_size(values.size), np.uint8)
+    assert codecs.blk8_encode(values, out, seed) == out.size
     return out
 
 
 def decode(payload: bytes, count: int) -> NDArray[np.float32]:
     out = np.empty(count, np.float32)
-    kernels.blk8_decode(payload, out)
+    codecs.blk8_decode(payload, out)
     return out
 
 
@@ -49,7 +49,7 @@ def test_blk8_to_nearest_is_absmax_over_127_in_each_block(isa: str, seed: int, s
         inverse = np.float32(127) / most if most > 0 else np.float32(0)
         expected += struct.pack("<f", scale) + np.rint(block * inverse).astype(np.int8).tobytes()
     assert encode(values).tobytes() == expected
-    assert len(expected) == kernels.blk8_size(size)
+    assert len(expected) == codecs.blk8_size(size)
 
 
 def lowbias32(z: NDArray[np.uint32]) -> NDArray[np.uint32]:
@@ -100,7 +100,7 @@ def test_blk8_writes_zeros_under_a_scale_that_arm_would_flush(isa: str) -> None:
 def test_blk8_encode_refuses_a_value_that_is_not_finite(isa: str, bad: float, key: int | None) -> None:
     values = np.zeros(200, np.float32)
     values[137] = bad
-    with pytest.raises(kernels.KernelError, match="value 137 of 200"):
+    with pytest.raises(binding.KernelError, match="value 137 of 200"):
         encode(values, key)
 
 
@@ -117,7 +117,7 @@ def test_blk8_encode_refuses_a_value_that_is_not_finite(isa: str, bad: float, ke
     ],
 )
 def test_blk8_decode_refuses_what_no_encoder_writes(isa: str, scale: bytes, codes: bytes, match: str) -> None:
-    with pytest.raises(kernels.KernelError, match=match):
+    with pytest.raises(binding.KernelError, match=match):
         decode(bytes(68) + scale + codes, 128)
 
 
@@ -126,10 +126,10 @@ def test_blk8_decode_refuses_what_no_encoder_writes(isa: str, scale: bytes, code
 def test_blk8_decode_survives_any_bytes(payload: bytes, count: int) -> None:
     out = np.empty(count, np.float32)
     try:
-        kernels.blk8_decode(payload, out)
-    except kernels.KernelError:
+        codecs.blk8_decode(payload, out)
+    except binding.KernelError:
         return
-    assert len(payload) == kernels.blk8_size(count)
+    assert len(payload) == codecs.blk8_size(count)
     assert np.isfinite(out).all()
 
 
@@ -150,14 +150,14 @@ def test_ring_add_refuses_a_bad_value_and_adds_nothing(isa: str, bad: float, rea
     values = np.ones(2000, np.float32)
     values[1999] = bad
     accumulator = np.zeros(2000, np.int64)
-    with pytest.raises(kernels.KernelError, match=f"value 1999 of 2000: .*{reason}"):
+    with pytest.raises(binding.KernelError, match=f"value 1999 of 2000: .*{reason}"):
         kernels.ring_add(accumulator, values, 3)
     assert not accumulator.any()
 
 
 @pytest.mark.parametrize("weight", [0, -1, 2**24 + 1])
 def test_ring_add_refuses_a_weight_out_of_range(weight: int) -> None:
-    with pytest.raises(kernels.KernelError, match=f"weight {weight}"):
+    with pytest.raises(binding.KernelError, match=f"weight {weight}"):
         kernels.ring_add(np.zeros(1, np.int64), np.zeros(1, np.float32), weight)
 
 
@@ -177,15 +177,15 @@ def test_sgd_step_is_momentum_on_the_decayed_gradient(isa: str, seed: int, size:
     f = np.float32
     velocity = f(0.9) * v + (g + f(0.01) * p)
     expected = p - f(0.05) * velocity
-    kernels.sgd_momentum_step(p, g, v, learning_rate=0.05, momentum=0.9, weight_decay=0.01)
+    optimizers.sgd_momentum_step(p, g, v, learning_rate=0.05, momentum=0.9, weight_decay=0.01)
     assert (v == velocity).all()
     assert (p == expected).all()
 
 
 def test_sgd_step_refuses_overlapping_arrays() -> None:
     a = np.zeros(20, np.float32)
-    with pytest.raises(kernels.KernelError, match="share memory"):
-        kernels.sgd_momentum_step(a[:10], a[5:15], np.zeros(10, np.float32), learning_rate=1, momentum=0)
+    with pytest.raises(binding.KernelError, match="share memory"):
+        optimizers.sgd_momentum_step(a[:10], a[5:15], np.zeros(10, np.float32), learning_rate=1, momentum=0)
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 1000])
@@ -232,14 +232,14 @@ def test_weight_gradient_is_the_int8_product(isa: str, seed: int, k: int, m: int
     x, dy = normal(seed, k * m).reshape(k, m), normal(seed + 1, k * n, 1e-3).reshape(k, n)
     x[:, m // 2] = 0
     out = np.empty((m, n), np.float32)
-    kernels.matmul_weight_grad(x, dy, out)
+    gradients.matmul_weight_grad(x, dy, out)
     assert (out == int8_gradient(x, dy)).all()
 
 
 def test_weight_gradient_points_where_the_float_one_does(seed: int) -> None:
     x, dy = normal(seed, 512 * 64).reshape(512, 64), normal(seed + 1, 512 * 32).reshape(512, 32)
     out, exact = np.empty((64, 32), np.float32), x.T @ dy
-    kernels.matmul_weight_grad(x, dy, out)
+    gradients.matmul_weight_grad(x, dy, out)
     # Two operands with steps of absmax/127 and absmax about 3 deviations: relative error about sqrt(2) * 3/127/sqrt(12).
     assert (out * exact).sum() / np.linalg.norm(out) / np.linalg.norm(exact) > 0.9998
 
@@ -248,29 +248,29 @@ def test_weight_gradient_points_where_the_float_one_does(seed: int) -> None:
 def test_weight_gradient_refuses_nan_and_names_the_column(isa: str, side: str, column: int) -> None:
     arrays = {"x": np.ones((10, 4), np.float32), "dy": np.ones((10, 5), np.float32)}
     arrays[side][7, column] = np.nan
-    with pytest.raises(kernels.KernelError, match=f"column {column} of {side}"):
-        kernels.matmul_weight_grad(arrays["x"], arrays["dy"], np.empty((4, 5), np.float32))
+    with pytest.raises(binding.KernelError, match=f"column {column} of {side}"):
+        gradients.matmul_weight_grad(arrays["x"], arrays["dy"], np.empty((4, 5), np.float32))
 
 
 @pytest.mark.parametrize(
     "array", [np.zeros(10), np.zeros(20, np.float32)[::2], np.zeros(10, np.int32)], ids=["float64", "strided", "int32"]
 )
 def test_kernels_refuse_arrays_of_another_type_or_layout(array: NDArray[np.float32]) -> None:
-    with pytest.raises(kernels.KernelError, match="needs contiguous float32"):
+    with pytest.raises(binding.KernelError, match="needs contiguous float32"):
         kernels.find_nonfinite(array)
 
 
 def test_blk8_refuses_buffers_of_another_size() -> None:
-    with pytest.raises(kernels.KernelError, match=r"has 10 elements, expected 104"):
-        kernels.blk8_encode(np.zeros(96, np.float32), np.zeros(10, np.uint8), None)
-    with pytest.raises(kernels.KernelError, match=r"67 bytes, 64 values take 68"):
+    with pytest.raises(binding.KernelError, match=r"has 10 elements, expected 104"):
+        codecs.blk8_encode(np.zeros(96, np.float32), np.zeros(10, np.uint8), None)
+    with pytest.raises(binding.KernelError, match=r"67 bytes, 64 values take 68"):
         decode(bytes(67), 64)
 
 
 @pytest.mark.parametrize(("name", "code"), [("serial", 0), ("riscv", 1)])
 def test_the_environment_masks_the_instruction_set(name: str, code: int) -> None:
-    environment = {**os.environ, kernels.VARIABLE: name}
-    program = "from fleetgrad.native import kernels; print(kernels.capability())"
+    environment = {**os.environ, binding.VARIABLE: name}
+    program = "from fleetgrad.native import kernels; print(binding.capability())"
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == code
     assert "serial" in (done.stderr if code else done.stdout)

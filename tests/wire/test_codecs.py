@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from fleetgrad.native import kernels
+from fleetgrad.native import binding
 from fleetgrad.wire.codecs import (
     BLK8,
     CODECS,
@@ -83,7 +83,7 @@ def test_rounding_is_the_same_for_a_seed_and_another_for_another() -> None:
 def test_a_vector_that_is_not_finite_is_not_coded(codec: Codec, bad: float) -> None:
     vector = np.zeros(100, np.float32)
     vector[70] = bad
-    with pytest.raises(kernels.KernelError, match=r"value 70 of 100.*(nan|inf)"):
+    with pytest.raises(binding.KernelError, match=r"value 70 of 100.*(nan|inf)"):
         made(codec, vector)
 
 

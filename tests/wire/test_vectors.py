@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from fleetgrad.native import kernels
+from fleetgrad.native import binding
 from fleetgrad.wire import frames, messages, seeds
 from fleetgrad.wire.chunks import Assembly
 from fleetgrad.wire.codecs import BLK8, RAW32, decode_payload, read_info
@@ -43,13 +43,13 @@ def test_the_code_gives_the_committed_bytes(make_vectors: ModuleType, part: str)
 
 
 def test_every_capability_gives_the_committed_payloads(make_vectors: ModuleType) -> None:
-    before = kernels.capability()
+    before = binding.capability()
     try:
-        for name in kernels.capabilities():
-            kernels.use_capability(name)
+        for name in binding.capabilities():
+            binding.use_capability(name)
             assert make_vectors.make()["payloads"] == VECTORS["payloads"], name
     finally:
-        kernels.use_capability(before)
+        binding.use_capability(before)
 
 
 def test_the_spec_shows_the_same_bytes(make_vectors: ModuleType) -> None:

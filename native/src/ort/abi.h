@@ -7,7 +7,8 @@
 #include <stdint.h>
 
 #define ORT_API_VERSION 17
-enum { ORT_FLOAT = 1 };
+enum { ORT_ANY_TYPE = 0, ORT_FLOAT = 1, ORT_UINT8 = 2, ORT_INT8 = 3, ORT_INT32 = 6, ORT_INT64 = 7 };
+enum { ORT_REQUIRED = 0, ORT_OPTIONAL = 1 };
 enum { ORT_FAIL = 1, ORT_INVALID_ARGUMENT = 2 };
 
 typedef void OrtStatus; /* NULL = success */
@@ -23,15 +24,23 @@ typedef OrtStatus *(*CreateDomainFn)(const char *name, void **domain);          
 typedef OrtStatus *(*DomainAddFn)(void *domain, const void *op);                                                 /* 27 */
 typedef OrtStatus *(*AddDomainFn)(void *options, void *domain);                                                  /* 28 */
 typedef OrtStatus *(*TensorDataFn)(void *value, void **data);                                                    /* 51 */
+typedef OrtStatus *(*ElementTypeFn)(const void *info, int *type);                                                /* 60 */
 typedef OrtStatus *(*DimensionsCountFn)(const void *info, size_t *count);                                        /* 61 */
 typedef OrtStatus *(*DimensionsFn)(const void *info, int64_t *dimensions, size_t count);                         /* 62 */
 typedef OrtStatus *(*TypeAndShapeFn)(const void *value, void **info);                                            /* 65 */
 typedef OrtStatus *(*AllocatorAllocFn)(void *allocator, size_t bytes, void **memory);                            /* 75 */
 typedef OrtStatus *(*AllocatorFreeFn)(void *allocator, void *memory);                                            /* 76 */
 typedef OrtStatus *(*DefaultAllocatorFn)(void **allocator);                                                      /* 78 */
+typedef OrtStatus *(*AttributeFloatFn)(const void *info, const char *name, float *value);                        /* 85 */
+typedef OrtStatus *(*AttributeIntFn)(const void *info, const char *name, int64_t *value);                        /* 86 */
+typedef OrtStatus *(*ContextCountFn)(const void *context, size_t *count);                                        /* 88, 89 */
 typedef OrtStatus *(*ContextInputFn)(const void *context, size_t index, const void **value);                     /* 90 */
 typedef OrtStatus *(*ContextOutputFn)(void *context, size_t index, const int64_t *shape, size_t rank, void **v); /* 91 */
+typedef void (*ReleaseStatusFn)(OrtStatus *status);                                                              /* 93 */
 typedef void (*ReleaseInfoFn)(void *info);                                                                       /* 99 */
+typedef OrtStatus *(*AttributeIntsFn)(const void *info, const char *name, int64_t *values, size_t *count);       /* 163 */
+typedef OrtStatus *(*ParallelForFn)(const void *context, void (*work)(void *, size_t), size_t total, size_t batches,
+                                    void *data); /* 274 */
 
 /* Byte offsets on LP64 are those of the runtime's own struct; fields after what we use stay NULL. */
 typedef struct OrtCustomOp {

@@ -1,16 +1,6 @@
 /* NEON on ARMv8.0 with CRC (Cortex-A53, A72: Raspberry Pi 3 and 4): the shared bodies in 128-bit vectors, int8 products by
  * widening multiplies; 127 * 127 fits their 16-bit lanes, and pairs are added into 32 bits. */
-#if defined(__aarch64__)
-#pragma GCC target("+crc")
-#include <arm_acle.h>
-#include <arm_neon.h>
-
-#define FG_ISA(name) name##_neon
-#define FG_CRC crc_armv8
-#define FG_DOT_PANEL dot_panel_neon
-#include "crc_armv8.h"
-
-static void dot_panel_neon(const signed char *a, size_t a_columns, const signed char *b, size_t columns, size_t quads, int *out) {
+static void dot_panel(const signed char *a, size_t a_columns, const signed char *b, size_t columns, size_t quads, int *out) {
   for (size_t j = 0; j < columns; j += 4) {
     int32x4_t low[8], high[8]; /* two columns each, two pairs a column */
     for (int i = 0; i < 8; i++) low[i] = high[i] = vdupq_n_s32(0);
@@ -28,8 +18,3 @@ static void dot_panel_neon(const signed char *a, size_t a_columns, const signed 
     for (size_t i = 0; i < 8; i++) vst1q_s32(out + i * columns + j, vpaddq_s32(low[i], high[i]));
   }
 }
-
-#include "kernels.inc.h"
-#else
-typedef int fg_no_neon;
-#endif

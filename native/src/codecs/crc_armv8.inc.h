@@ -1,5 +1,5 @@
 /* CRC32C by the ARMv8 instruction, eight bytes a step; included where the target has it. */
-static inline unsigned crc_armv8(unsigned crc, const unsigned char *data, size_t n) {
+static inline unsigned crc_instruction(unsigned crc, const unsigned char *data, size_t n) {
   crc = ~crc;
   for (; n >= 8; n -= 8, data += 8) {
     unsigned long long word;

@@ -3,22 +3,13 @@
  * vpdpbusd multiplies unsigned by signed: dy is biased by 128, and 128 times the sum of x's column is taken off at the end.
  * Inline assembly keeps the broadcast in the instruction and the sums in registers: gcc 12 spills them around the intrinsic.
  */
-#if defined(__x86_64__)
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,sse4.2,prefer-vector-width=512")
-#include <immintrin.h>
-
-#define FG_ISA(name) name##_avx512vnni
-#define FG_CRC crc_sse42
-#define FG_DOT_PANEL dot_panel_avx512vnni
-#include "crc_sse42.h"
-
 #define DOT(sum, v, quad) __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(v), "m"(*(const int(*))(const void *)(quad)))
 
 static inline __m512i biased(const signed char *b) {
   return _mm512_xor_si512(_mm512_loadu_si512(b), _mm512_set1_epi8((char)0x80));
 }
 
-static void dot_panel_avx512vnni(const signed char *a, size_t a_columns, const signed char *b, size_t columns, size_t quads,
+static void dot_panel(const signed char *a, size_t a_columns, const signed char *b, size_t columns, size_t quads,
                                  int *out) {
   __m256i bias = _mm256_setzero_si256(); /* 128 * sum of x's columns, one lane each */
   const __m256i units = _mm256_set1_epi8((char)0x80);
@@ -59,8 +50,3 @@ static void dot_panel_avx512vnni(const signed char *a, size_t a_columns, const s
     for (size_t i = 0; i < 8; i++) _mm512_storeu_si512(out + i * columns + j, s[i]);
   }
 }
-
-#include "kernels.inc.h"
-#else
-typedef int fg_no_avx512vnni;
-#endif

@@ -1,15 +1,5 @@
 /* NEON with the dot product of ARMv8.2 (Cortex-A76, A78: Raspberry Pi 5, Jetson Orin): int8 products by sdot. */
-#if defined(__aarch64__)
-#pragma GCC target("arch=armv8.2-a+dotprod+crc")
-#include <arm_acle.h>
-#include <arm_neon.h>
-
-#define FG_ISA(name) name##_neondotprod
-#define FG_CRC crc_armv8
-#define FG_DOT_PANEL dot_panel_neondotprod
-#include "crc_armv8.h"
-
-static void dot_panel_neondotprod(const signed char *a, size_t a_columns, const signed char *b, size_t columns, size_t quads,
+static void dot_panel(const signed char *a, size_t a_columns, const signed char *b, size_t columns, size_t quads,
                                   int *out) {
   for (size_t j = 0; j < columns; j += 8) {
     int32x4_t s[8][2];
@@ -36,8 +26,3 @@ static void dot_panel_neondotprod(const signed char *a, size_t a_columns, const 
     }
   }
 }
-
-#include "kernels.inc.h"
-#else
-typedef int fg_no_neondotprod;
-#endif

@@ -2,16 +2,7 @@
  *
  * maddubs multiplies unsigned by signed: |a| * sign(b, a) is a * b, and 127 * 127 * 2 fits its 16-bit sums.
  */
-#if defined(__x86_64__)
-#pragma GCC target("avx2,sse4.2")
-#include <immintrin.h>
-
-#define FG_ISA(name) name##_avx2
-#define FG_CRC crc_sse42
-#define FG_DOT_PANEL dot_panel_avx2
-#include "crc_sse42.h"
-
-static void dot_panel_avx2(const signed char *a, size_t a_columns, const signed char *b, size_t columns, size_t quads, int *out) {
+static void dot_panel(const signed char *a, size_t a_columns, const signed char *b, size_t columns, size_t quads, int *out) {
   const __m256i ones = _mm256_set1_epi16(1);
   for (size_t j = 0; j < columns; j += 8) {
     __m256i sum[8];
@@ -29,8 +20,3 @@ static void dot_panel_avx2(const signed char *a, size_t a_columns, const signed 
     for (size_t i = 0; i < 8; i++) _mm256_storeu_si256((__m256i *)(void *)(out + i * columns + j), sum[i]);
   }
 }
-
-#include "kernels.inc.h"
-#else
-typedef int fg_no_avx2;
-#endif

@@ -1,0 +1,72 @@
+"""What the typed faces share: the C module, the choice of instruction set, and the checks before a call.
+
+A face (codecs.py, gradients.py, optimizers.py, kernels.py) checks types, sizes and aliasing, then makes one C call, which runs without
+the GIL. Arrays are C-contiguous; floats are float32. What a caller gets wrong and what data gets wrong both raise KernelError, with
+the index where there is one. FLEETGRAD_CAPABILITY=serial|avx2|... masks the instruction sets down to one.
+"""
+
+import os
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fleetgrad.native import _core
+
+CAPABILITIES = ("serial", "avx2", "avx512vnni", "neon", "neondotprod")  # in the order of fleetgrad.h
+VARIABLE = "FLEETGRAD_CAPABILITY"
+
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+Buffer = bytes | bytearray | memoryview | NDArray[np.uint8]
+_A = TypeVar("_A", bound=np.generic)
+
+ffi, lib = _core.ffi, _core.lib
+
+
+class KernelError(ValueError):
+    """Input that a kernel refuses; nothing was written that counts."""
+
+
+def capabilities() -> tuple[str, ...]:
+    """Instruction sets that this machine can run, the portable one first, the best last."""
+    return tuple(name for i, name in enumerate(CAPABILITIES) if lib.fg_has_capability(i))
+
+
+def capability() -> str:
+    """The instruction set in use."""
+    return CAPABILITIES[lib.fg_capability()]
+
+
+def use_capability(name: str) -> None:
+    """Switches to another instruction set; raises KernelError if this machine hasn't got it."""
+    if name not in CAPABILITIES or lib.fg_use_capability(CAPABILITIES.index(name)):
+        raise KernelError(f"{VARIABLE}={name}: this machine has {', '.join(capabilities())}")
+
+
+def check(act: str, array: NDArray[_A], dtype: type[np.generic], size: int | None = None) -> None:
+    """Raises KernelError unless the array is contiguous, of the dtype and (where given) of the size."""
+    if array.dtype != dtype or not array.flags.c_contiguous:
+        raise KernelError(f"{act}: needs contiguous {np.dtype(dtype)}, got {array.dtype} with strides {array.strides}")
+    if size is not None and array.size != size:
+        raise KernelError(f"{act}: array has {array.size} elements, expected {size}")
+
+
+def pointer(kind: str, array: NDArray[_A]) -> Any:
+    """The array's data as a C pointer of type `kind`."""
+    return ffi.cast(kind, array.ctypes.data)
+
+
+def read_only(data: Buffer) -> tuple[Any, int]:
+    """A buffer's bytes as a C pointer, and how many there are."""
+    view = ffi.from_buffer("uint8_t[]", data)
+    return view, len(view)
+
+
+def text(error: int) -> str:
+    """What an error of the C core says."""
+    return str(ffi.string(lib.fg_error_text(error)).decode())
+
+
+if name := os.environ.get(VARIABLE):
+    use_capability(name)

@@ -1,0 +1,25 @@
+/* Floats <-> bytes, the checks on both, and the integer ring that updates are summed in. */
+#ifndef FLEETGRAD_CODECS_H
+#define FLEETGRAD_CODECS_H
+
+#define FG_BLOCK 64 /* values under one blk8 scale, and under one class of the entropy coder */
+
+#define FG_CODEC_KERNELS(X)                                                                                               \
+  /* Encodes n finite floats as blocks (float scale | up to 64 int8 codes). key = NULL: to nearest even; otherwise    \
+     stochastic with the generator keyed by *key. Writes 4 * ceil(n / 64) + n bytes to out, which overlaps nothing. */ \
+  X(int, blk8_encode, (const float *values, size_t n, const uint64_t *key, uint8_t *out, size_t *where),              \
+    (values, n, key, out, where))                                                                                     \
+  /* Decodes exactly 4 * ceil(n / 64) + n bytes to n floats; hostile bytes are refused, where = block. */             \
+  X(int, blk8_decode, (const uint8_t *payload, size_t n, float *out, size_t *where), (payload, n, out, where))        \
+  /* sum[i] += weight * rint_even((double)values[i] * 2^32); all values are checked before the first is added. */     \
+  X(int, ring_add, (int64_t *sum, const float *values, size_t n, int64_t weight, size_t *where),                      \
+    (sum, values, n, weight, where))                                                                                  \
+  /* CRC-32C (Castagnoli, RFC 3720 appendix B.4) of n bytes, continuing from crc (0 to begin). */                     \
+  X(uint32_t, crc32c, (uint32_t crc, const uint8_t *data, size_t n), (crc, data, n))                                  \
+  /* Index of the first NaN or infinity, or n. */                                                                     \
+  X(size_t, find_nonfinite, (const float *values, size_t n), (values, n))
+
+/* mean = (double)sum / (double)total * 2^-32; out = (float)((double)base + mean). One version: it runs once a round. */
+void fg_ring_mean(const int64_t *sum, size_t n, int64_t total, const float *base, float *out);
+
+#endif

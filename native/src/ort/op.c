@@ -1,0 +1,138 @@
+/* The runtime's functions behind op.h, and the entry point that a session looks up. */
+#include "op.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "ops.h"
+
+static const void *const *api; /* the runtime's function table; the same for every session of a process */
+
+OrtStatus *op_refuse(int code, const char *format, ...) {
+  char message[256];
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(message, sizeof message, format, arguments);
+  va_end(arguments);
+  return ORT_SLOT(api, 0, CreateStatusFn)(code, message);
+}
+
+OrtStatus *op_input(const void *context, size_t index, Tensor *tensor) {
+  *tensor = (Tensor){0};
+  size_t given;
+  OrtStatus *status = ORT_SLOT(api, 88, ContextCountFn)(context, &given);
+  if (status || index >= given) return status;
+  const void *value = NULL;
+  void *info;
+  int64_t dimensions[OP_RANK];
+  status = ORT_SLOT(api, 90, ContextInputFn)(context, index, &value);
+  if (status || !value) return status;
+  status = ORT_SLOT(api, 65, TypeAndShapeFn)(value, &info);
+  if (status) return status;
+  status = ORT_SLOT(api, 60, ElementTypeFn)(info, &tensor->type);
+  if (!status) status = ORT_SLOT(api, 61, DimensionsCountFn)(info, &tensor->rank);
+  if (!status && tensor->rank > OP_RANK)
+    status = op_refuse(ORT_INVALID_ARGUMENT, "input %zu has %zu dimensions, at most %d", index, tensor->rank, OP_RANK);
+  if (!status) status = ORT_SLOT(api, 62, DimensionsFn)(info, dimensions, tensor->rank);
+  ORT_SLOT(api, 99, ReleaseInfoFn)(info);
+  if (!status) status = ORT_SLOT(api, 51, TensorDataFn)((void *)(uintptr_t)value, &tensor->data);
+  if (status) return status;
+  tensor->count = 1;
+  for (size_t i = 0; i < tensor->rank; i++) tensor->count *= tensor->shape[i] = (size_t)dimensions[i];
+  return NULL;
+}
+
+OrtStatus *op_output(void *context, size_t index, size_t rank, const size_t *shape, void **data) {
+  int64_t dimensions[OP_RANK];
+  for (size_t i = 0; i < rank; i++) dimensions[i] = (int64_t)shape[i];
+  *data = NULL;
+  size_t wanted;
+  OrtStatus *status = ORT_SLOT(api, 89, ContextCountFn)(context, &wanted);
+  if (status || index >= wanted) return status;
+  void *value = NULL;
+  status = ORT_SLOT(api, 91, ContextOutputFn)(context, index, dimensions, rank, &value);
+  if (status || !value) return status;
+  return ORT_SLOT(api, 51, TensorDataFn)(value, data);
+}
+
+OrtStatus *op_scratch(size_t bytes, void **memory) {
+  void *allocator, *start;
+  OrtStatus *status = ORT_SLOT(api, 78, DefaultAllocatorFn)(&allocator);
+  if (!status) status = ORT_SLOT(api, 75, AllocatorAllocFn)(allocator, bytes + 64, &start);
+  if (status) return status;
+  uintptr_t aligned = ((uintptr_t)start + 64) & ~(uintptr_t)63; /* at least one byte on: where the block began is noted there */
+  ((unsigned char *)aligned)[-1] = (unsigned char)(aligned - (uintptr_t)start);
+  *memory = (void *)aligned;
+  return NULL;
+}
+
+void op_release(void *memory) {
+  if (!memory) return;
+  void *allocator;
+  unsigned char *at = memory;
+  OrtStatus *status = ORT_SLOT(api, 78, DefaultAllocatorFn)(&allocator);
+  if (!status) status = ORT_SLOT(api, 76, AllocatorFreeFn)(allocator, at - at[-1]);
+  if (status) ORT_SLOT(api, 93, ReleaseStatusFn)(status);
+}
+
+OrtStatus *op_parallel(const void *context, void (*work)(void *data, size_t i), size_t total, void *data) {
+  if (total == 1) {
+    work(data, 0);
+    return NULL;
+  }
+  return ORT_SLOT(api, 274, ParallelForFn)(context, work, total, 0, data);
+}
+
+static void forget(OrtStatus *status) {
+  if (status) ORT_SLOT(api, 93, ReleaseStatusFn)(status);
+}
+
+void op_attribute_int(const void *info, const char *name, int64_t *value) {
+  int64_t read;
+  OrtStatus *status = ORT_SLOT(api, 86, AttributeIntFn)(info, name, &read);
+  if (!status) *value = read;
+  forget(status);
+}
+
+void op_attribute_float(const void *info, const char *name, float *value) {
+  float read;
+  OrtStatus *status = ORT_SLOT(api, 85, AttributeFloatFn)(info, name, &read);
+  if (!status) *value = read;
+  forget(status);
+}
+
+OrtStatus *op_attribute_ints(const void *info, const char *name, int64_t *values, size_t most, size_t *count) {
+  *count = 0;
+  OrtStatus *status = ORT_SLOT(api, 163, AttributeIntsFn)(info, name, NULL, count);
+  if (status) {
+    forget(status);
+    *count = 0;
+    return NULL;
+  }
+  if (*count > most) return op_refuse(ORT_INVALID_ARGUMENT, "attribute %s has %zu values, at most %zu", name, *count, most);
+  return ORT_SLOT(api, 163, AttributeIntsFn)(info, name, values, count);
+}
+
+OrtStatus *op_create_stateless(const OrtCustomOp *op, const void *const *table, const void *info, void **kernel) {
+  (void)table, (void)info;
+  *kernel = (void *)(uintptr_t)op; /* any non-NULL pointer */
+  return NULL;
+}
+void op_destroy_stateless(void *kernel) { (void)kernel; }
+void op_destroy_allocated(void *kernel) { free(kernel); }
+
+/* Called by SessionOptions.register_custom_ops_library. The domain lives as long as the process: sessions share it. */
+__attribute__((visibility("default"))) OrtStatus *RegisterCustomOps(void *options, const OrtApiBase *base) {
+  static void *domain;
+  const void *const *table = base->get_api(ORT_API_VERSION);
+  if (!table) return NULL; /* older than 1.17: the session says that it doesn't know the op */
+  api = table;
+  OrtStatus *status = NULL;
+  if (!domain) {
+    status = ORT_SLOT(api, 26, CreateDomainFn)("fleetgrad", &domain);
+    for (size_t i = 0; !status && i < sizeof OPS / sizeof *OPS; i++) status = ORT_SLOT(api, 27, DomainAddFn)(domain, OPS[i]);
+  }
+  if (!status) status = ORT_SLOT(api, 28, AddDomainFn)(options, domain);
+  return status;
+}

@@ -1,0 +1,13 @@
+/* The custom ops of the domain `fleetgrad`, one line each; their files say what they compute. */
+#ifndef FG_ORT_OPS_H
+#define FG_ORT_OPS_H
+
+#include "abi.h"
+
+extern const OrtCustomOp fg_op_matmul_weight_grad;
+
+static const OrtCustomOp *const OPS[] = {
+    &fg_op_matmul_weight_grad,
+};
+
+#endif

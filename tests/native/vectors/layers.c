@@ -1,0 +1,4 @@
+/* Layers, forward and backward. */
+#include "vectors.h"
+
+void layers(void) {}
