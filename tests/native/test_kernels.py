@@ -270,7 +270,7 @@ def test_blk8_refuses_buffers_of_another_size() -> None:
 @pytest.mark.parametrize(("name", "code"), [("serial", 0), ("riscv", 1)])
 def test_the_environment_masks_the_instruction_set(name: str, code: int) -> None:
     environment = {**os.environ, binding.VARIABLE: name}
-    program = "from fleetgrad.native import kernels; print(binding.capability())"
+    program = "from fleetgrad.native import binding; print(binding.capability())"
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == code
     assert "serial" in (done.stderr if code else done.stdout)
