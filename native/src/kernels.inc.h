@@ -3,6 +3,9 @@
 
 #include "codecs/blocks.inc.h"
 #include "codecs/checksum.inc.h"
+#include "codecs/lanes.inc.h"
+#include "codecs/philox.inc.h"
+#include "codecs/planes.inc.h"
 #include "codecs/sum.inc.h"
 
 #include "gradients/weight_grad.inc.h"

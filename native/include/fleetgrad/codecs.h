@@ -16,10 +16,20 @@
     (sum, values, n, weight, where))                                                                                  \
   /* CRC-32C (Castagnoli, RFC 3720 appendix B.4) of n bytes, continuing from crc (0 to begin). */                     \
   X(uint32_t, crc32c, (uint32_t crc, const uint8_t *data, size_t n), (crc, data, n))                                  \
+  /* 64 words of Philox4x32-10: word w of counter (16 group + c, stream, purpose) at out[16 w + c]. */                 \
+  X(void, philox, (uint64_t key, uint64_t group, uint32_t stream, uint32_t purpose, uint32_t *out),                   \
+    (key, group, stream, purpose, out))                                                                               \
+  /* n >= 1 bytes by order-0 rANS; returns the size, at most n + 1. scratch: FG_PLANE_SCRATCH bytes, aligned to 64. */ \
+  X(size_t, plane_encode, (const uint8_t *symbols, size_t n, uint8_t *out, void *scratch), (symbols, n, out, scratch)) \
+  /* The n bytes of exactly one plane. */                                                                             \
+  X(int, plane_decode, (const uint8_t *payload, size_t size, size_t n, uint8_t *symbols, void *scratch),              \
+    (payload, size, n, symbols, scratch))                                                                             \
   /* Index of the first NaN or infinity, or n. */                                                                     \
   X(size_t, find_nonfinite, (const float *values, size_t n), (values, n))
 
 /* mean = (double)sum / (double)total * 2^-32; out = (float)((double)base + mean). One version: it runs once a round. */
 void fg_ring_mean(const int64_t *sum, size_t n, int64_t total, const float *base, float *out);
+
+#define FG_PLANE_SCRATCH 288000 /* bytes of scratch for a plane */
 
 #endif
