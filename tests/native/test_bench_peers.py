@@ -1,0 +1,75 @@
+"""The benches' peers and theory are what they claim to be: a weak peer would flatter us."""
+
+import math
+
+import numpy as np
+import pytest
+
+from fleetgrad.native.bench import eden, results
+from fleetgrad.native.bench.theory import eden_nmse, entropy, lloyd_max, nmse
+
+
+@pytest.mark.parametrize(("bits", "distortion"), [(1, 0.3634), (2, 0.1175), (3, 0.03455), (4, 0.00950), (6, 6.44e-4)])
+def test_lloyd_max_has_the_distortion_of_the_literature(bits: int, distortion: float) -> None:
+    levels, boundaries, found = lloyd_max(bits)
+    assert len(levels) == 2**bits and len(boundaries) == 2**bits - 1
+    assert list(levels) == sorted(levels) and levels[0] == -levels[-1]
+    assert found == pytest.approx(distortion, rel=4e-3)  # the literature gives three or four digits
+
+
+@pytest.mark.needs("torch")
+@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("count", [2**14, 2**14 - 100])
+def test_eden_in_torch_reaches_its_theory(bits: int, count: int) -> None:
+    import torch
+
+    x = np.random.default_rng(bits).standard_t(4, count).astype(np.float32)  # heavy tails: the rotation must level them
+    peer = eden.Eden(bits)
+    decoded = peer.decode(*peer.encode(torch.from_numpy(x), 7), 7).numpy()
+    assert decoded.shape == x.shape
+    # 2^14 coordinates leave about 1 % of chance; padding adds what it adds to the rate, not to the error.
+    assert nmse(x, decoded) == pytest.approx(eden_nmse(bits), rel=0.05)
+
+
+@pytest.mark.needs("torch")
+def test_eden_in_torch_is_unbiased() -> None:
+    import torch
+
+    x = np.random.default_rng(0).standard_normal(512).astype(np.float32)
+    peer = eden.Eden(1)
+    decoded = [peer.decode(*peer.encode(torch.from_numpy(x), seed), seed).numpy() for seed in range(100)]
+    # One has an NMSE near 0.57; independent errors average it away.
+    assert nmse(x, np.mean(decoded, 0)) < 0.57 / 100 * 1.3
+
+
+def test_top_k_spends_no_more_than_its_bits_and_nearly_all() -> None:
+    x = np.random.default_rng(1).standard_normal(20_000).astype(np.float32)
+    for bits in (0.1, 0.25, 1.0):
+        decoded, spent = eden.top_k(x, bits)
+        assert bits * 0.99 < spent <= bits
+        kept = decoded != 0
+        assert np.abs(x[kept]).min() >= np.abs(x[~kept]).max()
+        np.testing.assert_allclose(decoded[kept], x[kept], rtol=2**-11)
+
+
+def test_numpy_peers_decode_within_a_step() -> None:
+    x = np.random.default_rng(2).standard_normal(4096).astype(np.float32)
+    assert np.abs(eden.stochastic_uniform(x, 7, 1) - x).max() <= np.abs(x).max() / 7 * (1 + 1e-6)
+    assert np.abs(eden.block_int8(x) - x).max() <= np.abs(x).max() / 127 * 0.5 * (1 + 1e-5)
+
+
+def test_entropy_of_fair_symbols_is_their_bits() -> None:
+    assert entropy(np.arange(1024) % 8) == pytest.approx(3 * 1024)
+    assert math.isclose(entropy(np.zeros(10, np.int64)), 0.0)
+
+
+def test_the_page_counts_missed_and_unmeasured_promises() -> None:
+    table = [
+        results.at_most("a ratio", 1.5, "ratio", "a peer", 1.02),
+        results.at_most("another", 1.0, "ratio", "a peer", 1.02),
+        results.skipped("a third", "torch is not installed", 60),
+    ]
+    text = results.page({"codecs": table}, 2, "avx2")
+    assert "1 kept, 1 missed, 1 not measured" in text
+    assert "| a ratio | 1.5 | ratio | <= 1.02 | **missed** | a peer |" in text
+    assert "skipped: torch is not installed" in text
