@@ -1,23 +1,34 @@
 """Runs benches, prints each one's table and writes build/bench/<name>.json.
 
-A bench is a function that returns rows {figure, value, unit, bound, holds, peer}. A row whose bound is missed says so, here
-and in the file; `holds` is null where no bound is set. Names given as arguments choose benches.
+A bench is a function `rows` that returns rows {figure, value, unit, bound, holds, peer}. A row whose bound is missed says so,
+here and in the file; `holds` is null where no bound is set or nothing could be measured (the peer then says why). Names given
+as arguments choose benches. "native" is every module of native/bench that has rows, and writes native/bench/RESULTS.md as well;
+"native.kernels" is one of them alone.
 """
 
 import argparse
 import importlib
 import json
 import os
+import pkgutil
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-FOLDER = Path(__file__).resolve().parent.parent / "build" / "bench"
+from fleetgrad.native import bench as native_bench
+from fleetgrad.native import binding
+from fleetgrad.native.bench import deltas, results
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "build" / "bench"
+NATIVE = "native"
+RESULTS = ROOT / "native" / "bench" / "RESULTS.md"
 BENCHES = {
-    "kernels": "fleetgrad.native.bench.kernels",
     "aggregate": "fleetgrad.broker.bench.aggregate",
     "step": "fleetgrad.edge.bench.step",
     "fidelity": "fleetgrad.edge.bench.fidelity",
@@ -26,31 +37,61 @@ BENCHES = {
 COLUMNS = ("figure", "value", "unit", "bound", "holds", "peer")
 
 
-def show(console: Console, name: str, rows: list[Mapping[str, object]]) -> None:
+def native_modules() -> dict[str, str]:
+    """Benches of the C core: name -> module, those that have rows."""
+    prefix = f"{native_bench.__name__}."
+    found = sorted(module.name for module in pkgutil.iter_modules(native_bench.__path__, prefix))
+    return {
+        f"{NATIVE}.{name.removeprefix(prefix)}": name
+        for name in found
+        if hasattr(importlib.import_module(name), "rows")
+    }
+
+
+def make_deltas(console: Console) -> None:
+    """Trains the models whose updates the codecs are measured on, once per checkout (about two minutes)."""
+    folder = Path(os.environ.setdefault(deltas.FOLDER, str(FOLDER / "deltas")))
+    if not (folder / deltas.MANIFEST).is_file():
+        console.print(f"training the models that give the deltas in {folder}, once")
+        subprocess.run([sys.executable, "-m", "fleetgrad.edge.bench.deltas", str(folder)], check=True)
+
+
+def show(console: Console, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Prints one bench's rows."""
     table = Table(title=f"{name} ({os.cpu_count()} cores)", title_justify="left")
     for column in COLUMNS:
         table.add_column(column)
     for row in rows:
-        value = row["value"]
-        cells = {**row, "value": f"{value:.6g}" if isinstance(value, float) else value}
+        cells = {**row, "value": results.value_text(row), "bound": results.bound_text(row)}
         table.add_row(*["" if cells[c] is None else str(cells[c]) for c in COLUMNS])
     console.print(table)
 
 
 def main() -> int:
     """Runs the chosen benches; the exit code is 0 also when a bound is missed: a figure is a report, not a test."""
+    core = native_modules()
+    known = {NATIVE: "", **core, **BENCHES}
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("benches", nargs="*", help=f"of {', '.join(BENCHES)}; all without")
-    chosen = parser.parse_args().benches or list(BENCHES)
-    if unknown := set(chosen) - set(BENCHES):
-        sys.exit(f"no such bench: {', '.join(sorted(unknown))} (there are {', '.join(BENCHES)})")
+    parser.add_argument("benches", nargs="*", help=f"of {', '.join(known)}; all without")
+    chosen = parser.parse_args().benches or [NATIVE, *BENCHES]
+    if unknown := set(chosen) - set(known):
+        sys.exit(f"no such bench: {', '.join(sorted(unknown))} (there are {', '.join(known)})")
     console = Console()
     FOLDER.mkdir(parents=True, exist_ok=True)
+    if any(name == NATIVE or name in core for name in chosen):
+        make_deltas(console)
     for name in chosen:
-        rows = importlib.import_module(BENCHES[name]).rows()
-        (FOLDER / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
-        show(console, name, rows)
+        parts = core if name == NATIVE else {name: known[name]}
+        tables: dict[str, list[dict[str, Any]]] = {}
+        for part, module in parts.items():
+            tables[part] = importlib.import_module(module).rows()
+            show(console, part, tables[part])
+        whole = [{**row, "bench": part} for part, rows in tables.items() for row in rows]
+        (FOLDER / f"{name}.json").write_text(json.dumps(whole, indent=1) + "\n")
+        if name == NATIVE:
+            short = {part.removeprefix(f"{NATIVE}."): rows for part, rows in tables.items()}
+            RESULTS.write_text(results.page(short, os.cpu_count() or 1, binding.capability()))
+            console.print(f"written: {RESULTS.relative_to(ROOT)}")
     return 0
 
 
