@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROUNDS = 100_000  # of Lloyd's iteration, at most
-SETTLED = 1e-7  # a level's last move; D is flat there, and right to four digits
+SETTLED = 1e-7  # a level's last move
 
 
 def _density(x: float) -> float:
@@ -39,10 +39,11 @@ def lloyd_max(bits: int) -> tuple[tuple[float, ...], tuple[float, ...], float]:
         if change < SETTLED:
             break
     cuts = [(a + b) / 2 for a, b in pairwise(levels)]
-    edges = [0.0, *cuts, math.inf]
-    power = sum(2 * level**2 * (_mass(-a) - _mass(-b)) for level, (a, b) in zip(levels, pairwise(edges), strict=True))
+    distortion = 1.0  # E (x - level)^2 = 1 - 2 E x level + E level^2, which is flat where the levels are best
+    for level, (a, b) in zip(levels, pairwise([0.0, *cuts, math.inf]), strict=True):
+        distortion += 2 * level * (level * (_mass(-a) - _mass(-b)) - 2 * (_density(a) - _density(b)))
     both = (*(-v for v in reversed(levels)), *levels)
-    return both, (*(-c for c in reversed(cuts)), 0.0, *cuts), 1 - power
+    return both, (*(-c for c in reversed(cuts)), 0.0, *cuts), distortion
 
 
 def eden_nmse(bits: int) -> float:
