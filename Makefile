@@ -7,7 +7,7 @@ PYTHON  ?= python3
 VENV    := .venv
 USER    := build/venv
 LOG     := build/log
-SOURCES := $(shell find native wire edge broker hardware -type f -not -name '*.so' -not -name '*.pyc' -not -path '*/bench/*') setup.py pyproject.toml MANIFEST.in
+SOURCES := $(shell find native wire edge broker hardware -type f -not -name '*.so' -not -name '*.pyc' -not -name '*.md') setup.py pyproject.toml MANIFEST.in
 ARGS    ?=
 
 .PHONY: help dev lint types test demo bench ci ci-full clean
