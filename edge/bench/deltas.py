@@ -131,6 +131,7 @@ def federated(
                         trainer.manifest.of_role("trainable"),
                     )
             server += total
+        trainer.load(server.astype(np.float32))
         print(f"  {name}: accuracy after {rounds} rounds {trainer.evaluate(everything).accuracy:.3f}", file=sys.stderr)
 
 
