@@ -6,6 +6,7 @@
 #include "codecs/lanes.inc.h"
 #include "codecs/philox.inc.h"
 #include "codecs/planes.inc.h"
+#include "codecs/entropy.inc.h"
 #include "codecs/sum.inc.h"
 
 #include "gradients/weight_grad.inc.h"

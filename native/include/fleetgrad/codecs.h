@@ -24,12 +24,26 @@
   /* The n bytes of exactly one plane. */                                                                             \
   X(int, plane_decode, (const uint8_t *payload, size_t size, size_t n, uint8_t *symbols, void *scratch),              \
     (payload, size, n, symbols, scratch))                                                                             \
+  /* The bits that ec_encode will take, from every `every`-th pair of blocks. kind 0: dither with the key and stream;      \
+     1: dead zone with the rounding. log_bins at most 3. step in [2^-90, 2^90]; |value / step| up to 2^21. where = value. */ \
+  X(int, ec_bits, (const float *values, size_t n, int kind, uint64_t key, uint32_t stream, float step, float rounding, \
+    uint32_t log_bins, size_t every, void *scratch, double *bits, size_t *where),                                     \
+    (values, n, kind, key, stream, step, rounding, log_bins, every, scratch, bits, where))                            \
+  /* Entropy-coded values; step 0 for a vector of zeros. out: FG_EC_BOUND(n) bytes; scratch: FG_EC_SCRATCH, aligned to 64. */ \
+  X(int, ec_encode, (const float *values, size_t n, int kind, uint64_t key, uint32_t stream, float step, float rounding, \
+    uint32_t log_bins, uint8_t *out, size_t *size, void *scratch, size_t *where),                                     \
+    (values, n, kind, key, stream, step, rounding, log_bins, out, size, scratch, where))                              \
+  /* The n values of exactly one stream; where = chunk of 64 Ki values. */                                            \
+  X(int, ec_decode, (const uint8_t *payload, size_t size, int kind, uint64_t key, uint32_t stream, float *out, size_t n, \
+    void *scratch, size_t *where), (payload, size, kind, key, stream, out, n, scratch, where))                        \
   /* Index of the first NaN or infinity, or n. */                                                                     \
   X(size_t, find_nonfinite, (const float *values, size_t n), (values, n))
 
 /* mean = (double)sum / (double)total * 2^-32; out = (float)((double)base + mean). One version: it runs once a round. */
 void fg_ring_mean(const int64_t *sum, size_t n, int64_t total, const float *base, float *out);
 
+#define FG_EC_SCRATCH 4500000 /* bytes of scratch for an entropy-coded vector */
+#define FG_EC_BOUND(n) (160000 + 6 * (n)) /* most bytes of one; what is written is far less */
 #define FG_PLANE_SCRATCH 288000 /* bytes of scratch for a plane */
 
 #endif

@@ -1,7 +1,7 @@
 /* Bytes of any kind by order-0 rANS, for the codecs that have a plane of small symbols to pack (gaps, exponents).
  *
  *   plane = u8 mode | body       mode 0: the n bytes as they are;   1: one byte that all n are;
- *                                mode 2: table | chunks of 64 Ki bytes: u24 bytes of words | states | words
+ *                                mode 2: table | chunks of 64 Ki bytes: u24 bytes of words + (log2 of lanes << 20) | states | words
  */
 #define PLANE_CHUNK 65536
 
@@ -26,7 +26,8 @@ static size_t plane_encode(const uint8_t *symbols, size_t n, uint8_t *out, Plane
     return 2;
   }
   size_t size = 1;
-  if (fg_rans_cost(counts[0]) / 8 + (double)(131 * (n / PLANE_CHUNK + 1)) < (double)n) {
+  double table_bits, bits = fg_rans_cost(counts[0], &table_bits);
+  if ((bits + table_bits) / 8 + (double)(131 * (n / PLANE_CHUNK + 1)) < (double)n) {
     out[0] = 2;
     fg_rans_normalise(counts[0], frequencies);
     fg_rans_encoder(frequencies, scratch->encoder);
@@ -37,15 +38,16 @@ static size_t plane_encode(const uint8_t *symbols, size_t n, uint8_t *out, Plane
       size += table_size;
       for (size_t start = 0; start < n; start += PLANE_CHUNK) {
         size_t count = n - start < PLANE_CHUNK ? n - start : PLANE_CHUNK;
+        size_t lanes = lanes_for(bits / (double)n * (double)count);
         uint32_t state[LANES];
         for (size_t i = 0; i < LANES; i++) state[i] = RANS_LEAST;
         for (size_t i = 0; i < count; i++) scratch->index[i] = symbols[start + i];
         uint16_t *end = scratch->words + PLANE_CHUNK + 2;
-        uint16_t *words = lanes_encode(scratch->index, count, scratch->encoder, state, end);
-        size_t bytes = 2 * (size_t)(end - words);
+        uint16_t *words = lanes_encode(scratch->index, count, scratch->encoder, lanes, state, end);
+        size_t bytes = 2 * (size_t)(end - words), field = bytes | lanes_log(lanes) << 20;
         if (size + 3 + 4 * LANES + bytes > n) goto raw;
-        for (size_t byte = 0; byte < 3; byte++) out[size++] = (uint8_t)(bytes >> 8 * byte);
-        size += states_write(state, count, out + size);
+        for (size_t byte = 0; byte < 3; byte++) out[size++] = (uint8_t)(field >> 8 * byte);
+        size += states_write(state, lanes, out + size);
         for (size_t i = 0; i < bytes / 2; i++) {
           out[size++] = (uint8_t)words[i];
           out[size++] = (uint8_t)(words[i] >> 8);
@@ -84,10 +86,10 @@ static int plane_decode(const uint8_t **in, const uint8_t *end, size_t n, uint8_
   for (size_t start = 0; start < n; start += PLANE_CHUNK) {
     size_t count = n - start < PLANE_CHUNK ? n - start : PLANE_CHUNK;
     if (end - at < 3) return FG_TRUNCATED;
-    size_t bytes = (size_t)at[0] | (size_t)at[1] << 8 | (size_t)at[2] << 16;
+    size_t field = (size_t)at[0] | (size_t)at[1] << 8 | (size_t)at[2] << 16, bytes = field & 0xfffff;
     at += 3;
     LaneDecoder decoder;
-    if ((error = states_read(&at, end, count, decoder.state))) return error;
+    if ((error = states_read(&at, end, field >> 20, &decoder))) return error;
     if ((size_t)(end - at) < bytes) return FG_TRUNCATED;
     decoder.at = at;
     decoder.end = at += bytes;

@@ -63,23 +63,25 @@ size_t fg_rans_write(const uint16_t frequencies[RANS_SYMBOLS], uint8_t *out) {
   return n;
 }
 
-double fg_rans_cost(const uint32_t counts[RANS_SYMBOLS]) {
+double fg_rans_cost(const uint32_t counts[RANS_SYMBOLS], double *table) {
   uint64_t total = 0;
   size_t last = 0;
-  double bits = 8.0;
+  double bits = 0;
+  *table = 8;
   for (size_t s = 0; s < RANS_SYMBOLS; s++)
     if (counts[s]) total += counts[last = s];
-  if (total == 0) return bits;
+  if (total == 0) return 0;
   float log_total = log2_of((uint32_t)total);
   uint32_t large = (uint32_t)(total >> 5); /* frequencies from 128 on take two bytes */
   for (size_t s = 0; s <= last; s++) {
     if (counts[s] == 0) {
       while (counts[s + 1] == 0) s++;
-      bits += 16.0;
+      *table += 16;
       continue;
     }
     float symbol_bits = log_total - log2_of(counts[s]);
-    bits += (double)counts[s] * (double)(symbol_bits < 12.0f ? symbol_bits : 12.0f) + (counts[s] < large ? 8.0 : 16.0);
+    bits += (double)counts[s] * (double)(symbol_bits < 12.0f ? symbol_bits : 12.0f);
+    *table += counts[s] < large ? 8 : 16;
   }
   return bits;
 }
@@ -115,23 +117,15 @@ void fg_rans_encoder(const uint16_t frequencies[RANS_SYMBOLS], RansSymbol symbol
   uint32_t start = 0;
   for (size_t s = 0; s < RANS_SYMBOLS; s++) {
     uint32_t f = frequencies[s];
-    RansSymbol *e = symbols + s;
     if (f == 0) {
-      *e = (RansSymbol){0};
-      continue;
-    }
-    e->limit = f == RANS_TOTAL ? UINT32_MAX : (f << 20) - 1u;
-    e->complement = (uint16_t)(RANS_TOTAL - f);
-    if (f == 1) { /* x / 1 = (x * (2^32 - 1) >> 32) + 1 for x > 0: the one too few is made up by the bias */
-      e->reciprocal = UINT32_MAX;
-      e->shift = 0;
-      e->bias = start + RANS_TOTAL - 1u;
+      symbols[s] = (RansSymbol){0, 0};
+    } else if (f == 1) { /* x / 1 = (x * (2^32 - 1) >> 32) + 1 for x > 0: the one too few is made up by the bias */
+      symbols[s] = (RansSymbol){UINT32_MAX, f | (start + RANS_TOTAL - 1u) << 13};
     } else {
-      uint16_t shift = 0;
+      uint32_t shift = 0;
       while (f > 1u << shift) shift++;
-      e->reciprocal = (uint32_t)((((uint64_t)1 << (shift + 31)) + f - 1) / f);
-      e->shift = (uint16_t)(shift - 1);
-      e->bias = start;
+      symbols[s].reciprocal = (uint32_t)((((uint64_t)1 << (shift + 31)) + f - 1) / f);
+      symbols[s].rest = f | start << 13 | (shift - 1) << 26;
     }
     start += f;
   }

@@ -1,9 +1,9 @@
 /* Frequency tables of the range coder rANS (J. Duda, arXiv 1311.2540): made from counts, written, read, and expanded for both directions.
  *
- * Probabilities are multiples of 2^-12. A state is kept in [2^16, 2^32) and moves 16 bits at a time.
+ * Probabilities are multiples of 2^-12. A state is kept in [2^15, 2^31) and moves 16 bits at a time.
  *
- *   encode symbol s:  emit 16 bits while x >= f << 20;  x = (x / f) << 12 | (x % f + cum)
- *   decode:           slot = x % 4096 tells s;  x = f * (x >> 12) + slot - cum;  take 16 bits if x < 2^16
+ *   encode symbol s:  emit 16 bits while x >= f << 19;  x = (x / f) << 12 | (x % f + cum)
+ *   decode:           slot = x % 4096 tells s;  x = f * (x >> 12) + slot - cum;  take 16 bits if x < 2^15
  *
  * A table on the wire: u8 last symbol | for each symbol 0..last: its frequency as one byte if under 128, else two, 0x80 | low 7 bits,
  * then the high bits. A frequency of zero is followed by a byte that says how many more zeros there are. The sum is 4096.
@@ -16,24 +16,21 @@
 
 #define RANS_BITS 12
 #define RANS_TOTAL 4096u
-#define RANS_LEAST 0x10000u /* of a state */
+#define RANS_LEAST 0x8000u /* of a state */
 #define RANS_SYMBOLS 256
 #define RANS_TABLE_BYTES 600 /* more than any written table takes */
 
 typedef struct { /* how to encode one symbol: x / f by a multiplication (R. Alverson, ARITH 1991) */
-  uint32_t limit;      /* emit while x > limit, which is (f << 20) - 1 */
   uint32_t reciprocal; /* x / f = (x * reciprocal >> 32) >> shift */
-  uint32_t bias;
-  uint16_t complement; /* 4096 - f */
-  uint16_t shift;
+  uint32_t rest;       /* f | bias << 13 | shift << 26 */
 } RansSymbol;
 
 /* Frequencies that sum to 4096, at least 1 where the count isn't 0. At least one count isn't; counts are below 2^31 in sum. */
 void fg_rans_normalise(const uint32_t counts[RANS_SYMBOLS], uint16_t frequencies[RANS_SYMBOLS]);
 /* Returns the bytes written, at most RANS_TABLE_BYTES. */
 size_t fg_rans_write(const uint16_t frequencies[RANS_SYMBOLS], uint8_t *out);
-/* Bytes that fg_rans_write will take, and the bits that the symbols counted will take under their own frequencies. */
-double fg_rans_cost(const uint32_t counts[RANS_SYMBOLS]);
+/* Bits that the symbols counted will take under their own frequencies, and in *table those of the written table. */
+double fg_rans_cost(const uint32_t counts[RANS_SYMBOLS], double *table);
 /* Reads a table at *in, moves *in behind it. FG_OK, FG_TRUNCATED or FG_TABLE. */
 int fg_rans_read(const uint8_t **in, const uint8_t *end, uint16_t frequencies[RANS_SYMBOLS]);
 void fg_rans_encoder(const uint16_t frequencies[RANS_SYMBOLS], RansSymbol symbols[RANS_SYMBOLS]);
