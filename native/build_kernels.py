@@ -17,11 +17,14 @@ PUBLIC = [path.as_posix() for path in (ROOT / "include/fleetgrad.h", *sorted(ROO
 
 
 def declarations(header: str) -> list[str]:
-    """C prototypes of the kernels and functions that a header declares."""
+    """C declarations of the structs, kernels and functions of a header."""
     text = re.sub(r"/\*.*?\*/", " ", header, flags=re.DOTALL)
     rows = re.findall(r"X\((\w+), (\w+),\s+\(([^)]*)\),\s+\([^)]*\)\)", re.sub(r"\s*\\\n\s*", " ", text))
+    structs = re.findall(r"^typedef struct \{[^}]*\} fg_\w+;", text, flags=re.MULTILINE)
+    sizes = [f"#define {name} ..." for name in re.findall(r"^#define (FG_\w+) \d+ *$", text, flags=re.MULTILINE)]
+    errors = [f"#define {name} ..." for name in re.findall(r"X\((FG_\w+), -?\d+, ", text)]
     plain = re.findall(r"^(?:const )?\w+ \*?fg_\w+\([^)]*\);", text, flags=re.MULTILINE)
-    return [f"{type_} fg_{name}({parameters});" for type_, name, parameters in rows] + plain
+    return sizes + errors + structs + [f"{type_} fg_{name}({parameters});" for type_, name, parameters in rows] + plain
 
 
 ffibuilder = FFI()
@@ -32,6 +35,6 @@ ffibuilder.set_source(
     sources=SOURCES,
     include_dirs=["native/include"],
     depends=[*PUBLIC, *INTERNAL],
-    extra_compile_args=["-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden"],
+    extra_compile_args=["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"],
     py_limited_api=True,
 )

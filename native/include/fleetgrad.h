@@ -27,7 +27,7 @@
   X(FG_TABLE, -8, "table of symbol frequencies is malformed")                            \
   X(FG_STATE, -9, "entropy decoder doesn't end where its encoder began")                 \
   X(FG_FIELD, -10, "a field of the header is out of range")                              \
-  X(FG_ROOM, -11, "the output buffer is too small")
+  X(FG_RATE, -11, "the stream would take more or fewer bits than asked for")
 
 enum {
 #define FG_ENUM(name, value, text) name = value,

@@ -47,3 +47,14 @@ size_t FG_ISA(fg_find_nonfinite)(const float *values, size_t n) {
   }
   return n;
 }
+
+/* Vectors as wide as the ISA's registers, for loops that the compiler doesn't vectorise by itself. */
+#if defined(FG_FOR_AVX512VNNI)
+#define NATIVE_LANES 16
+#elif defined(FG_FOR_AVX2)
+#define NATIVE_LANES 8
+#else
+#define NATIVE_LANES 4
+#endif
+typedef float NativeFloat __attribute__((vector_size(4 * NATIVE_LANES)));
+typedef int32_t NativeInt __attribute__((vector_size(4 * NATIVE_LANES)));

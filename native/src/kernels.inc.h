@@ -6,7 +6,11 @@
 #include "codecs/lanes.inc.h"
 #include "codecs/philox.inc.h"
 #include "codecs/planes.inc.h"
+#include "codecs/quantize.inc.h"
 #include "codecs/entropy.inc.h"
+#include "codecs/rotation.inc.h"
+#include "codecs/eden.inc.h"
+#include "codecs/lattice.inc.h"
 #include "codecs/sum.inc.h"
 
 #include "gradients/weight_grad.inc.h"

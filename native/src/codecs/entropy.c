@@ -1,148 +1,133 @@
-/* Groups of classes, and the header of a stream: see entropy.h. */
+/* Levels' tables, and the header of a stream: see entropy.h. */
 #include "entropy.h"
 
 #include <string.h>
-
-#include "fleetgrad.h"
 
 typedef struct {
   double symbols, table; /* bits */
 } Cost;
 
-static Cost cost_of(const EcCounts *counts, size_t class_, uint32_t log_bins) {
+/* Of level `a`, together with level `b` where they differ. */
+static Cost cost_of(const EcCounts *counts, size_t a, size_t b, uint32_t log_bins) {
   Cost cost = {0, 8};
-  for (size_t bin = 0; bin < 1u << log_bins; bin++) {
+  for (size_t bin = 0; bin < (size_t)1 << log_bins; bin++) {
+    uint32_t both[RANS_SYMBOLS];
     double table;
-    cost.symbols += fg_rans_cost(counts->symbol[class_][bin], &table);
+    memcpy(both, counts->symbol[a][bin], sizeof both);
+    if (a != b)
+      for (size_t s = 0; s < RANS_SYMBOLS; s++) both[s] += counts->symbol[b][bin][s];
+    cost.symbols += fg_rans_cost(both, &table);
     cost.table += table;
   }
   return cost;
 }
 
-static double numbers_cost(const uint32_t blocks[EC_CLASSES], double scale) {
-  uint32_t counts[RANS_SYMBOLS] = {0};
-  memcpy(counts, blocks, EC_CLASSES * sizeof *counts);
-  double table, bits = fg_rans_cost(counts, &table);
-  return bits * scale + table;
-}
-
-static void add(EcCounts *counts, size_t to, size_t from, uint32_t log_bins) {
-  for (size_t bin = 0; bin < 1u << log_bins; bin++)
-    for (size_t s = 0; s < RANS_SYMBOLS; s++) counts->symbol[to][bin][s] += counts->symbol[from][bin][s];
-  counts->blocks[to] += counts->blocks[from];
-  counts->blocks[from] = 0;
-}
-
 static void halve_bins(EcCounts *counts, uint32_t log_bins) {
-  for (size_t class_ = 1; class_ < EC_CLASSES; class_++) {
-    if (!counts->blocks[class_]) continue;
-    for (size_t bin = 0; bin < 1u << (log_bins - 1); bin++)
+  for (size_t level = 0; level < EC_LEVELS; level++) {
+    if (!counts->level[level]) continue;
+    for (size_t bin = 0; bin < (size_t)1 << (log_bins - 1); bin++)
       for (size_t s = 0; s < RANS_SYMBOLS; s++)
-        counts->symbol[class_][bin][s] = counts->symbol[class_][2 * bin][s] + counts->symbol[class_][2 * bin + 1][s];
+        counts->symbol[level][bin][s] = counts->symbol[level][2 * bin][s] + counts->symbol[level][2 * bin + 1][s];
   }
 }
 
-/* Merges neighbours, the pair that saves most first; the merged class keeps the higher number. */
-static double merge_classes(EcCounts *counts, uint32_t log_bins, double scale, uint8_t merged_into[EC_CLASSES]) {
-  Cost cost[EC_CLASSES];
+/* Merges neighbours, the pair that saves most first, into the higher level. Returns the bits of symbols and tables. */
+static double merge_levels(EcCounts *counts, uint32_t log_bins, double scale) {
+  Cost cost[EC_LEVELS], merged[EC_LEVELS]; /* merged: with the next level in use */
+  size_t next[EC_LEVELS];
   double total = 0;
-  for (size_t class_ = 0; class_ < EC_CLASSES; class_++) {
-    merged_into[class_] = (uint8_t)class_;
-    if (!class_ || !counts->blocks[class_]) continue;
-    cost[class_] = cost_of(counts, class_, log_bins);
-    total += cost[class_].symbols * scale + cost[class_].table;
-  }
-  for (;;) {
-    double least = 0, numbers = numbers_cost(counts->blocks, scale);
-    size_t best = 0, best_next = 0;
-    for (size_t class_ = 1; class_ < EC_CLASSES; class_++) {
-      size_t next = class_ + 1;
-      while (next < EC_CLASSES && !counts->blocks[next]) next++;
-      if (!counts->blocks[class_] || next == EC_CLASSES || ec_shift((uint32_t)class_) != ec_shift((uint32_t)next)) continue;
-      uint32_t both[RANS_SYMBOLS], blocks[EC_CLASSES];
-      Cost merged = {0, 8};
-      for (size_t bin = 0; bin < 1u << log_bins; bin++) {
-        double table;
-        for (size_t s = 0; s < RANS_SYMBOLS; s++)
-          both[s] = counts->symbol[class_][bin][s] + counts->symbol[next][bin][s];
-        merged.symbols += fg_rans_cost(both, &table);
-        merged.table += table;
-      }
-      memcpy(blocks, counts->blocks, sizeof blocks);
-      blocks[next] += blocks[class_];
-      blocks[class_] = 0;
-      double change = (merged.symbols - cost[class_].symbols - cost[next].symbols) * scale + merged.table - cost[class_].table -
-                      cost[next].table + numbers_cost(blocks, scale) - numbers;
-      if (change < least) least = change, best = class_, best_next = next;
+  int known[EC_LEVELS] = {0};
+  for (size_t level = 0; level < EC_LEVELS; level++)
+    if (counts->level[level]) {
+      cost[level] = cost_of(counts, level, level, log_bins);
+      total += cost[level].symbols * scale + cost[level].table;
     }
-    if (!best) return total + numbers;
-    total -= (cost[best].symbols + cost[best_next].symbols) * scale + cost[best].table + cost[best_next].table;
-    add(counts, best_next, best, log_bins);
-    cost[best_next] = cost_of(counts, best_next, log_bins);
-    total += cost[best_next].symbols * scale + cost[best_next].table;
-    for (size_t class_ = 1; class_ < EC_CLASSES; class_++)
-      if (merged_into[class_] == best) merged_into[class_] = (uint8_t)best_next;
+  for (;;) {
+    double least = 0;
+    size_t best = EC_LEVELS, before = EC_LEVELS, before_best = EC_LEVELS;
+    for (size_t level = 0; level < EC_LEVELS; level++) {
+      if (!counts->level[level]) continue;
+      size_t after = level + 1;
+      while (after < EC_LEVELS && !counts->level[after]) after++;
+      next[level] = after;
+      if (after < EC_LEVELS && ec_shift(level) == ec_shift(after)) {
+        if (!known[level]) merged[level] = cost_of(counts, level, after, log_bins), known[level] = 1;
+        double change = (merged[level].symbols - cost[level].symbols - cost[after].symbols) * scale + merged[level].table -
+                        cost[level].table - cost[after].table;
+        if (change < least) least = change, best = level, before_best = before;
+      }
+      before = level;
+    }
+    if (best == EC_LEVELS) return total;
+    size_t to = next[best];
+    for (size_t bin = 0; bin < (size_t)1 << log_bins; bin++)
+      for (size_t s = 0; s < RANS_SYMBOLS; s++) counts->symbol[to][bin][s] += counts->symbol[best][bin][s];
+    counts->level[to] += counts->level[best];
+    counts->level[best] = 0;
+    total += least;
+    cost[to] = merged[best];
+    known[to] = 0;
+    if (before_best < EC_LEVELS) known[before_best] = 0;
   }
 }
 
 double fg_ec_group(EcCounts *counts, EcCounts *plain, uint32_t most_log_bins, double scale, size_t n, EcModel *model) {
-  /* All bins or none: those between save less than they cost to try. The copy is merged without bins. */
-  uint8_t merged[EC_CLASSES], merged_plain[EC_CLASSES];
-  *plain = *counts;
-  for (uint32_t b = most_log_bins; b > 0; b--) halve_bins(plain, b);
-  double bits = merge_classes(plain, 0, scale, merged_plain);
-  model->log_bins = 0;
-  if (most_log_bins) {
-    double binned = merge_classes(counts, most_log_bins, scale, merged);
-    if (binned < bits) bits = binned, model->log_bins = most_log_bins;
+  double raw = 0, table, bits = 0; /* raw bits: those below the symbols, and escapes */
+  for (size_t level = 0; level < EC_LEVELS; level++) {
+    raw += (double)counts->level[level] * ec_shift(level) * scale;
+    for (size_t bin = 0; bin < EC_BINS; bin++) raw += (double)counts->symbol[level][bin][EC_ESCAPE] * EC_ESCAPE_BITS * scale;
   }
-  if (!model->log_bins) {
+  if (most_log_bins) { /* all bins or none */
+    *plain = *counts;
+    for (uint32_t b = most_log_bins; b > 0; b--) halve_bins(plain, b);
+    bits = merge_levels(plain, 0, scale);
+  }
+  double binned = merge_levels(counts, most_log_bins, scale);
+  model->log_bins = most_log_bins;
+  if (most_log_bins && bits < binned) {
     *counts = *plain;
-    memcpy(merged, merged_plain, sizeof merged);
+    model->log_bins = 0;
+  } else {
+    bits = binned;
   }
-  uint8_t number[EC_CLASSES] = {0};
-  model->groups = 0;
-  for (size_t class_ = 1; class_ < EC_CLASSES; class_++) {
-    if (!counts->blocks[class_]) continue;
-    number[class_] = (uint8_t)++model->groups;
-    model->shift[model->groups] = (uint8_t)ec_shift((uint32_t)class_);
+  model->tables = 0;
+  for (size_t level = 0; level < EC_LEVELS; level++) {
+    model->table_of[level] = (uint8_t)model->tables;
+    if (counts->level[level]) model->last[model->tables++] = (uint8_t)level;
   }
-  for (size_t class_ = 0; class_ < EC_CLASSES; class_++) model->group[class_] = number[merged[class_]];
-  double raw = 0; /* bits below the symbols; escapes are too few to count */
-  for (size_t class_ = 1; class_ < EC_CLASSES; class_++)
-    raw += (double)counts->blocks[class_] * EC_BLOCK * ec_shift((uint32_t)class_) * scale;
-  bits += raw + 8.0 * (model->kind == EC_DITHER ? 7 : 19);
+  for (size_t level = 0; level < EC_LEVELS; level++) /* levels behind the last table are in no block */
+    if (model->table_of[level] >= model->tables) model->table_of[level] = 0;
+  uint32_t classes[RANS_SYMBOLS] = {0};
+  memcpy(classes, counts->class_, sizeof counts->class_);
+  bits += fg_rans_cost(classes, &table) * scale;
+  bits += table + raw + 8.0 * (model->kind == EC_DITHER ? 7 : 19);
   double chunks = (double)((n + EC_CHUNK - 1) / EC_CHUNK), lanes = bits / chunks / (24.0 * 160.0);
-  return bits + chunks * (8.0 * 6 + 24.0 * (lanes < 1 ? 1 : lanes > 32 ? 32 : lanes / 1.4)); /* lanes are rounded down to a power of two */
+  return bits + chunks * (8.0 * 6 + 24.0 * (lanes < 1 ? 1 : lanes > 32 ? 32 : lanes / 1.4)); /* lanes: a power of two below */
 }
 
 void fg_ec_normalise(const EcCounts *counts, EcModel *model) {
-  uint32_t numbers[RANS_SYMBOLS] = {0};
-  numbers[0] = counts->blocks[0];
-  size_t group = 0;
-  for (size_t class_ = 1; class_ < EC_CLASSES; class_++) {
-    if (!counts->blocks[class_]) continue;
-    numbers[++group] = counts->blocks[class_];
-    for (size_t bin = 0; bin < 1u << model->log_bins; bin++) {
-      const uint32_t *bin_counts = counts->symbol[class_][bin];
+  uint32_t classes[RANS_SYMBOLS] = {0};
+  memcpy(classes, counts->class_, sizeof counts->class_);
+  fg_rans_normalise(classes, model->classes);
+  for (size_t table = 0; table < model->tables; table++)
+    for (size_t bin = 0; bin < (size_t)1 << model->log_bins; bin++) {
+      const uint32_t *symbols = counts->symbol[model->last[table]][bin];
       uint32_t any = 0;
-      for (size_t s = 0; s < RANS_SYMBOLS; s++) any |= bin_counts[s];
+      for (size_t s = 0; s < RANS_SYMBOLS; s++) any |= symbols[s];
       if (any) {
-        fg_rans_normalise(bin_counts, model->frequencies[group - 1][bin]);
-      } else { /* a bin that no coordinate of the group falls into */
-        memset(model->frequencies[group - 1][bin], 0, sizeof model->frequencies[0][0]);
-        model->frequencies[group - 1][bin][0] = RANS_TOTAL;
+        fg_rans_normalise(symbols, model->frequencies[table][bin]);
+      } else { /* a bin that no coordinate falls into */
+        memset(model->frequencies[table][bin], 0, sizeof model->frequencies[0][0]);
+        model->frequencies[table][bin][0] = RANS_TOTAL;
       }
     }
-  }
-  fg_rans_normalise(numbers, model->numbers);
 }
 
 size_t fg_ec_write(const EcModel *model, uint8_t *out) {
   size_t n = 0;
-  out[n++] = (uint8_t)model->kind;
+  out[n++] = (uint8_t)(model->kind | (model->step != 0.0f && model->offsets) << 4);
   out[n++] = (uint8_t)model->log_bins;
-  out[n++] = (uint8_t)model->groups;
+  out[n++] = (uint8_t)model->tables;
   memcpy(out + n, &model->step, 4);
   n += 4;
   if (model->step == 0.0f) return n;
@@ -150,27 +135,26 @@ size_t fg_ec_write(const EcModel *model, uint8_t *out) {
     memcpy(out + n, model->points, 12);
     n += 12;
   }
-  n += fg_rans_write(model->numbers, out + n);
-  for (size_t group = 1; group <= model->groups; group++) {
-    out[n++] = model->shift[group];
-    for (size_t bin = 0; bin < 1u << model->log_bins; bin++) n += fg_rans_write(model->frequencies[group - 1][bin], out + n);
+  for (size_t table = 0; table < model->tables; table++) {
+    out[n++] = model->last[table];
+    for (size_t bin = 0; bin < (size_t)1 << model->log_bins; bin++) n += fg_rans_write(model->frequencies[table][bin], out + n);
   }
-  return n;
+  return n + fg_rans_write(model->classes, out + n);
 }
 
 int fg_ec_read(const uint8_t **in, const uint8_t *end, int kind, EcModel *model) {
   const uint8_t *at = *in;
   if (end - at < 7) return FG_TRUNCATED;
-  model->kind = at[0];
+  model->kind = at[0] & 15;
+  model->offsets = at[0] >> 4;
   model->log_bins = at[1];
-  model->groups = at[2];
+  model->tables = at[2];
   memcpy(&model->step, at + 3, 4);
-  at += 7;
-  *in = at;
-  if (model->kind != kind || model->log_bins > (kind == EC_DITHER ? EC_LOG_BINS : 0) || model->groups >= EC_CLASSES) return FG_FIELD;
+  *in = at += 7;
+  if (model->kind != kind || model->offsets > 1 || model->log_bins > (kind == EC_DITHER ? EC_LOG_BINS : 0) || model->tables > EC_LEVELS) return FG_FIELD;
   uint32_t raw;
   memcpy(&raw, &model->step, 4);
-  if (raw == 0) return model->groups == 0 && model->log_bins == 0 ? FG_OK : FG_FIELD;
+  if (raw == 0) return model->tables == 0 && model->log_bins == 0 && !model->offsets ? FG_OK : FG_FIELD;
   if (!(raw < 0x7f800000u && model->step >= 0x1p-90f && model->step <= 0x1p90f)) return FG_SCALE;
   if (kind == EC_DEADZONE) {
     if (end - at < 12) return FG_TRUNCATED;
@@ -180,16 +164,33 @@ int fg_ec_read(const uint8_t **in, const uint8_t *end, int kind, EcModel *model)
       if (!(model->points[i] >= 0.0f && model->points[i] <= 4.0f * model->step)) return FG_SCALE;
     if (!(model->points[2] >= -model->step && model->points[2] <= model->step)) return FG_SCALE;
   }
-  int error = fg_rans_read(&at, end, model->numbers);
-  for (size_t s = model->groups + 1; !error && s < RANS_SYMBOLS; s++)
-    if (model->numbers[s]) error = FG_TABLE;
-  for (size_t group = 1; !error && group <= model->groups; group++) {
+  size_t level = 0;
+  int error = FG_OK;
+  for (size_t table = 0; table < model->tables; table++) {
     if (at == end) return FG_TRUNCATED;
-    model->shift[group] = *at++;
-    if (model->shift[group] > EC_CLASSES - 14) return FG_FIELD;
-    for (size_t bin = 0; !error && bin < 1u << model->log_bins; bin++)
-      error = fg_rans_read(&at, end, model->frequencies[group - 1][bin]);
+    size_t last = *at++;
+    if (last < level || last >= EC_LEVELS) return FG_FIELD;
+    model->last[table] = (uint8_t)last;
+    while (level <= last) model->table_of[level++] = (uint8_t)table;
+    for (size_t bin = 0; bin < (size_t)1 << model->log_bins; bin++)
+      if ((error = fg_rans_read(&at, end, model->frequencies[table][bin]))) return error;
   }
+  while (level < EC_LEVELS) model->table_of[level++] = 0;
+  if ((error = fg_rans_read(&at, end, model->classes))) return error;
+  for (size_t s = model->tables ? 30 : 2; s < RANS_SYMBOLS; s++)
+    if (model->classes[s]) return FG_TABLE;
   *in = at;
-  return error;
+  return FG_OK;
+}
+
+int fg_ec_has_offsets(const fg_ec *request, size_t m) {
+  size_t columns = request->columns[m];
+  return columns > 1 && request->sizes[m] / columns >= EC_ROWS;
+}
+
+size_t fg_ec_offsets(const fg_ec *request) {
+  size_t count = 0;
+  for (size_t m = 0; m < request->matrices; m++)
+    if (fg_ec_has_offsets(request, m)) count += request->columns[m];
+  return count;
 }

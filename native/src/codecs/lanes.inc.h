@@ -42,10 +42,9 @@ static inline uint16_t *lanes_encode(const uint16_t *restrict index, size_t coun
                                      uint32_t state[restrict LANES], uint16_t *words) {
   size_t i = count;
 #if defined(FG_FOR_AVX512VNNI)
-  if (lanes == LANES) {
-    for (; i % LANES; i--) state[(i - 1) % LANES] = rans_put(state[(i - 1) % LANES], table[index[i - 1]], &words);
-    words = lanes_encode_wide(index, i, table, state, words);
-    i = 0;
+  if (lanes >= 16) {
+    for (; i % lanes; i--) state[(i - 1) % lanes] = rans_put(state[(i - 1) % lanes], table[index[i - 1]], &words);
+    return lanes_encode_wide(index, i, table, lanes, state, words);
   }
 #endif
   for (; i-- > 0;) state[i & (lanes - 1)] = rans_put(state[i & (lanes - 1)], table[index[i]], &words);

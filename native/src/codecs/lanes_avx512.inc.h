@@ -1,14 +1,14 @@
 /* Sixteen lanes of the range coder in a vector: tables by gather, words by compress and expand. */
 
-/* Backwards over `count` symbols, a multiple of 32. */
-static inline uint16_t *lanes_encode_wide(const uint16_t *index, size_t count, const RansSymbol *table, uint32_t state[32],
+/* Backwards over `count` symbols, a multiple of the 16 or 32 lanes. */
+static inline uint16_t *lanes_encode_wide(const uint16_t *index, size_t count, const RansSymbol *table, size_t lanes, uint32_t state[32],
                                           uint16_t *words) {
   const __m512i low13 = _mm512_set1_epi32(0x1fff), total = _mm512_set1_epi32(RANS_TOTAL);
   __m512i lane[2] = {_mm512_loadu_si512(state), _mm512_loadu_si512(state + 16)};
-  for (size_t i = count; i > 0; i -= 32)
-    for (int half = 1; half >= 0; half--) {
+  for (size_t i = count; i > 0; i -= lanes)
+    for (int half = lanes == 32; half >= 0; half--) {
       __m512i x = lane[half];
-      __m512i at = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(index + i - 32 + 16 * half)));
+      __m512i at = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(index + i - lanes + 16 * (size_t)half)));
       __m512i reciprocal = _mm512_i32gather_epi32(at, table, 8);
       __m512i rest = _mm512_i32gather_epi32(at, (const char *)table + 4, 8);
       __m512i f = _mm512_and_si512(rest, low13);

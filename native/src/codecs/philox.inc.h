@@ -17,6 +17,31 @@ typedef struct {
   uint32_t word[4][PHILOX_LANES];
 } Random;
 
+/* high and low halves of a * factor, lane by lane. */
+static inline void multiply_wide(const uint32_t a[PHILOX_LANES], uint32_t factor, uint32_t high[PHILOX_LANES],
+                                 uint32_t low[PHILOX_LANES]) {
+#if defined(FG_FOR_AVX512VNNI) /* the compiler would take 64-bit products, which are slow */
+  __m512i x = _mm512_loadu_si512(a), f = _mm512_set1_epi32((int)factor);
+  __m512i even = _mm512_mul_epu32(x, f), odd = _mm512_mul_epu32(_mm512_srli_epi64(x, 32), f);
+  _mm512_storeu_si512(high, _mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd));
+  _mm512_storeu_si512(low, _mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32)));
+#elif defined(FG_FOR_AVX2)
+  for (int i = 0; i < PHILOX_LANES; i += 8) {
+    __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)(a + i)), f = _mm256_set1_epi32((int)factor);
+    __m256i even = _mm256_mul_epu32(x, f), odd = _mm256_mul_epu32(_mm256_srli_epi64(x, 32), f);
+    __m256i upper = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+    _mm256_storeu_si256((__m256i *)(void *)(high + i), upper);
+    _mm256_storeu_si256((__m256i *)(void *)(low + i), _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa));
+  }
+#else
+  for (int i = 0; i < PHILOX_LANES; i++) {
+    uint64_t product = (uint64_t)a[i] * factor;
+    high[i] = (uint32_t)(product >> 32);
+    low[i] = (uint32_t)product;
+  }
+#endif
+}
+
 static inline void philox_group(uint64_t key, uint64_t group, uint32_t stream, uint32_t purpose, Random *out) {
   uint32_t a[PHILOX_LANES], b[PHILOX_LANES], c[PHILOX_LANES], d[PHILOX_LANES];
   for (uint32_t i = 0; i < PHILOX_LANES; i++) {
@@ -27,12 +52,14 @@ static inline void philox_group(uint64_t key, uint64_t group, uint32_t stream, u
   }
   uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
   for (int round = 0; round < 10; round++) {
+    uint32_t high_a[PHILOX_LANES], low_a[PHILOX_LANES], high_c[PHILOX_LANES], low_c[PHILOX_LANES];
+    multiply_wide(a, 0xd2511f53u, high_a, low_a);
+    multiply_wide(c, 0xcd9e8d57u, high_c, low_c);
     for (int i = 0; i < PHILOX_LANES; i++) {
-      uint64_t p = (uint64_t)a[i] * 0xd2511f53u, q = (uint64_t)c[i] * 0xcd9e8d57u;
-      a[i] = (uint32_t)(q >> 32) ^ b[i] ^ k0;
-      b[i] = (uint32_t)q;
-      c[i] = (uint32_t)(p >> 32) ^ d[i] ^ k1;
-      d[i] = (uint32_t)p;
+      a[i] = high_c[i] ^ b[i] ^ k0;
+      b[i] = low_c[i];
+      c[i] = high_a[i] ^ d[i] ^ k1;
+      d[i] = low_a[i];
     }
     k0 += 0x9e3779b9u;
     k1 += 0xbb67ae85u;

@@ -16,6 +16,7 @@ void expect(int holds, const char *what);  /* or prints what failed and exits wi
 
 /* One function a family, in a file of its name: prints the hashes of its kernels' outputs, and tries what they refuse. */
 void codecs(void);
+void entropy(void);
 void gradients(void);
 void layers(void);
 void optimizers(void);

@@ -1,0 +1,198 @@
+"""The entropy-coded codecs ec-dither (unbiased) and ec-dz (dead zone, for error feedback): a float32 vector <-> bytes at a chosen rate.
+
+Both quantize with one step for the whole vector and code the integers by rANS, with tables that follow how large a block's and a column's values
+are (native/src/codecs/entropy.h has the format). One step for all is what minimises the squared error at a given number of bits.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fleetgrad.native.binding import Buffer, Bytes, Floats, KernelError, check, ffi, lib, pointer, read_only, text
+
+Kind = Literal["dither", "dead-zone"]
+
+LEAST_BITS, MOST_BITS = 0.01, 16.0  # per coordinate
+LEAST_STEP, MOST_STEP = 2.0**-90, 2.0**90
+TOLERANCE = 0.004  # of the rate as the coder foresees it, which is a tenth of a percent or two off
+SAMPLE = 65536  # coordinates that the search for a step looks at first
+OFFSET_BITS, OFFSET_SHARE = 1.6, 0.05  # what a column's offset costs, and the most of the stream that all may take
+ROUNDING = 0.25  # dead zone: |x| / step is cut after this is added (flat optimum on real deltas from 0.2 to 0.35)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The matrices that a vector consists of, in order: how many values each has, and how many columns (0: it has none)."""
+
+    sizes: NDArray[np.uintp]
+    columns: NDArray[np.uintp]
+
+    @classmethod
+    def of(cls, shapes: "list[tuple[int, ...]]") -> "Layout":
+        """Tensors side by side, each seen as a matrix of its first dimension by the others."""
+        sizes = [math.prod(shape) for shape in shapes]
+        columns = [math.prod(shape[1:]) if len(shape) > 1 else 0 for shape in shapes]
+        return cls(np.array(sizes, np.uintp), np.array(columns, np.uintp))
+
+    @classmethod
+    def flat(cls, count: int) -> "Layout":
+        """A vector of which nothing is known."""
+        return cls.of([(count,)])
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A C request and what keeps its memory alive."""
+
+    struct: Any
+    kept: tuple[object, ...] = field(repr=False)
+    offsets: int
+
+
+def encode(
+    values: Floats, *, kind: Kind, key: int, bits: float, stream: int = 0, layout: Layout | None = None
+) -> Bytes:
+    """Encodes float32[n] in about `bits` bits a coordinate, the whole stream counted; returns uint8[size].
+
+    `key` (64 bits) and `stream` (32 bits) draw the dither; the decoder needs the same. Raises KernelError on NaN and infinity with the
+    index, and on bits out of range.
+    """
+    check("entropy encode", values, np.float32)
+    if not LEAST_BITS <= bits <= MOST_BITS:
+        raise KernelError(f"entropy encode: {bits} bits a coordinate, expected {LEAST_BITS} to {MOST_BITS:g}")
+    index = int(lib.fg_find_nonfinite(pointer("float *", values), values.size))
+    if index < values.size:
+        raise KernelError(f"entropy encode: value {index} of {values.size}: {values[index]} isn't finite")
+    request = _request(kind, key, stream, layout or Layout.flat(values.size), values.size)
+    scratch = _scratch()
+    out = np.empty(6 * values.size + 100_000, np.uint8)
+    peak = float(np.abs(values).max(initial=0.0))
+    if peak == 0.0:
+        return np.asarray(_encode(request, values, 0.0, out, scratch), np.uint8).copy()
+    if request.offsets * OFFSET_BITS > OFFSET_SHARE * bits * values.size:
+        request.struct.matrices = 0  # too many columns to tell their offsets at this rate
+    elif request.offsets:
+        work = np.empty(int(request.kept[1].max()), np.float32)  # type: ignore[attr-defined]
+        lib.fg_ec_columns(pointer("float *", values), request.struct, pointer("float *", work))
+    request.struct.log_bins = 0 if kind == "dead-zone" or bits >= 2 else 1 if bits >= 1 else 2
+    search = _Search(request, values, bits * values.size, peak, scratch)
+    every = max(1, min(16, values.size // SAMPLE))
+    if every > 1:
+        search.run(every)
+    for attempt in range(12):
+        request.struct.least, request.struct.most = (bound * search.target for bound in (1 - TOLERANCE, 1 + TOLERANCE))
+        if attempt == 11 or abs(search.miss) < 128:
+            request.struct.most = 0.0  # as near as it gets: a vector with few different values has few rates
+        coded = _encode(request, values, search.step, out, scratch)
+        if isinstance(coded, float):
+            search.learn(coded)
+            continue
+        return coded.copy()
+    raise AssertionError("the last attempt has no bounds")
+
+
+def decode(
+    payload: Buffer, out: Floats, *, kind: Kind, key: int, stream: int = 0, layout: Layout | None = None
+) -> None:
+    """Decodes into float32[n]; raises KernelError on any bytes that aren't exactly one stream of n values."""
+    check("entropy decode", out, np.float32)
+    request = _request(kind, key, stream, layout or Layout.flat(out.size), out.size)
+    data, size = read_only(payload)
+    where = ffi.new("size_t *")
+    scratch = _scratch()
+    error = lib.fg_ec_decode(
+        data, size, request.struct, pointer("float *", out), out.size, ffi.from_buffer("void *", scratch), where
+    )
+    if error:
+        raise KernelError(f"entropy decode: chunk {where[0]} of a stream of {size} bytes: {text(error)}")
+
+
+class _Search:
+    """Looks for the step at which the stream has the target's bits: secant in log2(step), along which bits fall steadily."""
+
+    def __init__(self, request: _Request, values: Floats, target: float, peak: float, scratch: Bytes) -> None:
+        self.request, self.values, self.target, self.scratch = request, values, target, scratch
+        self.least = max(peak * 2.0**-20, LEAST_STEP)
+        rms = float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
+        self.step = self._bounded(4 * rms * 2.0 ** (-target / values.size))
+        self.slope = -float(values.size)  # bits per octave of the step
+        self.last: tuple[float, float] | None = None
+        self.miss = math.inf  # bits over the target at the last step
+
+    def run(self, every: int) -> None:
+        """Moves the step until every `every`-th pair of blocks says that the target is met."""
+        for _ in range(12):
+            before = self.step
+            self.learn(self._estimate(every))
+            if abs(self.miss) < TOLERANCE * self.target or self.step == before:
+                break
+        self.last = None  # the whole vector's bits differ from the sample's by more than a step says
+
+    def learn(self, measured: float) -> None:
+        """Moves the step by what the slope says, at most two octaves, given that it needs `measured` bits."""
+        at = math.log2(self.step)
+        if self.last is not None and at != self.last[0]:
+            slope = (measured - self.last[1]) / (at - self.last[0])
+            self.slope = min(max(slope, -2.0 * self.values.size), -0.02 * self.target)
+        self.last, self.miss = (at, measured), measured - self.target
+        if abs(self.miss) >= TOLERANCE * self.target:
+            octaves = -self.miss / self.slope
+            self.step = self._bounded(self.step * 2.0 ** min(max(octaves, -2.0), 2.0))
+
+    def _bounded(self, step: float) -> float:
+        return float(np.float32(min(max(step, self.least), MOST_STEP)))
+
+    def _estimate(self, every: int) -> float:
+        bits, where = ffi.new("double *"), ffi.new("size_t *")
+        self.request.struct.step = self.step
+        error = lib.fg_ec_bits(
+            pointer("float *", self.values), self.values.size, self.request.struct, every,
+            ffi.from_buffer("void *", self.scratch), bits, where,
+        )  # fmt: skip
+        _raise("entropy encode", error, self.values, where[0])
+        return float(bits[0])
+
+
+def _request(kind: Kind, key: int, stream: int, layout: Layout, count: int) -> _Request:
+    if not (0 <= key < 2**64 and 0 <= stream < 2**32):
+        raise KernelError(f"entropy coding: key {key} doesn't fit 64 bits, or stream {stream} 32 bits")
+    if layout.sizes.size != layout.columns.size or int(layout.sizes.sum()) != count:
+        raise KernelError(f"entropy coding: the layout has {int(layout.sizes.sum())} values, the vector {count}")
+    sizes, columns = (np.ascontiguousarray(a, np.uintp) for a in (layout.sizes, layout.columns))
+    struct = ffi.new("fg_ec *")
+    struct.kind, struct.key, struct.stream = int(kind == "dead-zone"), key, stream
+    struct.step, struct.rounding = 0.0, ROUNDING
+    struct.matrices = sizes.size
+    struct.sizes, struct.columns = pointer("size_t *", sizes), pointer("size_t *", columns)
+    offsets = np.empty(max(1, lib.fg_ec_offsets(struct)), np.uint8)
+    struct.offsets = pointer("uint8_t *", offsets)
+    return _Request(struct, (sizes, columns, offsets), int(lib.fg_ec_offsets(struct)))
+
+
+def _encode(request: _Request, values: Floats, step: float, out: Bytes, scratch: Bytes) -> Bytes | float:
+    """The stream in `out`, or the bits that it would have taken where those are out of the request's bounds."""
+    size, where = ffi.new("size_t *"), ffi.new("size_t *")
+    request.struct.step = step
+    error = lib.fg_ec_encode(
+        pointer("float *", values), values.size, request.struct, pointer("uint8_t *", out), size,
+        ffi.from_buffer("void *", scratch), where,
+    )  # fmt: skip
+    if error == lib.FG_RATE:
+        return float(size[0])
+    _raise("entropy encode", error, values, where[0])
+    return out[: size[0]]
+
+
+def _raise(act: str, error: int, values: Floats, where: int) -> None:
+    if error:
+        raise KernelError(f"{act}: value {where} of {values.size}: {text(error)} ({values[where]})")
+
+
+def _scratch() -> Bytes:
+    """Memory that the C core aligns its work in; pages that it doesn't touch cost nothing."""
+    memory = np.empty(lib.FG_EC_SCRATCH + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + lib.FG_EC_SCRATCH]
