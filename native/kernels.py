@@ -7,6 +7,7 @@ from fleetgrad.native import _core
 from fleetgrad.native.binding import Buffer, Floats, KernelError, check, ffi, lib, pointer, text
 
 MAX_WEIGHT = 2**24
+RING_RANGE = 64  # magnitude that a value added to the ring may have
 OP_ABI = 1  # version of the custom ops' contracts; a plan names the one it was compiled for
 DOMAIN = "fleetgrad"  # of the custom ops
 
@@ -28,7 +29,8 @@ def ring_add(accumulator: NDArray[np.int64], values: Floats, weight: int) -> Non
     where = ffi.new("size_t *")
     error = lib.fg_ring_add(pointer("int64_t *", accumulator), pointer("float *", values), values.size, weight, where)
     if error:
-        raise KernelError(f"ring add: value {where[0]} of {values.size}: {text(error)} ({values[where[0]]})")
+        limit = f" of {RING_RANGE}" if error == lib.FG_RANGE else ""
+        raise KernelError(f"ring add: value {where[0]} of {values.size}: {text(error)}{limit} ({values[where[0]]})")
 
 
 def ring_mean(accumulator: NDArray[np.int64], total_weight: int, base: Floats, out: Floats) -> None:

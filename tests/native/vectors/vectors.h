@@ -20,5 +20,6 @@ void entropy(void);
 void gradients(void);
 void layers(void);
 void optimizers(void);
+void recurrent(void);
 
 #endif

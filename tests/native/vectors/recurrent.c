@@ -1,0 +1,4 @@
+/* Recurrent cells and the gradient of an embedding. */
+#include "vectors.h"
+
+void recurrent(void) {}
