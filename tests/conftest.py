@@ -11,6 +11,9 @@ import pytest
 
 TOOLS: dict[str, Callable[[], bool]] = {
     "mosquitto": lambda: shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin") is not None,
+    "gcc": lambda: shutil.which("gcc") is not None,
+    "clang": lambda: shutil.which("clang") is not None,
+    "armv7": lambda: bool(shutil.which("qemu-arm-static") and shutil.which("arm-linux-gnueabihf-gcc")),
     "qemu": lambda: bool(shutil.which("qemu-aarch64-static") and shutil.which("aarch64-linux-gnu-gcc")),
     "torch": lambda: importlib.util.find_spec("torch") is not None,
     "docker": lambda: shutil.which("dockerd") is not None,

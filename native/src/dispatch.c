@@ -1,7 +1,8 @@
 /* Which version of each kernel runs: the best that this machine has, or a lower one where tests mask it. */
 #include "fleetgrad.h"
+#include "isa/target.h"
 
-#if defined(__aarch64__)
+#if defined(__aarch64__) || defined(FG_ARMV7_NEON)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #endif
@@ -29,6 +30,8 @@ int fg_has_capability(int capability) {
   unsigned long flags = getauxval(AT_HWCAP);
   if (capability == FG_NEON) return (flags & HWCAP_CRC32) != 0;
   if (capability == FG_NEONDOTPROD) return (flags & HWCAP_CRC32) != 0 && (flags & HWCAP_ASIMDDP) != 0;
+#elif defined(FG_ARMV7_NEON)
+  if (capability == FG_NEON) return (getauxval(AT_HWCAP) & HWCAP_NEON) != 0;
 #endif
   return 0;
 }
@@ -53,6 +56,9 @@ int fg_capability(void) { return chosen; }
 #define FG_CASES(name, arguments)                  \
   case FG_NEON: return fg_##name##_neon arguments; \
   case FG_NEONDOTPROD: return fg_##name##_neondotprod arguments;
+#elif defined(FG_ARMV7_NEON)
+#define FG_CASES(name, arguments) \
+  case FG_NEON: return fg_##name##_neon arguments;
 #else
 #define FG_CASES(name, arguments)
 #endif
