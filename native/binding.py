@@ -63,6 +63,13 @@ def read_only(data: Buffer) -> tuple[Any, int]:
     return view, len(view)
 
 
+def workspace(size: int) -> Bytes:
+    """Memory aligned to 64 bytes for a kernel to work in; pages that it doesn't touch cost nothing."""
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size]
+
+
 def text(error: int) -> str:
     """What an error of the C core says."""
     return str(ffi.string(lib.fg_error_text(error)).decode())

@@ -11,7 +11,19 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fleetgrad.native.binding import Buffer, Bytes, Floats, KernelError, check, ffi, lib, pointer, read_only, text
+from fleetgrad.native.binding import (
+    Buffer,
+    Bytes,
+    Floats,
+    KernelError,
+    check,
+    ffi,
+    lib,
+    pointer,
+    read_only,
+    text,
+    workspace,
+)
 
 Kind = Literal["dither", "dead-zone"]
 
@@ -67,7 +79,7 @@ def encode(
     if index < values.size:
         raise KernelError(f"entropy encode: value {index} of {values.size}: {values[index]} isn't finite")
     request = _request(kind, key, stream, layout or Layout.flat(values.size), values.size)
-    scratch = _scratch()
+    scratch = workspace(lib.FG_EC_SCRATCH)
     out = np.empty(6 * values.size + 100_000, np.uint8)
     peak = float(np.abs(values).max(initial=0.0))
     if peak == 0.0:
@@ -102,7 +114,7 @@ def decode(
     request = _request(kind, key, stream, layout or Layout.flat(out.size), out.size)
     data, size = read_only(payload)
     where = ffi.new("size_t *")
-    scratch = _scratch()
+    scratch = workspace(lib.FG_EC_SCRATCH)
     error = lib.fg_ec_decode(
         data, size, request.struct, pointer("float *", out), out.size, ffi.from_buffer("void *", scratch), where
     )
@@ -189,10 +201,3 @@ def _encode(request: _Request, values: Floats, step: float, out: Bytes, scratch:
 def _raise(act: str, error: int, values: Floats, where: int) -> None:
     if error:
         raise KernelError(f"{act}: value {where} of {values.size}: {text(error)} ({values[where]})")
-
-
-def _scratch() -> Bytes:
-    """Memory that the C core aligns its work in; pages that it doesn't touch cost nothing."""
-    memory = np.empty(lib.FG_EC_SCRATCH + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + lib.FG_EC_SCRATCH]

@@ -39,11 +39,6 @@ size_t fg_ec_offsets(const fg_ec *request); /* columns of the matrices whose col
   /* 64 words of Philox4x32-10: word w of counter (16 group + c, stream, purpose) at out[16 w + c]. */                 \
   X(void, philox, (uint64_t key, uint64_t group, uint32_t stream, uint32_t purpose, uint32_t *out),                   \
     (key, group, stream, purpose, out))                                                                               \
-  /* n >= 1 bytes by order-0 rANS; returns the size, at most n + 1. scratch: FG_PLANE_SCRATCH bytes, aligned to 64. */ \
-  X(size_t, plane_encode, (const uint8_t *symbols, size_t n, uint8_t *out, void *scratch), (symbols, n, out, scratch)) \
-  /* The n bytes of exactly one plane. */                                                                             \
-  X(int, plane_decode, (const uint8_t *payload, size_t size, size_t n, uint8_t *symbols, void *scratch),              \
-    (payload, size, n, symbols, scratch))                                                                             \
   /* The offsets of the request's columns, from the values. work: a float for each of the widest matrix's columns. */ \
   X(void, ec_columns, (const float *values, const fg_ec *request, float *work), (values, request, work))              \
   /* The bits that ec_encode will take, from every `every`-th pair of blocks. scratch: FG_EC_SCRATCH bytes, aligned to 64. \
@@ -57,6 +52,19 @@ size_t fg_ec_offsets(const fg_ec *request); /* columns of the matrices whose col
      where = chunk of 64 Ki values. */                                                                                \
   X(int, ec_decode, (const uint8_t *payload, size_t size, const fg_ec *request, float *out, size_t n, void *scratch,  \
     size_t *where), (payload, size, request, out, n, scratch, where))                                                 \
+  /* The k largest magnitudes of n < 2^32 values up to 2^90, fewer where others are zero or nearly so. out: FG_TOPK_BOUND(k) bytes,  \
+     scratch: FG_TOPK_SCRATCH, aligned to 64; where = value. */                                                       \
+  X(int, topk_encode, (const float *values, size_t n, size_t k, uint8_t *out, size_t *size, void *scratch, size_t *where), \
+    (values, n, k, out, size, scratch, where))                                                                        \
+  /* The n values of exactly one stream; where = chunk of 64 Ki values kept. */                                       \
+  X(int, topk_decode, (const uint8_t *payload, size_t size, float *out, size_t n, void *scratch, size_t *where),      \
+    (payload, size, out, n, scratch, where))                                                                          \
+  /* Any n finite values. out: FG_LOSSLESS_BOUND(n) bytes; scratch: FG_LOSSLESS_SCRATCH, aligned to 64; where = value. */ \
+  X(int, lossless_encode, (const float *values, size_t n, uint8_t *out, size_t *size, void *scratch, size_t *where),  \
+    (values, n, out, size, scratch, where))                                                                           \
+  /* The n values of exactly one stream; where = chunk of 64 Ki values. */                                            \
+  X(int, lossless_decode, (const uint8_t *payload, size_t size, float *out, size_t n, void *scratch, size_t *where),  \
+    (payload, size, out, n, scratch, where))                                                                          \
   /* Bytes of n values in rot-k, k = 1..8. */                                                                         \
   X(size_t, rot_size, (size_t n, uint32_t k), (n, k))                                                                 \
   /* rot-k with the rotation of (key, stream); values up to 2^90. where = value. */                                   \
@@ -83,6 +91,9 @@ void fg_ring_mean(const int64_t *sum, size_t n, int64_t total, const float *base
 
 #define FG_EC_SCRATCH 3200000 /* bytes of scratch for an entropy-coded vector */
 #define FG_EC_BOUND(n) (100000 + 6 * (n)) /* most bytes of one; what is written is far less */
-#define FG_PLANE_SCRATCH 288000 /* bytes of scratch for a plane */
+#define FG_TOPK_SCRATCH 1500000
+#define FG_TOPK_BOUND(k) (2000 + 9 * (k))
+#define FG_LOSSLESS_SCRATCH 600000
+#define FG_LOSSLESS_BOUND(n) (8 + 4 * (n) + (n) / 4096)
 
 #endif

@@ -118,18 +118,6 @@ int FG_ISA(fg_ec_bits)(const float *values, size_t n, const fg_ec *request, size
   return FG_OK;
 }
 
-/* Raw bits, least significant first. */
-typedef struct {
-  uint8_t *at;
-  uint64_t bits;
-  uint32_t held;
-} RawWriter;
-
-static inline void raw_write(RawWriter *w, uint32_t value, uint32_t count) {
-  w->bits |= (uint64_t)value << w->held;
-  for (w->held += count; w->held >= 8; w->held -= 8, w->bits >>= 8) *w->at++ = (uint8_t)w->bits;
-}
-
 /* Indices of a block's symbols among all tables, and its raw bits. */
 static inline void index_block(const EcModel *model, const Quantized *pair, size_t block, size_t length, uint16_t *index,
                                RawWriter *raw) {
@@ -152,11 +140,6 @@ static inline void index_block(const EcModel *model, const Quantized *pair, size
     else
       raw_write(raw, (uint32_t)q[i] & ((1u << shift) - 1u), shift);
   }
-}
-
-static uint8_t *put_words(const uint16_t *words, size_t count, uint8_t *out) {
-  for (size_t i = 0; i < count; i++, out += 2) out[0] = (uint8_t)words[i], out[1] = (uint8_t)(words[i] >> 8);
-  return out;
 }
 
 int FG_ISA(fg_ec_encode)(const float *values, size_t n, const fg_ec *request, uint8_t *out, size_t *size, void *scratch, size_t *where) {
@@ -211,60 +194,15 @@ int FG_ISA(fg_ec_encode)(const float *values, size_t n, const fg_ec *request, ui
         coded += length;
       }
     }
-    if (raw.held) raw_write(&raw, 0, 8 - raw.held);
     size_t lanes = lanes_for(bits_ / (double)n * (double)count);
     uint32_t state[LANES];
     for (size_t i = 0; i < LANES; i++) state[i] = RANS_LEAST;
     uint16_t *end = s->words + sizeof s->words / sizeof *s->words;
     uint16_t *words = lanes_encode(s->index, coded, s->encoder, lanes, state, end);
     words = lanes_encode(s->class_, blocks, s->classes, lanes, state, words);
-    size_t word_bytes = 2 * (size_t)(end - words), raw_bytes = (size_t)(raw.at - s->raw);
-    size_t field = word_bytes | lanes_log(lanes) << 20;
-    for (size_t byte = 0; byte < 3; byte++) *at++ = (uint8_t)(field >> 8 * byte);
-    for (size_t byte = 0; byte < 3; byte++) *at++ = (uint8_t)(raw_bytes >> 8 * byte);
-    at += states_write(state, lanes, at);
-    at = put_words(words, word_bytes / 2, at);
-    memcpy(at, s->raw, raw_bytes);
-    at += raw_bytes;
+    at = chunk_put(state, lanes, words, end, s->raw, &raw, at);
   }
   *size = (size_t)(at - out);
-  return FG_OK;
-}
-
-typedef struct {
-  const uint8_t *at, *end;
-  uint64_t bits;
-  uint32_t held;
-} RawReader;
-
-/* Zeros behind the end; whoever reads past it is told at the chunk's end. */
-static inline uint32_t raw_read(RawReader *r, uint32_t count) {
-  for (; r->held < count; r->held += 8) r->bits |= (uint64_t)(r->at < r->end ? *r->at : 0u) << r->held, r->at++;
-  uint32_t value = (uint32_t)r->bits & ((1u << count) - 1u);
-  r->bits >>= count;
-  r->held -= count;
-  return value;
-}
-
-typedef struct { /* one chunk's streams */
-  LaneDecoder lanes;
-  RawReader raw;
-} ChunkReader;
-
-/* Opens the chunk at *in and moves *in behind it. */
-static int chunk_open(const uint8_t **in, const uint8_t *end, ChunkReader *reader) {
-  const uint8_t *at = *in;
-  if (end - at < 6) return FG_TRUNCATED;
-  size_t field = (size_t)at[0] | (size_t)at[1] << 8 | (size_t)at[2] << 16, words = field & 0xfffff;
-  size_t raw = (size_t)at[3] | (size_t)at[4] << 8 | (size_t)at[5] << 16;
-  at += 6;
-  int error = states_read(&at, end, field >> 20, &reader->lanes);
-  if (error) return error;
-  if ((size_t)(end - at) < words + raw) return FG_TRUNCATED;
-  reader->lanes.at = at;
-  reader->lanes.end = at += words;
-  reader->raw = (RawReader){at, at + raw, 0, 0};
-  *in = at + raw;
   return FG_OK;
 }
 
@@ -362,9 +300,7 @@ int FG_ISA(fg_ec_decode)(const uint8_t *payload, size_t size, const fg_ec *reque
         if (!class_[block])
           memset(to + EC_BLOCK * block, 0, (present - EC_BLOCK * block < EC_BLOCK ? present - EC_BLOCK * block : EC_BLOCK) * sizeof *to);
     }
-    if (reader.raw.at > reader.raw.end) return FG_TRUNCATED;
-    if (reader.raw.at != reader.raw.end || reader.raw.bits) return FG_TRAILING;
-    if ((error = lanes_finished(&reader.lanes))) return error;
+    if ((error = chunk_finished(&reader))) return error;
   }
   return at == end ? FG_OK : FG_TRAILING;
 }

@@ -12,8 +12,6 @@ typedef struct { /* in the caller's scratch */
   uint16_t words[PLANE_CHUNK + 2];
 } PlaneScratch;
 
-_Static_assert(sizeof(PlaneScratch) <= FG_PLANE_SCRATCH, "the header promises enough");
-
 /* Encodes a plane, n >= 1; returns its size, at most n + 1. */
 static size_t plane_encode(const uint8_t *symbols, size_t n, uint8_t *out, PlaneScratch *scratch) {
   uint32_t counts[4][RANS_SYMBOLS] = {{0}};
@@ -44,14 +42,11 @@ static size_t plane_encode(const uint8_t *symbols, size_t n, uint8_t *out, Plane
         for (size_t i = 0; i < count; i++) scratch->index[i] = symbols[start + i];
         uint16_t *end = scratch->words + PLANE_CHUNK + 2;
         uint16_t *words = lanes_encode(scratch->index, count, scratch->encoder, lanes, state, end);
-        size_t bytes = 2 * (size_t)(end - words), field = bytes | lanes_log(lanes) << 20;
-        if (size + 3 + 4 * LANES + bytes > n) goto raw;
-        for (size_t byte = 0; byte < 3; byte++) out[size++] = (uint8_t)(field >> 8 * byte);
-        size += states_write(state, lanes, out + size);
-        for (size_t i = 0; i < bytes / 2; i++) {
-          out[size++] = (uint8_t)words[i];
-          out[size++] = (uint8_t)(words[i] >> 8);
-        }
+        size_t bytes = 2 * (size_t)(end - words);
+        if (size + 3 + 4 * lanes + bytes > n) goto raw;
+        uint8_t *at = put_u24(bytes | lanes_log(lanes) << 20, out + size);
+        at += states_write(state, lanes, at);
+        size = (size_t)(put_words(words, end, at) - out);
       }
       return size;
     }
@@ -86,7 +81,7 @@ static int plane_decode(const uint8_t **in, const uint8_t *end, size_t n, uint8_
   for (size_t start = 0; start < n; start += PLANE_CHUNK) {
     size_t count = n - start < PLANE_CHUNK ? n - start : PLANE_CHUNK;
     if (end - at < 3) return FG_TRUNCATED;
-    size_t field = (size_t)at[0] | (size_t)at[1] << 8 | (size_t)at[2] << 16, bytes = field & 0xfffff;
+    size_t field = get_u24(at), bytes = field & 0xfffff;
     at += 3;
     LaneDecoder decoder;
     if ((error = states_read(&at, end, field >> 20, &decoder))) return error;
@@ -98,14 +93,4 @@ static int plane_decode(const uint8_t **in, const uint8_t *end, size_t n, uint8_
   }
   *in = at;
   return FG_OK;
-}
-
-size_t FG_ISA(fg_plane_encode)(const uint8_t *symbols, size_t n, uint8_t *out, void *scratch) {
-  return plane_encode(symbols, n, out, scratch);
-}
-
-int FG_ISA(fg_plane_decode)(const uint8_t *payload, size_t size, size_t n, uint8_t *symbols, void *scratch) {
-  const uint8_t *at = payload;
-  int error = plane_decode(&at, payload + size, n, symbols, scratch);
-  return error ? error : at == payload + size ? FG_OK : FG_TRAILING;
 }

@@ -35,6 +35,15 @@ void entropy(void) {
         coded[size] = 0;
         expect(fg_ec_decode(coded, size + 1, &request, decoded, N, scratch, &where) == FG_TRAILING, "ec_decode of a longer stream");
       }
+  for (size_t k = 1; k <= N; k += 1429) {
+    expect(!fg_topk_encode(values, N, k, coded, &size, scratch, &where), "topk_encode");
+    emit(coded, size);
+    expect(!fg_topk_decode(coded, size, decoded, N, scratch, &where), "topk_decode");
+    emit(decoded, sizeof decoded);
+  }
+  expect(!fg_lossless_encode(values, N, coded, &size, scratch, &where), "lossless_encode");
+  emit(coded, size);
+  expect(!fg_lossless_decode(coded, size, decoded, N, scratch, &where) && !memcmp(decoded, values, sizeof values), "lossless_decode");
   for (uint32_t k = 1; k <= 8; k++) {
     expect(!fg_rot_encode(values, N, k, key, 5, coded, &where), "rot_encode");
     emit(coded, fg_rot_size(N, k));
@@ -52,5 +61,7 @@ void entropy(void) {
   values[4001] = 0.0f / (values[64 * 3] - values[64 * 3]);
   fg_ec request = {0, 5, key, 1.0f, 0.25f, 0, 0, 0, 2, sizes, columns, offsets};
   expect(fg_ec_encode(values, N, &request, coded, &size, scratch, &where) == FG_NONFINITE && where == 4001, "ec_encode of a NaN");
+  expect(fg_topk_encode(values, N, 9, coded, &size, scratch, &where) == FG_NONFINITE && where == 4001, "topk_encode of a NaN");
+  expect(fg_lossless_encode(values, N, coded, &size, scratch, &where) == FG_NONFINITE && where == 4001, "lossless_encode of a NaN");
   expect(fg_rot_encode(values, N, 4, key, 5, coded, &where) == FG_NONFINITE && where == 4001, "rot_encode of a NaN");
 }
