@@ -39,13 +39,14 @@ enum {
 enum { FG_SERIAL, FG_AVX2, FG_AVX512VNNI, FG_NEON, FG_NEONDOTPROD, FG_CAPABILITIES };
 
 #include "fleetgrad/codecs.h"
+#include "fleetgrad/entropy.h"
 #include "fleetgrad/gradients.h"
 #include "fleetgrad/layers.h"
 #include "fleetgrad/optimizers.h"
 #include "fleetgrad/recurrent.h"
 
 #define FG_KERNELS(X) \
-  FG_CODEC_KERNELS(X) FG_GRADIENT_KERNELS(X) FG_LAYER_KERNELS(X) FG_OPTIMIZER_KERNELS(X) FG_RECURRENT_KERNELS(X)
+  FG_CODEC_KERNELS(X) FG_ENTROPY_KERNELS(X) FG_GRADIENT_KERNELS(X) FG_LAYER_KERNELS(X) FG_OPTIMIZER_KERNELS(X) FG_RECURRENT_KERNELS(X)
 
 #define FG_DECLARE(type, name, parameters, arguments) type fg_##name parameters;
 FG_KERNELS(FG_DECLARE)

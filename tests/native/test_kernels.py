@@ -59,15 +59,17 @@ def lowbias32(z: NDArray[np.uint32]) -> NDArray[np.uint32]:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_blk8_stochastic_is_the_floor_of_value_plus_keyed_uniform(isa: str, seed: int, size: int) -> None:
+def test_blk8_stochastic_rounds_value_plus_keyed_noise(isa: str, seed: int, size: int) -> None:
     values, key = normal(seed, size, 3.0), 0xFEDCBA9876543210 ^ seed
     low, high = np.uint32(key & 0xFFFFFFFF), np.uint32(key >> 32)
-    bits = lowbias32(lowbias32(np.arange(size, dtype=np.uint32) + low) ^ high)
-    uniform = (bits >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
     expected = b""
-    for start, block in zip(range(0, size, 64), blocks(values), strict=True):
+    for number, block in enumerate(blocks(values)):
+        base = lowbias32(lowbias32(np.array([number], np.uint32) + low) ^ high)
+        bits = lowbias32(base + np.arange(32, dtype=np.uint32) * np.uint32(0x9E3779B9))
+        noise = (np.concatenate([bits & np.uint32(0xFFFF), bits >> np.uint32(16)]) + 0.5) / 65536 - 0.5
         most = np.abs(block).max()
-        codes = np.floor(block * (np.float32(127) / most) + uniform[start : start + 64]).clip(-127, 127)
+        scaled = block * (np.float32(127) / most) + noise[: block.size].astype(np.float32)
+        codes = np.rint(scaled).clip(-127, 127)
         expected += struct.pack("<f", most / np.float32(127)) + codes.astype(np.int8).tobytes()
     assert encode(values, key).tobytes() == expected
 

@@ -6,7 +6,7 @@ static const char *const NAMES[] = {"serial", "avx2", "avx512vnni", "neon", "neo
 static const struct {
   const char *name;
   void (*run)(void);
-} FAMILIES[] = {{"codecs", codecs}, {"entropy", entropy}, {"gradients", gradients}, {"layers", layers}, {"optimizers", optimizers}, {"recurrent", recurrent}};
+} FAMILIES[] = {{"codecs", codecs}, {"entropy", entropy}, {"gradients", gradients}, {"layers", layers}, {"optimizers", optimizers}, {"recurrent", recurrent}, {"rotation", rotation}};
 static uint32_t state;
 
 void seed_floats(uint32_t seed) { state = seed; }

@@ -21,5 +21,6 @@ void gradients(void);
 void layers(void);
 void optimizers(void);
 void recurrent(void);
+void rotation(void);
 
 #endif
