@@ -56,15 +56,13 @@ def version_record(
 class Announcer:
     """Speaks for one federation."""
 
-    def __init__(
-        self, federation: str, policy: Policy, shards: int, key: PrivateKey, files: Files, plan: ObjectRef
-    ) -> None:
-        self._federation, self._policy, self._shards = federation, policy, shards
+    def __init__(self, federation: str, shards: int, key: PrivateKey, files: Files, plan: ObjectRef) -> None:
+        self._federation, self._shards = federation, shards
         self._key, self._files, self._plan = key, files, plan
         self._topics = Topics(federation)
 
-    def head(self, memory: Memory) -> ev.Effect:
-        """The signed release of the newest version."""
+    def head(self, memory: Memory, policy: Policy) -> ev.Effect:
+        """The signed release of the newest version, and the policy of the open attempt."""
         current = memory.versions[-1]
         closed = sorted((k, a) for k, a in memory.attempts.items() if a.state in ("published", "abandoned"))
         head = Head(
@@ -73,7 +71,7 @@ class Announcer:
             plan=self._plan,
             params=ObjectRef(sha256=current.params, size=current.size),
             parent=current.parent,
-            policy=self._policy,
+            policy=policy,
             shards=self._shards,
             boot=memory.boot,
             closed=tuple(
@@ -83,14 +81,14 @@ class Announcer:
         )
         return ev.Publish(self._topics.head, sign_message(self._key, HEAD, head), retained=True)
 
-    def everything(self, memory: Memory, kept: int) -> list[ev.Effect]:
+    def everything(self, memory: Memory, policy: Policy, kept: int) -> list[ev.Effect]:
         """All that should be retained, objects before the head; of `kept` versions the older ones are taken off."""
         effects = self.chunks(self._plan)
         for version in memory.versions[-OFFERED:]:
             effects += self.chunks(ObjectRef(sha256=version.params, size=version.size))
         for version in memory.versions[-kept:-OFFERED]:
             effects += self.clear(version, memory)
-        return [*effects, self.head(memory)]
+        return [*effects, self.head(memory, policy)]
 
     def chunks(self, ref: ObjectRef) -> list[ev.Effect]:
         """An object's retained chunks."""

@@ -15,9 +15,9 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
+from fleetgrad.broker.codec_options import Bits, Bytes, Codec, Fraction, Rounding_, Step, spec_of
 from fleetgrad.wire import address
 from fleetgrad.wire.command_line import EXIT_FAILED, Format, make_app, parse_shape, run_app
-from fleetgrad.wire.messages import CodecName
 from fleetgrad.wire.plan import Gradients, LossName
 
 app = make_app("Federated learning that runs on boards: the operator's side.\n\nBegin with `fleetgrad demo`.")
@@ -38,12 +38,18 @@ def new(
     loss: Annotated[LossName, typer.Option()] = "cross-entropy",
     gradients: Annotated[Gradients, typer.Option(help="Arithmetic of weight gradients.")] = "int8",
     rounds: Annotated[int, typer.Option(min=1)] = 15,
+    codec: Codec = "blk8",
+    bits: Bits = None,
+    size: Bytes = None,
+    fraction: Fraction = None,
+    step: Step = None,
+    rounding: Rounding_ = None,
     broker: Annotated[str, typer.Option(help="mqtt://host:port")] = "mqtt://127.0.0.1:1883",
     insecure: Insecure = False,
 ) -> None:
     """Make a federation from an ONNX model.
 
-    Example: `fleetgrad new digits --model model.onnx`, then `fleetgrad device add dev-01 --dir digits`.
+    Example: `fleetgrad new digits --model model.onnx --codec auto --bits 2`, then `fleetgrad device add dev-01 --dir digits`.
     """
     from fleetgrad.broker import founding
     from fleetgrad.broker.settings import Broker, Round, Settings
@@ -54,6 +60,7 @@ def new(
         loss=loss,
         gradients=gradients,
         broker=Broker(url=broker, insecure=insecure),
+        codec=spec_of(codec, bits, size, fraction, step, rounding),
         round=Round(rounds=rounds),
     )
     manifest = founding.create(directory, model, settings)
@@ -223,7 +230,12 @@ def demo(
     rounds: Annotated[int, typer.Option(min=1)] = 15,
     alpha: Annotated[float, typer.Option(help="Dirichlet skew of the labels: 0.1 strong, inf none.")] = 0.5,
     seed: Annotated[int, typer.Option(min=0, help="Of the split and of the first model.")] = 0,
-    codec: Annotated[CodecName, typer.Option(help="How updates travel.")] = "blk8",
+    codec: Codec = "blk8",
+    bits: Bits = None,
+    size: Bytes = None,
+    fraction: Fraction = None,
+    step: Step = None,
+    rounding: Rounding_ = None,
     gradients: Annotated[Gradients, typer.Option(help="Arithmetic of weight gradients.")] = "int8",
     broker: Annotated[str, typer.Option(help="auto, embedded, mosquitto, or mqtt://host:port")] = "auto",
     insecure: Insecure = False,
@@ -257,7 +269,7 @@ def demo(
         raise typer.BadParameter("--only-set-up needs --broker mqtt://host:port: which broker will there be?")
     chosen = Options(
         directory=runs / (name or time.strftime("demo-%Y%m%d-%H%M%S")),
-        devices=number, rounds=rounds, alpha=alpha, seed=seed, codec=codec, gradients=gradients, loss=loss,
+        devices=number, rounds=rounds, alpha=alpha, seed=seed, codec=spec_of(codec, bits, size, fraction, step, rounding), gradients=gradients, loss=loss,
         broker=broker, insecure=insecure, only_set_up=only_set_up, model=model, data=data, x=x, y=y, scale=scale, shape=parse_shape(shape),
         training=Training(
             local_epochs=local_epochs, batch_size=batch_size, learning_rate=learning_rate, momentum=momentum

@@ -126,11 +126,11 @@ def _finish(
     rows = read_rounds(federation / ROUNDS)
     shutil.copyfile(federation / ROUNDS, root / ROUNDS)
     shutil.copyfile(federation / MODEL, root / MODEL)
-    table = Table("round", "accuracy", "loss", "up", "down", "seconds", title="rounds", title_justify="left")
+    table = Table("round", "accuracy", "loss", "up", "bits", "down", "seconds", title="rounds", title_justify="left")
     for r in rows:
         table.add_row(
             str(r.round), "" if r.accuracy is None else f"{r.accuracy:.2%}", "" if r.loss is None else f"{r.loss:.4f}",
-            watching.size(r.bytes_up), watching.size(r.bytes_down), "" if r.seconds is None else f"{r.seconds:.2f}",
+            watching.size(r.bytes_up), "" if r.bits is None else f"{r.bits:.3f}", watching.size(r.bytes_down), "" if r.seconds is None else f"{r.seconds:.2f}",
         )  # fmt: skip
     devices = Table("device", "samples", "updates", "bytes up", "bytes down", title="devices", title_justify="left")
     for name, d in sorted(view.devices.items()):
@@ -145,7 +145,7 @@ def _finish(
         f"fleetgrad: {manifest.model}",
         {
             "devices": options.devices, "rounds": options.rounds, "Dirichlet alpha": options.alpha, "seed": options.seed,
-            "codec": options.codec, "gradients": options.gradients, "local epochs": options.training.local_epochs,
+            "codec": str(options.codec), "gradients": options.gradients, "local epochs": options.training.local_epochs,
             "batch size": options.training.batch_size, "learning rate": options.training.learning_rate,
             "momentum": options.training.momentum, "seconds": f"{seconds:.1f}",
             "updates against fp32": f"{plain / sent:.2f} times fewer bytes",

@@ -8,12 +8,12 @@ import onnx
 from numpy.typing import NDArray
 
 from fleetgrad.broker import founding
-from fleetgrad.broker.settings import Broker, Codec, Data, Round, Settings, Training
+from fleetgrad.broker.settings import Broker, Data, Round, Settings, Training
 from fleetgrad.edge.autodiff import zoo
 from fleetgrad.edge.data import npz, split
 from fleetgrad.edge.data.dataset import fit
 from fleetgrad.wire import address
-from fleetgrad.wire.messages import CodecName
+from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.plan import Gradients, LossName, Manifest
 
 HELD_OUT = 0.2
@@ -35,7 +35,7 @@ class Options:
     rounds: int = 15
     alpha: float = 0.5
     seed: int = 0
-    codec: CodecName = "blk8"
+    codec: CodecSpec = field(default_factory=lambda: CodecSpec(name="blk8"))
     gradients: Gradients = "int8"
     loss: LossName = "cross-entropy"
     broker: str = "auto"
@@ -66,7 +66,7 @@ def set_up(
         gradients=options.gradients,
         broker=Broker(url=str(where), insecure=options.insecure),
         training=options.training,
-        codec=Codec(name=options.codec),
+        codec=options.codec,
         round=Round(rounds=options.rounds),
         data=data,
     )

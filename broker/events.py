@@ -33,6 +33,8 @@ class Published:
     bytes_up: int
     bytes_down: int
     seconds: float | None
+    codec: str
+    bits: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fleetgrad.native import binding, kernels
-from fleetgrad.wire import frames
+from fleetgrad.wire import frames, seeds
 from fleetgrad.wire.chunks import Assembly
-from fleetgrad.wire.codecs import Codec, CodecError, decode_payload, payload_bound
+from fleetgrad.wire.codecs import CodecError, decode_payload, payload_bound
+from fleetgrad.wire.coding.layout import VectorLayout
+from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.frames import Header
 from fleetgrad.wire.messages import UpdateInfo
 from fleetgrad.wire.signing import SIGNATURE_BYTES, PublicKey, Untrusted
@@ -43,11 +45,11 @@ class Whole:
 
 @dataclass(slots=True)
 class Intake:
-    """Assemblies of one federation, at most one per device."""
+    """Assemblies of one federation, at most one per device; `codec` is the open round's, `layout` the plan's."""
 
     federation: str
-    codec: Codec
-    count: int
+    layout: VectorLayout
+    codec: CodecSpec
     drops: Counter[str] = field(default_factory=Counter)
     _under_way: dict[str, tuple[Assembly, float]] = field(default_factory=dict)
 
@@ -58,7 +60,7 @@ class Intake:
     @property
     def most_bytes(self) -> int:
         """Largest body that is accepted."""
-        return payload_bound(self.codec, self.count) + SIGNATURE_BYTES
+        return payload_bound(self.codec, self.layout) + SIGNATURE_BYTES
 
     def parse(self, raw: bytes, device: str) -> tuple[Header, memoryview]:
         """Header and chunk of an update or a query of this federation by the topic's device; raises Untrusted."""
@@ -101,21 +103,24 @@ class Intake:
     def forget(self, device: str) -> None:
         self._under_way.pop(device, None)
 
-    def clear(self) -> None:
+    def begin(self, codec: CodecSpec) -> None:
+        """Another round begins: what was on its way to the last is forgotten."""
+        self.codec = codec
         self._under_way.clear()
 
     def _forget_stale(self, now: float) -> None:
         for device in [d for d, (_, seen) in self._under_way.items() if now - seen > ASSEMBLY_SECONDS]:
             del self._under_way[device]
 
-    def check(self, payload: bytes, weight_left: int) -> UpdateInfo:
+    def check(self, payload: bytes, keys: seeds.Keys, weight_left: int) -> UpdateInfo:
         """Decodes a payload as it will be merged; raises CodecError with the reason for a refusal."""
-        delta = np.empty(self.count, np.float32)
-        info = decode_payload(payload, self.codec, delta)
+        delta = np.empty(self.layout.count, np.float32)
+        info = decode_payload(payload, self.codec, self.layout, keys, delta)
         if info.weight > weight_left:
             raise CodecError(f"weight {info.weight} takes the round's sum over {kernels.MAX_WEIGHT}")
         try:
-            kernels.ring_add(np.zeros(self.count, np.int64), delta, info.weight)
+            kernels.ring_add(np.zeros(self.layout.count, np.int64), delta, info.weight)
         except binding.KernelError as e:
-            raise CodecError(str(e)) from e
+            over = int(np.argmax(np.abs(delta) > kernels.RING_RANGE))
+            raise CodecError(f"{self.layout.where(over)} is {delta[over]:g}: {e}") from e
         return info

@@ -1,4 +1,4 @@
-"""What the aggregator never forgets: boots, attempts at rounds, accepted updates, versions.
+"""What the aggregator never forgets: boots, policies, attempts at rounds, accepted updates, versions.
 
 `commit` takes rows and is atomic: after a crash all of them are there or none. SQLite keeps that promise in WAL mode with
 synchronous=FULL; the simulation passes a journal in memory.
@@ -13,7 +13,7 @@ from fleetgrad.wire.files import DiskError
 from fleetgrad.wire.messages import RoundState
 
 APPLICATION_ID = 0x464C4752  # "FLGR"
-SCHEMA = 1
+SCHEMA = 2
 CLOSED_SHOWN = 64
 
 
@@ -28,17 +28,26 @@ class Boot:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt at a round, which trains version `version`."""
+    """One attempt at a round, which trains version `version` under the policy with hash `config` (empty: not known any more)."""
 
     round: int
     attempt: int
     state: RoundState
     version: int
+    config: str
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A policy that attempts run under: its hash and its JSON, so that a round is finished by the policy that it was opened with."""
+
+    sha256: str
+    policy: str
 
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """One accepted update; its key is (round, attempt, device)."""
+    """One accepted update; its key is (round, attempt, device). `rate` is in bits per coordinate."""
 
     round: int
     attempt: int
@@ -48,6 +57,7 @@ class Contribution:
     weight: int
     steps: int
     loss: float
+    rate: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +72,7 @@ class Version:
     record: str
 
 
-Row = Boot | Attempt | Contribution | Version
+Row = Boot | Config | Attempt | Contribution | Version
 
 
 @dataclass(slots=True)
@@ -70,6 +80,7 @@ class Memory:
     """The journal's content as the round machine reads it at start."""
 
     boot: int = 0
+    configs: dict[str, str] = field(default_factory=dict)
     attempts: dict[tuple[int, int], Attempt] = field(default_factory=dict)
     contributions: dict[tuple[int, int, str], Contribution] = field(default_factory=dict)
     versions: list[Version] = field(default_factory=list)
@@ -78,6 +89,8 @@ class Memory:
         match row:
             case Boot():
                 self.boot = row.number
+            case Config():
+                self.configs[row.sha256] = row.policy
             case Attempt():
                 self.attempts[row.round, row.attempt] = row
             case Contribution():
@@ -95,13 +108,19 @@ class Journal(Protocol):
 
 TABLES = """
 CREATE TABLE boot (number INTEGER NOT NULL);
+CREATE TABLE config (sha256 TEXT PRIMARY KEY, policy TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE attempt (round INTEGER, attempt INTEGER, state TEXT NOT NULL, version INTEGER NOT NULL,
-                      PRIMARY KEY (round, attempt)) WITHOUT ROWID;
+                      config TEXT NOT NULL DEFAULT '', PRIMARY KEY (round, attempt)) WITHOUT ROWID;
 CREATE TABLE contribution (round INTEGER, attempt INTEGER, device TEXT, payload TEXT NOT NULL, size INTEGER NOT NULL,
                            weight INTEGER NOT NULL, steps INTEGER NOT NULL, loss REAL NOT NULL,
-                           PRIMARY KEY (round, attempt, device)) WITHOUT ROWID;
+                           rate REAL NOT NULL DEFAULT 0, PRIMARY KEY (round, attempt, device)) WITHOUT ROWID;
 CREATE TABLE version (number INTEGER PRIMARY KEY, params TEXT NOT NULL, size INTEGER NOT NULL, parent TEXT NOT NULL,
                       sha256 TEXT NOT NULL, record TEXT NOT NULL);
+"""
+FROM_1_TO_2 = """
+CREATE TABLE config (sha256 TEXT PRIMARY KEY, policy TEXT NOT NULL) WITHOUT ROWID;
+ALTER TABLE attempt ADD COLUMN config TEXT NOT NULL DEFAULT '';
+ALTER TABLE contribution ADD COLUMN rate REAL NOT NULL DEFAULT 0;
 """
 
 
@@ -119,15 +138,20 @@ class SqliteJournal:
             (application,) = self._db.execute("PRAGMA application_id").fetchone()
             (schema,) = self._db.execute("PRAGMA user_version").fetchone()
             if not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                for statement in TABLES.split(";"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
-                self._db.execute(f"PRAGMA user_version={SCHEMA}")
+                self._make(TABLES)
+            elif application == APPLICATION_ID and schema == 1:
+                self._make(FROM_1_TO_2)
             elif application != APPLICATION_ID or schema != SCHEMA:
                 raise JournalError(f"journal {path}: not a journal of this version of fleetgrad")
             self._db.execute("COMMIT")
         except sqlite3.Error as e:
             raise self._error(e) from e
+
+    def _make(self, statements: str) -> None:
+        for statement in statements.split(";"):
+            self._db.execute(statement)
+        self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        self._db.execute(f"PRAGMA user_version={SCHEMA}")
 
     def _error(self, e: sqlite3.Error) -> Exception:
         if "full" in str(e) or "disk I/O" in str(e):
@@ -139,9 +163,11 @@ class SqliteJournal:
         memory = Memory()
         try:
             memory.boot = self._db.execute("SELECT coalesce(max(number), 0) FROM boot").fetchone()[0]
-            for row in self._db.execute("SELECT round, attempt, state, version FROM attempt"):
+            for row in self._db.execute("SELECT sha256, policy FROM config"):
+                memory.apply(Config(*row))
+            for row in self._db.execute("SELECT round, attempt, state, version, config FROM attempt"):
                 memory.apply(Attempt(*row))
-            columns = "round, attempt, device, payload, size, weight, steps, loss"
+            columns = "round, attempt, device, payload, size, weight, steps, loss, rate"
             for row in self._db.execute(f"SELECT {columns} FROM contribution"):  # noqa: S608  (constant)
                 memory.apply(Contribution(*row))
             for row in self._db.execute(
@@ -170,12 +196,27 @@ class SqliteJournal:
             case Boot():
                 self._db.execute("INSERT INTO boot VALUES (?)", (row.number,))
             case Attempt():
-                values = (row.round, row.attempt, row.state, row.version)
-                self._db.execute("INSERT OR REPLACE INTO attempt VALUES (?,?,?,?)", values)
+                values = (row.round, row.attempt, row.state, row.version, row.config)
+                self._db.execute(
+                    "INSERT OR REPLACE INTO attempt (round, attempt, state, version, config) VALUES (?,?,?,?,?)", values
+                )
+            case Config():
+                self._db.execute("INSERT OR IGNORE INTO config VALUES (?,?)", (row.sha256, row.policy))
             case Contribution():
                 self._db.execute(
-                    "INSERT INTO contribution VALUES (?,?,?,?,?,?,?,?)",
-                    (row.round, row.attempt, row.device, row.payload, row.size, row.weight, row.steps, row.loss),
+                    "INSERT INTO contribution (round, attempt, device, payload, size, weight, steps, loss, rate)"
+                    " VALUES (?,?,?,?,?,?,?,?,?)",
+                    (
+                        row.round,
+                        row.attempt,
+                        row.device,
+                        row.payload,
+                        row.size,
+                        row.weight,
+                        row.steps,
+                        row.loss,
+                        row.rate,
+                    ),
                 )
             case Version():
                 self._db.execute(

@@ -1,28 +1,33 @@
 """From a round's stored payloads to the next model's bytes, one payload in memory at a time."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from fleetgrad.broker.strategies.fedavg import FedAvg
-from fleetgrad.wire.codecs import Codec, decode_payload
+from fleetgrad.wire.codecs import decode_payload
+from fleetgrad.wire.coding.layout import VectorLayout
+from fleetgrad.wire.coding.spec import CodecSpec
+from fleetgrad.wire.seeds import Keys
 
 
 class MergeError(ValueError):
     """A round that can't be merged; the message names the member."""
 
 
-def merge(old: bytes, payloads: Iterable[tuple[str, bytes]], codec: Codec) -> bytes:
+def merge(
+    old: bytes, payloads: Iterable[tuple[str, bytes]], codec: CodecSpec, layout: VectorLayout, keys: Callable[[str], Keys]
+) -> bytes:  # fmt: skip
     """The next params object (little-endian float32) from the previous one and (device, payload) pairs.
 
-    Payloads were checked when they were accepted; one that fails now has changed on disk.
+    `keys` gives the keys of a device's update in this attempt. Payloads were checked when they were accepted; one that fails now has changed on disk.
     """
     base = np.frombuffer(old, "<f4").astype(np.float32)
     rule = FedAvg(base.size)
     delta = np.empty_like(base)
     for device, payload in payloads:
         try:
-            info = decode_payload(payload, codec, delta)
+            info = decode_payload(payload, codec, layout, keys(device), delta)
             rule.add(delta, info.weight)
         except ValueError as e:
             raise MergeError(f"update of {device} can't be merged: {e}") from e

@@ -23,7 +23,7 @@ from fleetgrad.edge.training.trainer import Trainer, TrainingError
 from fleetgrad.wire import frames
 from fleetgrad.wire.files import Files, PosixFiles, put
 from fleetgrad.wire.log import log
-from fleetgrad.wire.messages import Metrics
+from fleetgrad.wire.messages import Metrics, Policy
 from fleetgrad.wire.signing import SIGNATURE_BYTES
 
 ROUNDS, MODEL = "rounds.jsonl", "model.onnx"
@@ -58,6 +58,7 @@ class Monitor:
                 continue
             round_ = msgspec.json.decode(version.record)["round"]
             attempt = max(a for r, a in memory.attempts if r == round_)
+            policy = memory.configs.get(memory.attempts[round_, attempt].config)
             members = [c for (r, a, _), c in memory.contributions.items() if (r, a) == (round_, attempt)]
             weight = sum(c.weight for c in members)
             self.add(
@@ -65,6 +66,8 @@ class Monitor:
                     round_, version.number, version.params, len(members), sum(c.loss * c.weight for c in members) / weight,
                     sum(frames.wire_bytes(c.size + SIGNATURE_BYTES) for c in members),
                     frames.wire_bytes(version.size) * len(members), None,
+                    str(msgspec.json.decode(policy, type=Policy).codec) if policy else "",
+                    sum(c.rate for c in members) / len(members),
                 )
             )  # fmt: skip
 
@@ -96,6 +99,7 @@ class Monitor:
         row = Metrics(
             round=p.round, version=p.version, members=p.members, accuracy=accuracy, loss=loss, bytes_up=p.bytes_up,
             bytes_down=p.bytes_down, seconds=None if p.seconds is None else round(p.seconds, 3),
+            codec=p.codec, bits=None if p.bits is None else round(p.bits, 4),
         )  # fmt: skip
         self._rows.append(row)
         put(self._files, ROUNDS, b"".join(msgspec.json.encode(r) + b"\n" for r in self._rows))

@@ -10,7 +10,7 @@ journal before; whatever is done between two journal entries can be done again w
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 import msgspec
@@ -18,10 +18,11 @@ import msgspec
 from fleetgrad.broker import events as ev
 from fleetgrad.broker.announcing import GENESIS, Announcer, object_name, version_record
 from fleetgrad.broker.intake import Intake
-from fleetgrad.broker.journal import Attempt, Boot, Contribution, Journal, Row, Version
+from fleetgrad.broker.journal import Attempt, Boot, Config, Contribution, Journal, Row, Version
 from fleetgrad.broker.merge import merge
-from fleetgrad.wire import frames
-from fleetgrad.wire.codecs import CODECS, CodecError
+from fleetgrad.wire import frames, seeds
+from fleetgrad.wire.codecs import CodecError
+from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.files import DiskError, Files, put
 from fleetgrad.wire.messages import (
     BIRTH,
@@ -48,7 +49,7 @@ KEPT_VERSIONS = 8  # whose params stay on disk; the last two are also on the bro
 
 @dataclass(frozen=True, slots=True)
 class RoundSettings:
-    """The policy of a federation's rounds. `goal` 0 means every device of the roster; `deadline` in seconds."""
+    """The policy of a federation's rounds: of those that are yet to be opened. `goal` 0 means every device of the roster; `deadline` in seconds."""
 
     federation: str
     policy: Policy
@@ -98,22 +99,26 @@ class Rounds:
         roster_size: Callable[[], int],
         plan: ObjectRef,
         initial: ObjectRef,
+        layout: VectorLayout,
         random: random.Random,
         now: float,
     ) -> None:
-        """`plan` and `initial` are objects (files objects/{sha256}); `initial` is version 0 where the journal has none."""
+        """`plan` and `initial` are objects (files objects/{sha256}); `initial` is version 0 where the journal has none.
+
+        `layout` is the plan's.
+        """
         self._settings, self._journal, self._files = settings, journal, files
         self._roster, self._roster_size, self._random = roster, roster_size, random
         self._topics = Topics(settings.federation)
-        self._config = settings.policy.sha256()
-        self._say = Announcer(settings.federation, settings.policy, settings.shards, key, files, plan)
+        self._policy, self._config = settings.policy, settings.policy.sha256()  # the open attempt's, from _begin on
+        self._say = Announcer(settings.federation, settings.shards, key, files, plan)
         self._memory = journal.load()
         rows: list[Row] = [Boot(self._memory.boot + 1)]
         if not self._memory.versions:
             rows.append(version_record(0, initial, GENESIS, self._config, [], 0))
         self._commit(rows)
-        self._codec = CODECS[settings.policy.codec]
-        self._intake = Intake(settings.federation, self._codec, self._current.size // 4)
+        self._layout = layout
+        self._intake = Intake(settings.federation, layout, settings.policy.codec)
         self._devices: dict[str, Device] = {}
         self._connected = False
         self._open: Open | None = None
@@ -187,7 +192,7 @@ class Rounds:
         self._connected = True
         self._shown = b""
         effects: list[ev.Effect] = [ev.Subscribe([self._topics.every("birth"), self._topics.every("update")])]
-        return effects + self._say.everything(self._memory, KEPT_VERSIONS)
+        return effects + self._say.everything(self._memory, self._policy, KEPT_VERSIONS)
 
     def _on_message(self, message: ev.Message, now: float) -> list[ev.Effect]:
         kind, device = self._topics.parts(message.topic)
@@ -257,7 +262,7 @@ class Rounds:
         whole = self._intake.finish(name, key)
         left = MAX_WEIGHT_SUM - sum(c.weight for c in attempt.members.values())
         try:
-            info = self._intake.check(whole.payload, left)
+            info = self._intake.check(whole.payload, self._keys(attempt, name), left)
         except CodecError as e:
             if name in self._devices:
                 self._devices[name].out = True
@@ -268,15 +273,21 @@ class Rounds:
         put(self._files, self._spool(attempt.round, attempt.attempt, name), whole.payload)
         row = Contribution(
             attempt.round, attempt.attempt, name, whole.header.payload_sha256.hex(), len(whole.payload), info.weight,
-            info.steps, info.loss,
+            info.steps, info.loss, info.rate,
         )  # fmt: skip
         rows: list[Row] = [row]
         if attempt.state != "collecting":
             attempt.state = "collecting"
-            rows.append(Attempt(attempt.round, attempt.attempt, "collecting", attempt.version))
+            rows.append(self._row(attempt))
         self._commit(rows)
         attempt.members[name] = row
-        fields = {"device": name, "round": attempt.round, "bytes": row.size, "weight": row.weight}
+        fields = {
+            "device": name,
+            "round": attempt.round,
+            "bytes": row.size,
+            "bits": round(row.rate, 4),
+            "weight": row.weight,
+        }
         return [self._say.receipt(name, whole.header, "accepted"), ev.Log("update_accepted", fields)]
 
     def _answer(self, name: str, header: frames.Header) -> list[ev.Effect]:
@@ -307,8 +318,10 @@ class Rounds:
 
     # --- the round --------------------------------------------------------------------------------------------------
     def _begin(self, now: float) -> None:
-        """Opens the next attempt, or takes up the one that the journal holds; removes the payloads of all others."""
-        self._intake.clear()
+        """Opens the next attempt, or takes up the one that the journal holds; removes the payloads of all others.
+
+        An attempt that is taken up keeps the policy under which devices were asked: they are training by it.
+        """
         for device in self._devices.values():
             device.selected = device.answered = device.out = False
         last = max(self._memory.attempts, default=None)
@@ -323,12 +336,18 @@ class Rounds:
         for name in self._files.names(SPOOL):
             if not name.startswith(mine):
                 self._files.unlink(f"{SPOOL}/{name}")
+        asked = held is not None and (held.round, held.attempt) == (round_, attempt) and held.state != "open"
+        known = self._memory.configs.get(held.config) if held and asked else None
+        self._use(msgspec.json.decode(known, type=Policy) if known else self._settings.policy)
         if round_ > self._settings.rounds:
             self._open = None
             return
         if not held or (held.round, held.attempt) != (round_, attempt):
-            held = Attempt(round_, attempt, "open", self._current.number)
-            self._commit([held])
+            held = Attempt(round_, attempt, "open", self._current.number, "")
+        if held.config != self._config:
+            held = replace(held, config=self._config)
+            policy = msgspec.json.encode(self._policy, order="deterministic").decode()
+            self._commit([Config(self._config, policy), held])
         members = {c.device: c for (r, a, _), c in self._memory.contributions.items() if (r, a) == (round_, attempt)}
         self._open = Open(round_, attempt, held.version, held.state, now, members=members)
         if held.state == "committing":
@@ -387,7 +406,7 @@ class Rounds:
             if attempt.deadline_at is None:
                 attempt.deadline_at = now + self._settings.deadline
                 attempt.state = "selecting"
-                rows = [Attempt(attempt.round, attempt.attempt, "selecting", attempt.version)]
+                rows = [self._row(attempt)]
             device.select_at = now + device.patience * self._random.uniform(0.75, 1.25)
             device.patience = min(MOST_SELECT_SECONDS, device.patience * 2)
             select = Select(
@@ -413,17 +432,20 @@ class Rounds:
         """Merges and publishes. Until the last commit, a crash anywhere leaves a round that closes again, the same."""
         if attempt.state != "committing":
             attempt.state = "committing"
-            self._commit([Attempt(attempt.round, attempt.attempt, "committing", attempt.version)])
+            self._commit([self._row(attempt)])
         members = sorted(attempt.members)
         payloads = ((n, self._files.read(self._spool(attempt.round, attempt.attempt, n))) for n in members)
-        params = merge(self._files.read(object_name(self._current.params)), payloads, self._codec)
+        params = merge(
+            self._files.read(object_name(self._current.params)), payloads, self._policy.codec, self._layout,
+            lambda device: self._keys(attempt, device),
+        )  # fmt: skip
         ref = ObjectRef(sha256=sha256(params).hexdigest(), size=len(params))
         put(self._files, object_name(ref.sha256), params)
         contributions = [attempt.members[n] for n in members]
         version = version_record(
             self._current.number + 1, ref, self._current.sha256, self._config, contributions, attempt.round
         )
-        self._commit([version, Attempt(attempt.round, attempt.attempt, "published", attempt.version)])
+        self._commit([version, self._row(attempt, "published")])
         for old in self._memory.versions[:-KEPT_VERSIONS][-1:]:
             if old.params not in (v.params for v in self._memory.versions[-KEPT_VERSIONS:]):
                 self._files.unlink(object_name(old.params))
@@ -434,12 +456,13 @@ class Rounds:
                 attempt.round, version.number, ref.sha256, len(members),
                 sum(c.loss * c.weight for c in contributions) / weight,
                 sum(frames.wire_bytes(c.size + SIGNATURE_BYTES) for c in contributions), down, now - attempt.began,
+                str(self._policy.codec), sum(c.rate for c in contributions) / len(contributions),
             )
         ]  # fmt: skip
         self._begin(now)
         if self._connected:
             effects += self._say.chunks(ref)
-            effects.append(self._say.head(self._memory))
+            effects.append(self._say.head(self._memory, self._policy))
             for old in self._memory.versions[-3:-2]:
                 effects += self._say.clear(old, self._memory)
         if self._open is None:
@@ -447,20 +470,35 @@ class Rounds:
         return effects
 
     def _abandon(self, attempt: Open, now: float) -> list[ev.Effect]:
-        self._commit([Attempt(attempt.round, attempt.attempt, "abandoned", attempt.version)])
+        self._commit([self._row(attempt, "abandoned")])
         fields: dict[str, object] = {
             "round": attempt.round,
             "attempt": attempt.attempt,
             "members": len(attempt.members),
         }
         self._begin(now)
-        return [ev.Log("round_abandoned", fields), *([self._say.head(self._memory)] if self._connected else [])]
+        return [
+            ev.Log("round_abandoned", fields),
+            *([self._say.head(self._memory, self._policy)] if self._connected else []),
+        ]
 
     # --- durable ----------------------------------------------------------------------------------------------------
     def _commit(self, rows: list[Row]) -> None:
         self._journal.commit(rows)
         for row in rows:
             self._memory.apply(row)
+
+    def _row(self, attempt: Open, state: RoundState | None = None) -> Attempt:
+        """The attempt as it is now, or in another state."""
+        return Attempt(attempt.round, attempt.attempt, state or attempt.state, attempt.version, self._config)
+
+    def _use(self, policy: Policy) -> None:
+        """Judges updates by this policy from here on."""
+        self._policy, self._config = policy, policy.sha256()
+        self._intake.begin(policy.codec)
+
+    def _keys(self, attempt: Open, device: str) -> seeds.Keys:
+        return seeds.codec_keys(self._settings.federation, device, attempt.round, attempt.attempt)
 
     @staticmethod
     def _spool(round_: int, attempt: int, device: str) -> str:

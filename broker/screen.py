@@ -62,5 +62,6 @@ def line(row: Metrics) -> str:
     """A closed round in words."""
     accuracy = "" if row.accuracy is None else f"accuracy {row.accuracy:6.2%}  "
     loss = "" if row.loss is None else f"loss {row.loss:.4f}  "
+    bits = "" if row.bits is None else f"  {row.bits:.3f} bits"
     took = "" if row.seconds is None else f"  {row.seconds:.2f} s"
-    return f"{accuracy}{loss}up {size(row.bytes_up)}{took}"
+    return f"{accuracy}{loss}up {size(row.bytes_up)}{bits}{took}"

@@ -19,6 +19,7 @@ from fleetgrad.broker.registry import objects
 from fleetgrad.broker.roster import Roster
 from fleetgrad.broker.rounds import Rounds
 from fleetgrad.wire import address, mqtt, signing
+from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.files import DiskError, PosixFiles
 from fleetgrad.wire.log import log
 from fleetgrad.wire.loop import GaveUp, Loop, Stop
@@ -55,6 +56,7 @@ class Server:
             roster.size,
             bundle,
             initial,
+            VectorLayout.of(plan.manifest),
             seed,
             time.monotonic(),
         )

@@ -1,13 +1,14 @@
 """federation.toml: one federation's settings. Unknown and ill-typed keys are refused by name; paths are relative to the file."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from fleetgrad.broker.rounds import RoundSettings
-from fleetgrad.wire.messages import CodecName, Name, Policy
+from fleetgrad.wire.coding.spec import CodecSpec
+from fleetgrad.wire.messages import Name, Policy
 from fleetgrad.wire.plan import Gradients, LossName
 from fleetgrad.wire.settings import SettingsError, load_toml
 
@@ -49,11 +50,6 @@ class Training(_Struct, frozen=True, kw_only=True):
     weight_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.0
 
 
-class Codec(_Struct, frozen=True, kw_only=True):
-    name: CodecName = "blk8"
-    rounding: Literal["nearest", "stochastic"] = "stochastic"
-
-
 class Round(_Struct, frozen=True, kw_only=True):
     """`goal` 0 means every device of the roster; `minimum` is the fraction of it that a deadline accepts; seconds."""
 
@@ -73,7 +69,7 @@ class Settings(_Struct, frozen=True, kw_only=True):
     gradients: Gradients = "int8"
     broker: Broker = Broker()
     training: Training = Training()
-    codec: Codec = Codec()
+    codec: CodecSpec = CodecSpec(name="blk8")
     round: Round = Round()
     data: Data | None = None
 
@@ -82,7 +78,7 @@ class Settings(_Struct, frozen=True, kw_only=True):
         t, r = self.training, self.round
         policy = Policy(
             local_epochs=t.local_epochs, batch_size=t.batch_size, learning_rate=t.learning_rate, momentum=t.momentum,
-            weight_decay=t.weight_decay, codec=self.codec.name, rounding=self.codec.rounding,
+            weight_decay=t.weight_decay, codec=self.codec,
         )  # fmt: skip
         return RoundSettings(self.name, policy, r.rounds, r.goal, r.minimum, r.over_selection, r.deadline)
 
@@ -108,7 +104,10 @@ def write(settings: Settings, directory: Path) -> None:
         "[training]                  # what every device does in a round",
         *_lines(settings.training),
         "",
-        "[codec]                     # how updates travel: blk8 | raw32, rounded stochastic | nearest",
+        "[codec]                     # how updates travel; a change holds from the next round on, devices needn't be touched",
+        "    # auto       bits = 2, or bytes = 400_000 an update: small tensors in fp16, the rest at one rate",
+        "    # ec-dither  bits = 2: all at one rate        ec-dz  bits = 0.25: for devices that take part in every round",
+        "    # topk       fraction = 0.01                  rot-1 .. rot-8, blk8, blk4, fp16, raw32, lossless, ring",
         *_lines(settings.codec),
         "",
         "[round]                     # goal 0: every device of the roster; deadline in seconds",

@@ -98,12 +98,14 @@ class Watch:
 
 def devices_table(view: View) -> Table:
     """A line per device."""
-    table = Table("device", "state", "round", "loss", "samples", "sent", "received", "updates", "reason", box=None)
+    table = Table(
+        "device", "state", "round", "loss", "samples", "bits", "sent", "received", "updates", "reason", box=None
+    )
     for name, d in sorted(view.devices.items()):
         state = f"[{STATE_STYLES[d.state]}]{d.state}[/]" if d.state in STATE_STYLES else d.state
         table.add_row(
             name, state, str(d.round or ""), "" if d.loss is None else f"{d.loss:.4f}", str(d.samples),
-            size(d.bytes_up), size(d.bytes_down), str(d.updates), d.reason,
+            "" if d.bits is None else f"{d.bits:.2f}", size(d.bytes_up), size(d.bytes_down), str(d.updates), d.reason,
         )  # fmt: skip
     return table
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from fleetgrad.wire.events import Connected, Disconnected, Log, Message, Publish, Subscribe, Tick
 from fleetgrad.wire.messages import Policy
+from fleetgrad.wire.seeds import Keys
 
 __all__ = [
     "CancelTraining",
@@ -36,7 +37,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The payload is on disk under `payload`; sizes in bytes, the hash in hex."""
+    """The payload is on disk under `payload`; size in bytes, the hash in hex, the rate in bits per coordinate."""
 
     round: int
     attempt: int
@@ -46,6 +47,7 @@ class Trained:
     weight: int
     steps: int
     loss: float
+    rate: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class Train:
     params: str
     policy: Policy
     seed: int
-    codec_seed: int
+    keys: Keys
     output: str
 
 

@@ -120,6 +120,7 @@ class Participant:
         self._birth_at: float | None = None
         self._reason = ""
         self._steps, self._loss, self._updates, self._bytes_up = 0, None, 0, 0  # type: tuple[int, float | None, int, int]
+        self._rate = self._upload.record.rate if self._upload else None
         self._shown: DeviceStatus | None = None
 
     # --- what the shell calls ---------------------------------------------------------------------------------------
@@ -306,7 +307,7 @@ class Participant:
                 object_name(head.params.sha256),
                 head.policy,
                 seeds.derive("fl1-seed", name, device, *asked),
-                seeds.derive("fl1-codec", name, device, *asked),
+                seeds.codec_keys(name, device, *asked),
                 payload_name(*asked),
             ),
         ]
@@ -318,14 +319,17 @@ class Participant:
         record = Record(
             round=done.round, attempt=done.attempt, version=select.version, params=select.params, config=select.config,
             payload=done.payload, size=done.size, sha256=done.sha256, weight=done.weight, steps=done.steps,
-            loss=done.loss,
+            loss=done.loss, rate=done.rate,
         )  # fmt: skip
         self._unstored = done
         outbox.store(self._files, record)
         self._unstored = None
-        self._job, self._steps, self._loss = None, done.steps, done.loss
+        self._job, self._steps, self._loss, self._rate = None, done.steps, done.loss, done.rate
         self._upload = self._make_upload(record, select.window, now + select.slot, ask_first=False)
-        note = Log("update_stored", {"round": done.round, "bytes": done.size, "loss": round(done.loss, 5)})
+        note = Log(
+            "update_stored",
+            {"round": done.round, "bytes": done.size, "bits": round(done.rate, 4), "loss": round(done.loss, 5)},
+        )
         return [note, *(self._upload.tick(now) if self._connected else [])]
 
     def _on_failed(self, failed: TrainingFailed) -> list[Effect]:
@@ -449,6 +453,7 @@ class Participant:
             loss=self._loss,
             steps=self._steps,
             samples=self._id.samples,
+            bits=None if self._rate is None else round(self._rate, 4),
             bytes_up=self._bytes_up + (self._upload.bytes_up if self._upload else 0),
             bytes_down=self._inbox.bytes_down,
             updates=self._updates,

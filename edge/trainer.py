@@ -2,7 +2,7 @@
 
 It reads requests and writes replies, one JSON object a line, on its standard input and output:
 
-    {"round", "attempt", "plan", "params", "policy", "seed", "codec-seed", "output", ...}  ->  progress*, then trained | failed
+    {"round", "attempt", "plan", "params", "policy", "seed", "keys", "output", ...}  ->  progress*, then trained | failed
 
 A reply `trained` is sent after the payload is durable. Killed at any moment, it repeats the same payload byte for byte: order
 of samples and rounding are drawn from the request's seeds. It ends when its input does, and at once when the daemon dies: two
@@ -30,10 +30,12 @@ from fleetgrad.edge.data.dataset import DataError, Dataset
 from fleetgrad.edge.training import trainer as training
 from fleetgrad.edge.training.plan_dir import Plan, open_plan
 from fleetgrad.wire import bundle, codecs
+from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.files import DiskError, PosixFiles, put
 from fleetgrad.wire.log import log
 from fleetgrad.wire.messages import Policy
 from fleetgrad.wire.plan import PlanError
+from fleetgrad.wire.seeds import Keys
 
 PR_SET_PDEATHSIG = 1
 DISK_RETRY_SECONDS, MOST_DISK_RETRY_SECONDS = 1.0, 60.0
@@ -50,7 +52,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     params: str
     policy: Policy
     seed: int
-    codec_seed: int
+    keys: Keys
     output: str
     spool: str
     data: Data
@@ -69,6 +71,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     size: int = 0
     sha256: str = ""
     weight: int = 0
+    rate: float = 0.0
     reason: str = ""
     lasting: bool = False
 
@@ -80,6 +83,7 @@ class _Loaded:
         spool = Path(request.spool)
         self.source = (request.plan, request.data)
         self.trainer = training.Trainer(_unpacked(spool / request.plan, spool / "plans"), request.threads)
+        self.layout = VectorLayout.of(self.trainer.manifest)
         d = request.data
         self.data: Dataset = npz.load(Path(d.path), self.trainer.manifest, x=d.x, y=d.y, scale=d.scale, shape=d.shape)
 
@@ -140,18 +144,15 @@ def train(request: Request, loaded: _Loaded, replies: IO[bytes]) -> Reply:
         progress=progress,
     )
     payload = codecs.encode_payload(
-        codecs.CODECS[policy.codec],
-        trainer.delta(base),
-        weight=result.samples,
-        steps=result.steps,
+        policy.codec, loaded.layout, trainer.delta(base), keys=request.keys, weight=result.samples, steps=result.steps,
         loss=result.loss,
-        seed=request.codec_seed if policy.rounding == "stochastic" else None,
-    )
+    )  # fmt: skip
     files = PosixFiles(Path(request.spool))
     _when_there_is_room(request.round, lambda: put(files, request.output, payload))
     return Reply(
         kind="trained", round=request.round, attempt=request.attempt, steps=result.steps, loss=result.loss,
         payload=request.output, size=len(payload), sha256=hashlib.sha256(payload).hexdigest(), weight=result.samples,
+        rate=codecs.read_info(payload)[0].rate,
     )  # fmt: skip
 
 

@@ -2,20 +2,40 @@
 
     payload = u16 length of info | info (msgpack, messages.UpdateInfo) | coded vector
 
-Sizes follow from the number of floats alone, so a decoder knows the one right length before it reads anything.
+    id  codec                 size          bytes of the coded vector
+     0  raw32                 fixed         coding/fixed.py
+     1  fp16                  fixed
+     3  blk8, blk4            fixed         native/src/codecs/blocks.inc.h
+     4  rot-k, k = 1..8       fixed         native/src/codecs/eden.inc.h, rotation.inc.h
+     5  ec-dither             by the values native/src/codecs/entropy.h
+     6  ec-dz                 by the values
+     7  topk                  by the values native/src/codecs/topk.inc.h
+     8  lossless              by the values native/src/codecs/lossless.inc.h
+     9  ring                  fixed         native/src/codecs/lattice.inc.h
+    10  auto                  by the values coding/auto.py
+
+A reader knows codec, parameter, number of floats and layout from the round's policy and plan: a payload says them again, and one that
+says anything else is refused. The most bytes that a payload can have are known before it comes (`payload_bound`).
 """
 
 import math
 import struct
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from fleetgrad.native import binding, kernels
-from fleetgrad.native import codecs as native_codecs
-from fleetgrad.wire.messages import CodecName, UpdateInfo
+from fleetgrad.native.binding import Bytes, Floats
+from fleetgrad.wire.coding.auto import Auto
+from fleetgrad.wire.coding.fixed import Blocks, Fp16, Raw32, Ring, Rotated
+from fleetgrad.wire.coding.layout import VectorLayout
+from fleetgrad.wire.coding.spec import CodecSpec
+from fleetgrad.wire.coding.variable import EntropyCoded, Lossless, TopK
+from fleetgrad.wire.messages import UpdateInfo
+from fleetgrad.wire.seeds import Keys
 from fleetgrad.wire.signing import MALFORMED
 
 MAX_INFO_BYTES = 512
@@ -23,54 +43,78 @@ _LENGTH = struct.Struct("<H")
 
 
 class CodecError(ValueError):
-    """A payload that doesn't decode to exactly what the plan says; the message names the field and both values."""
+    """A vector that can't be coded, or a payload that doesn't decode to exactly what the plan says; the message names the place."""
 
 
-@dataclass(frozen=True, slots=True)
-class Codec:
-    """One row of the codec table: its id on the wire and its bits per value."""
+class Codec(Protocol):
+    """One codec with its parameters. `most` is the most bytes of a coded vector, and where `exact` the only right number."""
 
-    id: int
-    name: CodecName
-    bits: int
-
-    def size(self, count: int) -> int:
-        """Exact bytes of `count` coded floats."""
-        return 4 * count if self.name == "raw32" else native_codecs.blk8_size(count)
-
-
-RAW32 = Codec(0, "raw32", 32)
-BLK8 = Codec(3, "blk8", 8)
-CODECS: dict[str, Codec] = {c.name: c for c in (RAW32, BLK8)}
-_BY_ID = {(c.id, c.bits): c for c in CODECS.values()}
+    @property
+    def id(self) -> int: ...
+    @property
+    def parameter(self) -> int: ...
+    @property
+    def exact(self) -> bool: ...
+    def most(self, layout: VectorLayout) -> int: ...
+    def encode(self, values: Floats, layout: VectorLayout, keys: Keys) -> Bytes: ...
+    def decode(self, coded: memoryview, layout: VectorLayout, keys: Keys, out: Floats) -> None: ...
 
 
-def payload_bound(codec: Codec, count: int) -> int:
-    """Most bytes that a payload with `count` floats can have."""
-    return _LENGTH.size + MAX_INFO_BYTES + codec.size(count)
+@lru_cache(maxsize=64)
+def codec_of(spec: CodecSpec) -> Codec:
+    """The codec that a policy asks for."""
+    match spec.name:
+        case "raw32":
+            return Raw32()
+        case "fp16":
+            return Fp16()
+        case "blk8" | "blk4":
+            return Blocks(int(spec.name[3:]), spec.rounding == "stochastic")
+        case "ec-dither":
+            return EntropyCoded("dither", spec.bits or 0.0)
+        case "ec-dz":
+            return EntropyCoded("dead-zone", spec.bits or 0.0)
+        case "ring":
+            return Ring(int(spec.bits or 0), spec.step or 0.0)
+        case "auto":
+            return Auto(spec.bits, spec.bytes)
+        case "topk":
+            return TopK(spec.fraction or 0.0)
+        case "lossless":
+            return Lossless()
+    return Rotated(int(spec.name.removeprefix("rot-")))
+
+
+def payload_bound(spec: CodecSpec, layout: VectorLayout) -> int:
+    """Most bytes that a payload can have."""
+    return _LENGTH.size + MAX_INFO_BYTES + codec_of(spec).most(layout)
 
 
 def encode_payload(
-    codec: Codec, values: NDArray[np.float32], *, weight: int, steps: int, loss: float, seed: int | None
-) -> bytes:
-    """An update's payload from its flat float32 delta.
-
-    `seed` (64 bits) draws the stochastic rounding of a quantizing codec; None rounds to nearest.
-    Raises binding.KernelError on NaN or infinity, with the index.
-    """
+    spec: CodecSpec, layout: VectorLayout, values: NDArray[np.float32], *, keys: Keys, weight: int, steps: int, loss: float
+) -> bytes:  # fmt: skip
+    """An update's payload from its flat float32 delta; raises CodecError, for a value that isn't finite with tensor and index."""
+    codec = codec_of(spec)
+    if values.size != layout.count:
+        raise CodecError(f"vector of {values.size} floats, the plan has {layout.count}")
+    if (index := kernels.find_nonfinite(values)) >= 0:
+        raise CodecError(f"{layout.where(index)} is {values[index]}: {spec.name} codes finite values")
+    try:
+        coded = codec.encode(values, layout, keys)
+    except binding.KernelError as e:
+        raise CodecError(str(e)) from e
     info = msgspec.msgpack.encode(
-        UpdateInfo(codec=codec.id, bits=codec.bits, count=values.size, weight=weight, steps=steps, loss=loss)
-    )
-    payload = np.empty(_LENGTH.size + len(info) + codec.size(values.size), np.uint8)
-    start = _LENGTH.size + len(info)
-    payload[:start] = np.frombuffer(_LENGTH.pack(len(info)) + info, np.uint8)
-    if codec is RAW32:
-        if (index := kernels.find_nonfinite(values)) >= 0:
-            raise binding.KernelError(f"raw32 encode: value {index} of {values.size} is {values[index]}")
-        payload[start:] = values.astype("<f4", copy=False).view(np.uint8)
-    else:
-        native_codecs.blk8_encode(values, payload[start:], seed)
-    return payload.tobytes()
+        UpdateInfo(
+            codec=codec.id, parameter=codec.parameter, count=values.size, rate=_rate(coded.size, values.size), weight=weight,
+            steps=steps, loss=loss,
+        )
+    )  # fmt: skip
+    return b"".join([_LENGTH.pack(len(info)), info, coded.tobytes()])
+
+
+def _rate(coded: int, count: int) -> float:
+    """Bits that a coordinate took."""
+    return 8.0 * coded / count
 
 
 def read_info(payload: bytes | memoryview) -> tuple[UpdateInfo, memoryview]:
@@ -90,29 +134,38 @@ def read_info(payload: bytes | memoryview) -> tuple[UpdateInfo, memoryview]:
     return info, view[_LENGTH.size + length :]
 
 
-def decode_payload(payload: bytes | memoryview, codec: Codec, out: NDArray[np.float32]) -> UpdateInfo:
-    """Decodes into `out`, whose size must be the sender's count; raises CodecError.
+def decode_payload(
+    payload: bytes | memoryview, spec: CodecSpec, layout: VectorLayout, keys: Keys, out: NDArray[np.float32]
+) -> UpdateInfo:
+    """Decodes into `out`, float32[layout.count]; raises CodecError.
 
-    The codec is the one that the policy names: a payload in any other is refused.
+    Codec and parameters are those that the policy names: a payload in any other is refused. Padding is zero whatever was sent.
     """
+    codec = codec_of(spec)
     info, coded = read_info(payload)
-    if _BY_ID.get((info.codec, info.bits)) is not codec:
-        raise CodecError(f"update is coded as codec {info.codec} with {info.bits} bits, this round uses {codec.name}")
-    if info.count != out.size:
+    if (info.codec, info.parameter) != (codec.id, codec.parameter):
         raise CodecError(
-            f"update holds {info.count} floats, the plan has {out.size} (was it trained on another model?)"
+            f"update is in codec {info.codec} with parameter {info.parameter}, this round uses {spec} "
+            f"(codec {codec.id}, parameter {codec.parameter})"
         )
-    if len(coded) != codec.size(out.size):
+    if info.count != layout.count:
         raise CodecError(
-            f"coded vector has {len(coded)} bytes, {codec.name} of {out.size} floats {codec.size(out.size)}"
+            f"update holds {info.count} floats, the plan has {layout.count} (was it trained on another model?)"
         )
-    if codec is RAW32:
-        out[:] = np.frombuffer(coded, "<f4")
-        if (index := kernels.find_nonfinite(out)) >= 0:
-            raise CodecError(f"value {index} of {out.size} is {out[index]}")
-        return info
+    most = codec.most(layout)
+    if len(coded) > most or (codec.exact and len(coded) != most):
+        raise CodecError(
+            f"coded vector has {len(coded)} bytes, {spec.name} of {layout.count} floats {'' if codec.exact else 'at most '}{most}"
+        )
+    if info.rate != _rate(len(coded), layout.count):
+        raise CodecError(
+            f"update info: rate is {info.rate:g}, {len(coded)} bytes are {_rate(len(coded), layout.count):g}"
+        )
     try:
-        native_codecs.blk8_decode(coded, out)
+        codec.decode(coded, layout, keys, out)
     except binding.KernelError as e:
         raise CodecError(str(e)) from e
+    layout.clear_padding(out)
+    if (index := kernels.find_nonfinite(out)) >= 0:
+        raise CodecError(f"{layout.where(index)} is {out[index]}")
     return info

@@ -14,6 +14,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from fleetgrad.wire.coding.spec import CodecSpec
+
 HEAD, BIRTH, COMMAND = "fl1-head", "fl1-birth", "fl1-command"
 PROTOCOL: Literal[1] = 1
 MAX_OBJECT_BYTES = 2**30 + 2**20  # a model of plan.MAX_FLOATS and its graphs
@@ -30,7 +32,6 @@ Count = Annotated[int, Meta(ge=0, le=2**53)]
 Seconds = Annotated[float, Meta(ge=0, le=30 * 86400)]
 Reason = Annotated[str, Meta(max_length=500)]
 
-CodecName = Literal["raw32", "blk8"]
 Verdict = Literal["accepted", "duplicate", "late", "stale", "refused"]
 Outcome = Literal["published", "abandoned"]
 DeviceState = Literal["idle", "fetching", "training", "uploading", "offline", "refused"]
@@ -49,8 +50,7 @@ class Policy(_Struct, frozen=True, kw_only=True):
     learning_rate: Annotated[float, Meta(gt=0, le=1000)] = 0.05
     momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.0
-    codec: CodecName = "blk8"
-    rounding: Literal["nearest", "stochastic"] = "stochastic"
+    codec: CodecSpec = CodecSpec(name="blk8")
 
     def sha256(self) -> str:
         """Hash of the policy's canonical JSON, in hex: both sides compute it, so a device can't train by another."""
@@ -163,7 +163,8 @@ Command = Select | Receipt | Bitmap | RetryAfter
 
 
 class DeviceStatus(_Struct, frozen=True, kw_only=True):
-    """Retained on st/{device}, for people. `boot` tells a stale last will from a newer birth."""
+    """Retained on st/{device}, for people. `boot` tells a stale last will from a newer birth; `bits` is what a coordinate of
+    the last update took."""
 
     state: DeviceState
     device: Name
@@ -174,6 +175,7 @@ class DeviceStatus(_Struct, frozen=True, kw_only=True):
     loss: float | None = None
     steps: Count = 0
     samples: Count = 0
+    bits: float | None = None
     bytes_up: Count = 0
     bytes_down: Count = 0
     updates: Count = 0
@@ -201,6 +203,7 @@ class Metrics(_Struct, frozen=True, kw_only=True, rename=None):
 
     Bytes are sums over its members, headers included; `loss` is the evaluation's, or without one the members' mean;
     `accuracy` is None where there is no evaluation or the loss defines none; `seconds` where a restart lost the time.
+    `codec` is the round's in words; `bits` what a coordinate of an update took, the mean of the members.
     """
 
     round: Round
@@ -211,17 +214,21 @@ class Metrics(_Struct, frozen=True, kw_only=True, rename=None):
     bytes_up: Count
     bytes_down: Count
     seconds: float | None
+    codec: str = ""
+    bits: float | None = None
 
 
 class UpdateInfo(_Struct, frozen=True, kw_only=True):
     """Stands before the coded vector inside an update's payload, as msgpack.
 
+    `codec` and `parameter` are those of codecs.py's table, `rate` the bits that a coordinate took, coded vector's overhead included;
     `weight` is the number of samples trained on, `steps` the optimizer steps, `loss` the mean of the last epoch.
     """
 
     codec: Annotated[int, Meta(ge=0, le=255)]
-    bits: Annotated[int, Meta(ge=1, le=32)]
+    parameter: Annotated[int, Meta(ge=0, le=255)]
     count: Annotated[int, Meta(ge=1, le=2**28)]
+    rate: Annotated[float, Meta(ge=0)]
     weight: Weight
     steps: Annotated[int, Meta(ge=1, le=2**53)]
     loss: float

@@ -34,6 +34,9 @@ def _explain(path: Path, text: str, message: str) -> str:
     """msgspec says "Object contains unknown field `x` - at `$.a.b`"; people want the file, the line and a.b.x."""
     what, _, at = message.partition(" - at `$")
     keys = [k for k in at.rstrip("`").split(".") if k]
+    if named := re.match(r"field `([^`]+)`: (.*)", what):  # a struct's own check names the field first
+        keys.append(named.group(1))
+        what = named.group(2)
     if unknown := re.search(r"(unknown|missing required) field `([^`]+)`", what):
         keys.append(unknown.group(2))
         what = "unknown key" if unknown.group(1) == "unknown" else "missing key"

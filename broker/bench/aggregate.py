@@ -12,8 +12,10 @@ from fleetgrad.broker.intake import Intake
 from fleetgrad.broker.strategies.fedavg import FedAvg
 from fleetgrad.native import codecs, kernels
 from fleetgrad.native.bench.kernels import COUNT, best_seconds, row
-from fleetgrad.wire import frames
-from fleetgrad.wire.codecs import BLK8, decode_payload, encode_payload
+from fleetgrad.wire import frames, seeds
+from fleetgrad.wire.codecs import decode_payload, encode_payload
+from fleetgrad.wire.coding.layout import VectorLayout
+from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.signing import PrivateKey
 from fleetgrad.wire.topics import name_hash
 
@@ -21,19 +23,20 @@ from fleetgrad.wire.topics import name_hash
 def rows() -> list[dict[str, Any]]:
     """Rates of the whole way in (frames, CRC, hash, signature, check), of merging, and of both."""
     delta = np.random.default_rng(0).standard_normal(COUNT).astype(np.float32) * np.float32(0.01)
-    payload = encode_payload(BLK8, delta, weight=100, steps=10, loss=0.5, seed=1)
+    codec, layout, keys = CodecSpec(name="blk8"), VectorLayout.flat(COUNT), seeds.codec_keys("bench", "dev-1", 1, 1)
+    payload = encode_payload(codec, layout, delta, keys=keys, weight=100, steps=10, loss=0.5)
     key = PrivateKey.from_seed(bytes(32))
     header = frames.update_header(
         frames.UPDATE, name_hash("bench"), 1, 1, name_hash("dev-1"), bytes(32), bytes(32), len(payload),
         hashlib.sha256(payload).digest(),
     )  # fmt: skip
     messages = list(frames.frames(header, payload + frames.sign_body(key, header)))
-    intake = Intake("bench", BLK8, COUNT)
+    intake = Intake("bench", layout, codec)
 
     def take_in() -> None:
         for message in messages:
             intake.chunk(*intake.parse(message, "dev-1"), "dev-1", 0.0)
-        intake.check(intake.finish("dev-1", key.public).payload, kernels.MAX_WEIGHT)
+        intake.check(intake.finish("dev-1", key.public).payload, keys, kernels.MAX_WEIGHT)
 
     out = np.empty(COUNT, np.float32)
 
@@ -41,7 +44,7 @@ def rows() -> list[dict[str, Any]]:
 
     def merge_one() -> None:
         rule.total_weight = 0  # the sum may wrap here: it isn't looked at
-        rule.add(out, decode_payload(payload, BLK8, out).weight)
+        rule.add(out, decode_payload(payload, codec, layout, keys, out).weight)
 
     total = np.zeros(COUNT, np.int64)
     blocks = (COUNT + 63) // 64

@@ -38,6 +38,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     weight: Count
     steps: Count
     loss: float
+    rate: float
 
 
 def payload_name(round_: int, attempt: int) -> str:

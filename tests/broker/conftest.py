@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from fleetgrad.broker import events as ev
 from fleetgrad.broker.journal import Journal, Memory, Row
 from fleetgrad.broker.rounds import Rounds, RoundSettings
-from fleetgrad.wire import frames
-from fleetgrad.wire.codecs import BLK8, encode_payload
+from fleetgrad.wire import frames, seeds
+from fleetgrad.wire.codecs import encode_payload
+from fleetgrad.wire.coding.layout import VectorLayout
+from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.files import Files
 from fleetgrad.wire.messages import BIRTH, COMMAND, Birth, Command, ObjectRef, Policy, Receipt, Select
 from fleetgrad.wire.signing import PrivateKey, sign_message, verify_message
@@ -21,6 +23,10 @@ from fleetgrad.wire.topics import Topics, name_hash
 
 COUNT = 70_000  # floats: two chunks as blk8
 FEDERATION = "test"
+LAYOUT = VectorLayout.stacked(
+    [("conv.weight", (16, 1000)), ("conv.bias", (32,)), ("dense.weight", (COUNT - 16_032, 1))]
+)
+BLK8 = CodecSpec(name="blk8")
 KEYS = {
     name: PrivateKey.from_seed(hashlib.sha256(name.encode()).digest()) for name in ("agg", "dev-1", "dev-2", "dev-3")
 }
@@ -107,7 +113,7 @@ class World:
         keys = {name: KEYS[name].public for name in self.members}
         self.rounds = Rounds(
             self.settings, self.journal, self.files, KEYS["agg"], keys.get, lambda: len(keys), self.plan, self.initial,
-            random.Random(1), self.now,
+            LAYOUT, random.Random(1), self.now,
         )  # fmt: skip
         self.handle(ev.Connected())
 
@@ -137,8 +143,9 @@ class World:
     def message(self, topic: str, payload: bytes) -> list[ev.Effect]:
         return self.handle(ev.Message(topic, payload))
 
-    def payload(self, seed: int = 0, weight: int = 50) -> bytes:
-        return encode_payload(BLK8, delta(seed), weight=weight, steps=4, loss=0.5, seed=1)
+    def payload(self, seed: int = 0, weight: int = 50, codec: CodecSpec = BLK8, device: str = "dev-1") -> bytes:
+        keys = seeds.codec_keys(FEDERATION, device, 1, 1)
+        return encode_payload(codec, LAYOUT, delta(seed), keys=keys, weight=weight, steps=4, loss=0.5)
 
     def header(self, device: str, payload: bytes, type_: int = frames.UPDATE, **fields: Any) -> frames.Header:
         header = frames.update_header(

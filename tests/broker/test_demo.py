@@ -15,6 +15,7 @@ from fleetgrad.broker.demo_data import FEDERATION, DemoError, Options, set_up
 from fleetgrad.edge.autodiff import zoo
 from fleetgrad.edge.data.dataset import DataError
 from fleetgrad.wire.address import Address, AddressRefused
+from fleetgrad.wire.coding.spec import CodecSpec
 
 WHERE = Address("127.0.0.1", 1883)
 COUNT = 300
@@ -83,7 +84,7 @@ def test_a_small_alpha_skews_the_labels_and_infinity_does_not(own: dict[str, Any
 
 
 def test_options_reach_the_federation(own: dict[str, Any]) -> None:
-    made(Options(**own, rounds=3, codec="raw32", gradients="fp32"))
+    made(Options(**own, rounds=3, codec=CodecSpec(name="raw32"), gradients="fp32"))
     found = settings.load(own["directory"] / FEDERATION)
     assert (found.round.rounds, found.codec.name, found.gradients) == (3, "raw32", "fp32")
     assert found.broker.url == str(WHERE)

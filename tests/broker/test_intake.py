@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from fleetgrad.broker import events as ev
-from fleetgrad.wire.codecs import BLK8, RAW32, encode_payload
+from fleetgrad.wire import seeds
+from fleetgrad.wire.codecs import codec_of, encode_payload
+from fleetgrad.wire.coding.layout import VectorLayout
+from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.messages import Bitmap, Receipt
 from fleetgrad.wire.signing import PrivateKey
-from tests.broker.conftest import COUNT, KEYS, World
+from tests.broker.conftest import BLK8, COUNT, FEDERATION, KEYS, LAYOUT, World
 
 Bad = Callable[[World], list[bytes]]
 
@@ -21,10 +24,16 @@ def flipped(message: bytes, at: int) -> bytes:
     return message[:at] + bytes([message[at] ^ 16]) + message[at + 1 :]
 
 
+def zeros(codec: CodecSpec, count: int = COUNT) -> bytes:
+    layout = LAYOUT if count == COUNT else VectorLayout.flat(count)
+    keys = seeds.codec_keys(FEDERATION, "dev-1", 1, 1)
+    return encode_payload(codec, layout, np.zeros(count, np.float32), keys=keys, weight=5, steps=1, loss=0.1)
+
+
 def with_values(values: np.ndarray) -> bytes:
     """A blk8 payload whose first block is replaced by one that decodes to `values`' extremes."""
-    payload = bytearray(encode_payload(BLK8, np.zeros(COUNT, np.float32), weight=50, steps=1, loss=0.1, seed=None))
-    start = len(payload) - BLK8.size(COUNT)
+    payload = bytearray(zeros(BLK8))
+    start = len(payload) - codec_of(BLK8).most(LAYOUT)
     payload[start : start + 5] = struct.pack("<fb", float(values[0]), int(values[1]))
     return bytes(payload)
 
@@ -54,18 +63,17 @@ DROPPED: dict[str, tuple[Bad, str]] = {
 
 REFUSED: dict[str, tuple[Bad, str]] = {
     "NaN": (lambda w: w.update("dev-1", with_values(np.array([np.nan, 1]))), "scale is negative, not finite"),
-    "beyond 64": (lambda w: w.update("dev-1", with_values(np.array([1.0, 100]))), "value 0 of 70000.*range of 64"),
+    "beyond 64": (
+        lambda w: w.update("dev-1", with_values(np.array([1.0, 100]))),
+        "tensor 'conv.weight', value 0 of 16000 is 100.*range of 64",
+    ),
     "code -128": (lambda w: w.update("dev-1", with_values(np.array([0.1, -128]))), "block 0: code"),
     "another codec": (
-        lambda w: w.update(
-            "dev-1", encode_payload(RAW32, np.zeros(10_000, np.float32), weight=5, steps=1, loss=0.1, seed=None)
-        ),
+        lambda w: w.update("dev-1", zeros(CodecSpec(name="raw32"), 10_000)),
         "this round uses blk8",
     ),
     "another size": (
-        lambda w: w.update(
-            "dev-1", encode_payload(BLK8, np.zeros(64, np.float32), weight=5, steps=1, loss=0.1, seed=None)
-        ),
+        lambda w: w.update("dev-1", zeros(BLK8, 64)),
         "holds 64 floats, the plan has 70000",
     ),
     "not a payload": (lambda w: w.update("dev-1", b"\xff\xff rubbish"), "update info"),

@@ -12,9 +12,9 @@ from fleetgrad.broker.journal import Attempt, Boot, Contribution, JournalError, 
 
 ROWS: list[Row] = [
     Boot(1),
-    Attempt(1, 1, "open", 0),
-    Attempt(1, 1, "collecting", 0),
-    Contribution(1, 1, "dev-1", "ab", 10, 20, 3, 0.5),
+    Attempt(1, 1, "open", 0, "cc"),
+    Attempt(1, 1, "collecting", 0, "cc"),
+    Contribution(1, 1, "dev-1", "ab", 10, 20, 3, 0.5, 8.5),
     Version(0, "aa", 40, "00", "bb", "{}"),
 ]
 
@@ -34,7 +34,7 @@ def test_a_commit_is_all_or_nothing(tmp_path: Path) -> None:
     journal = SqliteJournal(tmp_path / "j")
     journal.commit(ROWS)
     with pytest.raises(JournalError):
-        journal.commit([Attempt(2, 1, "open", 0), ROWS[3]])  # the second row's key is taken
+        journal.commit([Attempt(2, 1, "open", 0, "cc"), ROWS[3]])  # the second row's key is taken
     assert set(journal.load().attempts) == {(1, 1)}
 
 
@@ -61,7 +61,7 @@ def test_what_a_killed_process_had_committed_is_there(tmp_path: Path) -> None:
         "from pathlib import Path; from fleetgrad.broker.journal import *\n"
         f"j = SqliteJournal(Path({str(tmp_path / 'j')!r}))\n"
         "for i in range(1, 100000):\n"
-        "    j.commit([Boot(i), Attempt(i, 1, 'open', 0)]); print(i, flush=True)"
+        "    j.commit([Boot(i), Attempt(i, 1, 'open', 0, '')]); print(i, flush=True)"
     )
     for _ in range(3):
         (tmp_path / "j").unlink(missing_ok=True)

@@ -10,9 +10,17 @@ from hypothesis import strategies as st
 from fleetgrad.broker.merge import MergeError, merge
 from fleetgrad.broker.strategies.fedavg import FedAvg
 from fleetgrad.native.binding import KernelError
-from fleetgrad.wire.codecs import RAW32, encode_payload
+from fleetgrad.wire.codecs import encode_payload
+from fleetgrad.wire.coding.layout import VectorLayout
+from fleetgrad.wire.coding.spec import CodecSpec
+from fleetgrad.wire.seeds import Keys
 
+RAW32, LAYOUT = CodecSpec(name="raw32"), VectorLayout.flat(5)
 finite = st.floats(-64, 64, width=32)
+
+
+def keys(_device: str) -> Keys:
+    return Keys(1, 2)
 
 
 @settings(max_examples=60, deadline=None)
@@ -23,12 +31,15 @@ finite = st.floats(-64, 64, width=32)
 def test_merging_is_exact_in_fixed_point_and_in_any_order(members: list, random: object) -> None:
     old = np.array([0.5, -1, 3e-5, 100, 0], np.float32)
     payloads = [
-        (f"dev-{i}", encode_payload(RAW32, np.array(values, np.float32), weight=w, steps=1, loss=0.0, seed=None))
+        (
+            f"dev-{i}",
+            encode_payload(RAW32, LAYOUT, np.array(values, np.float32), keys=keys(""), weight=w, steps=1, loss=0.0),
+        )
         for i, (values, w) in enumerate(members)
     ]
-    merged = merge(old.astype("<f4").tobytes(), payloads, RAW32)
+    merged = merge(old.astype("<f4").tobytes(), payloads, RAW32, LAYOUT, keys)
     random.shuffle(payloads)  # type: ignore[attr-defined]
-    assert merge(old.astype("<f4").tobytes(), payloads, RAW32) == merged
+    assert merge(old.astype("<f4").tobytes(), payloads, RAW32, LAYOUT, keys) == merged
     total = sum(w for _, w in members)
     for i, value in enumerate(np.frombuffer(merged, "<f4")):
         exact = sum(w * round(Fraction(float(np.float32(v[i]))) * 2**32) for v, w in members)
@@ -38,7 +49,7 @@ def test_merging_is_exact_in_fixed_point_and_in_any_order(members: list, random:
 
 def test_a_payload_that_changed_on_disk_names_its_device() -> None:
     with pytest.raises(MergeError, match="update of dev-9"):
-        merge(bytes(20), [("dev-9", b"\x00\x00")], RAW32)
+        merge(bytes(20), [("dev-9", b"\x00\x00")], RAW32, LAYOUT, keys)
 
 
 def test_weights_over_the_limit_are_refused_before_they_are_added() -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from fleetgrad.broker import settings
-from fleetgrad.broker.settings import Broker, Codec, Data, Round, Settings, Training
+from fleetgrad.broker.settings import Broker, Data, Round, Settings, Training
+from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.settings import SettingsError
 
 FULL = Settings(
@@ -15,7 +16,7 @@ FULL = Settings(
     gradients="fp32",
     broker=Broker(url="mqtt://192.0.2.7:1884", insecure=True),
     training=Training(local_epochs=2, batch_size=7, learning_rate=0.125, momentum=0.5, weight_decay=0.001),
-    codec=Codec(name="raw32", rounding="nearest"),
+    codec=CodecSpec(name="blk4", rounding="nearest"),
     round=Round(rounds=3, goal=5, minimum=0.5, over_selection=1.5, deadline=60.0),
     data=Data(path="a b/eval.npz", x='x"1', y="y", scale=0.00392, shape=(1, 28, 28)),
 )
@@ -41,7 +42,25 @@ def test_every_setting_reaches_the_rounds() -> None:
     policy, training = found.policy, FULL.training
     for name in ("local_epochs", "batch_size", "learning_rate", "momentum", "weight_decay"):
         assert getattr(policy, name) == getattr(training, name), name
-    assert (policy.codec, policy.rounding) == ("raw32", "nearest")
+    assert policy.codec == CodecSpec(name="blk4", rounding="nearest")
+
+
+@pytest.mark.parametrize(
+    ("table", "spec"),
+    [
+        ('name = "auto"\nbits = 2', CodecSpec(name="auto", bits=2.0)),
+        ('name = "auto"\nbytes = 400_000', CodecSpec(name="auto", bytes=400_000)),
+        ('name = "rot-2"', CodecSpec(name="rot-2")),
+        ('name = "topk"\nfraction = 0.02', CodecSpec(name="topk", fraction=0.02)),
+        ('name = "ring"\nbits = 20\nstep = 0.001', CodecSpec(name="ring", bits=20.0, step=0.001)),
+    ],
+)
+def test_a_codec_is_a_table_with_what_it_takes(tmp_path: Path, table: str, spec: CodecSpec) -> None:
+    (tmp_path / settings.FILE).write_text(f'name = "fed"\n\n[codec]\n{table}\n')
+    found = settings.load(tmp_path)
+    assert found.round_settings().policy.codec == spec
+    settings.write(found, tmp_path)
+    assert settings.load(tmp_path) == found
 
 
 @pytest.mark.parametrize(
@@ -51,7 +70,10 @@ def test_every_setting_reaches_the_rounds() -> None:
         ("local-epochs = 2", 'local-epochs = "2"', "training.local-epochs", "expected `int`, got `str`"),
         ("batch-size = 7", "batch-size = 0", "training.batch-size", ">= 1"),
         ("momentum = 0.5", "momentum = 1.0", "training.momentum", "< 1"),
-        ('name = "raw32"', 'name = "zip"', "codec.name", "zip"),
+        ('name = "blk4"', 'name = "zip"', "codec.name", "zip"),
+        ('rounding = "nearest"', 'rounding = "up"', "codec.rounding", "up"),
+        ('rounding = "nearest"', "bits = 4", "codec.bits", "codec blk4 takes only rounding"),
+        ('rounding = "nearest"', "bit = 4", "codec.bit", "unknown key"),
         ("minimum = 0.5", "minimum = 0", "round.minimum", "> 0"),
         ("goal = 5", "goal = -1", "round.goal", ">= 0"),
         ("insecure = true", "insecure = 1", "broker.insecure", "expected `bool`"),

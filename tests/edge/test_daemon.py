@@ -24,6 +24,7 @@ from fleetgrad.edge.daemon import TRAINER_TRIES, TrainerChild
 from fleetgrad.edge.training.plan_dir import open_plan
 from fleetgrad.wire import bundle, signing
 from fleetgrad.wire.messages import Policy
+from fleetgrad.wire.seeds import Keys
 
 SECONDS = 60.0  # a hang guard
 HEAVY = ("onnxruntime", "onnx", "typer", "rich")
@@ -98,7 +99,9 @@ def await_end(pid: int) -> None:
 
 
 def job(round_: int = 3, **policy: Any) -> ev.Train:
-    return ev.Train(round_, 1, "objects/aa", "objects/bb", Policy(**policy), 1, 2, f"updates/{round_}-1.payload")
+    return ev.Train(
+        round_, 1, "objects/aa", "objects/bb", Policy(**policy), 1, Keys(2, 3), f"updates/{round_}-1.payload"
+    )
 
 
 class Trainers:
@@ -211,7 +214,7 @@ def ask(toml: Path, child: "subprocess.Popen[str]", **policy: Any) -> None:
     """Hands a trainer the request that a daemon would."""
     request = {
         "round": 3, "attempt": 1, "plan": "objects/aa", "params": "objects/bb", "policy": Policy(**policy), "seed": 1,
-        "codec-seed": 2, "output": "updates/3-1.payload", "spool": str(toml.parent / "spool"),
+        "keys": {"own": 2, "shared": 3}, "output": "updates/3-1.payload", "spool": str(toml.parent / "spool"),
         "data": {"path": str(toml.parent / "data.npz")}, "threads": 1,
     }  # fmt: skip
     assert child.stdin is not None

@@ -141,7 +141,7 @@ class Device:
         name = f"updates/{round_}-{attempt}.payload"
         self.disk.held[name] = payload
         return self.handle(
-            ev.Trained(round_, attempt, name, len(payload), hashlib.sha256(payload).hexdigest(), 50, 10, 0.25)
+            ev.Trained(round_, attempt, name, len(payload), hashlib.sha256(payload).hexdigest(), 50, 10, 0.25, 8.5)
         )
 
     def receipt(self, round_: int = 1, attempt: int = 1, verdict: Any = "accepted", **fields: Any) -> list[ev.Effect]:
@@ -240,7 +240,8 @@ def test_every_select_is_answered_by_a_birth_and_trains_at_most_once() -> None:
     device.select()
     (train,) = device.trains()
     assert (train.round, train.attempt) == (1, 1)
-    assert train.seed == seeds.derive("fl1-seed", "test", "dev-1", 1, 1) != train.codec_seed
+    assert train.seed == seeds.derive("fl1-seed", "test", "dev-1", 1, 1)
+    assert train.keys == seeds.codec_keys("test", "dev-1", 1, 1)
     assert [b.state for b in device.births()] == ["training"]
     device.select()
     assert device.trains() == []

@@ -62,7 +62,7 @@ def request_(tmp_path: Path) -> dict[str, Any]:
     np.savez(tmp_path / "data.npz", x=rng.random((300, 8)), y=rng.integers(0, 3, 300))
     return {
         "round": 3, "attempt": 1, "plan": "objects/aa", "params": "objects/bb", "policy": Policy(local_epochs=30),
-        "seed": 1, "codec-seed": 2, "output": "updates/3-1.payload", "spool": str(tmp_path),
+        "seed": 1, "keys": {"own": 2, "shared": 3}, "output": "updates/3-1.payload", "spool": str(tmp_path),
         "data": {"path": str(tmp_path / "data.npz")}, "threads": 1,
     }  # fmt: skip
 

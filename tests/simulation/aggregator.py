@@ -10,6 +10,7 @@ I7  an attempt goes on or ends; the next one begins only then
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fleetgrad.broker import events
@@ -43,6 +44,7 @@ class CheckedJournal:
     def load(self) -> Memory:
         memory = Memory()
         memory.boot = self.memory.boot
+        memory.configs = dict(self.memory.configs)
         memory.attempts, memory.contributions = dict(self.memory.attempts), dict(self.memory.contributions)
         memory.versions = list(self.memory.versions)
         return memory
@@ -76,6 +78,12 @@ class CheckedJournal:
     def _check_attempt(self, row: Attempt) -> None:
         self.owner.saw(f"attempt {row.state}")
         known = self.memory.attempts.get((row.round, row.attempt))
+        if known is not None and known.state != "open" and known.config != row.config:
+            raise Violation(f"I7: attempt {row} changes its policy after devices were asked")
+        if known is not None and known.config != row.config:
+            self.owner.saw("policy changed under an open attempt")
+        if known is None and any(a.config != row.config for a in self.memory.attempts.values()):
+            self.owner.saw("attempt under another policy")
         if known is not None:
             if known.state in ENDED:
                 raise Violation(f"I7: attempt {row} after it ended as {known.state}")
@@ -97,10 +105,10 @@ class CheckedJournal:
         attempt = self.memory.attempts.get((row.round, row.attempt))
         if attempt is not None and attempt.state in ENDED:
             raise Violation(f"I7: {key} is counted in an attempt that is {attempt.state}")
-        if row.payload not in self.world.payloads:
+        if row.payload not in self.world.made:
             raise Violation(f"I1: {key} counts a payload that no trainer made")
         name = f"spool/{row.round}-{row.attempt}-{row.device}.payload"
-        if self.owner.disk.durable(name) != self.world.payloads[row.payload]:
+        if self.owner.disk.durable(name) != self.world.made[row.payload].payload:
             raise Violation(f"I2: {key} is counted, but its payload isn't durable")
 
     def _check_version(self, row: Version, rows: list[Row]) -> None:
@@ -125,7 +133,7 @@ class CheckedJournal:
             lines = "".join(f"{c.device} {c.payload} {c.weight}\n" for c in members)
             if hashlib.sha256(lines.encode()).hexdigest() != record["members"]:
                 raise Violation(f"I1: version {row.number} doesn't name exactly its members")
-            if merge(self.models[-1], (self.world.payloads[c.payload] for c in members)) != raw:
+            if merge(self.models[-1], (self.world.made[c.payload] for c in members)) != raw:
                 raise Violation(f"I5: version {row.number} isn't the sum of its {len(members)} members")
         self.models.append(raw)
 
@@ -146,7 +154,7 @@ class Aggregator(Process):
         scenario = world.scenario
         self.settings = RoundSettings(
             federation=world.federation,
-            policy=Policy(codec=scenario.codec, rounding=scenario.rounding),
+            policy=Policy(codec=scenario.codec),
             rounds=scenario.rounds,
             goal=scenario.goal,
             minimum=scenario.minimum,
@@ -164,9 +172,12 @@ class Aggregator(Process):
         if attempts:
             self.saw(f"restart in {attempts[max(attempts)].state}")
         before = {k: a.state for k, a in attempts.items() if a.state not in ENDED}
+        then = self.world.scenario.then
+        if then is not None and self.world.clock.now >= self.world.scenario.switch_at:
+            self.settings = replace(self.settings, policy=Policy(codec=then))
         machine = Rounds(
             self.settings, self.journal, self.disk, self.world.key, keys.get, lambda: len(keys), self.plan, self.initial,
-            self.random, self.now(),
+            self.world.layout, self.random, self.now(),
         )  # fmt: skip
         after = {k: a.state for k, a in self.journal.memory.attempts.items() if a.state not in ENDED}
         if before and before.keys() != after.keys():

@@ -13,12 +13,13 @@ import msgspec
 from fleetgrad.edge import events
 from fleetgrad.edge.link import outbox
 from fleetgrad.edge.participant import Identity, Participant
+from fleetgrad.wire.codecs import read_info
 from fleetgrad.wire.files import DiskError, put
 from fleetgrad.wire.messages import BIRTH, COMMAND, HEAD, Birth, Bitmap, Command, Head, Receipt, Select
 from fleetgrad.wire.signing import Untrusted, verify_message
 from tests.simulation.clock import Timer
 from tests.simulation.process import Process, Violation
-from tests.simulation.training import train
+from tests.simulation.training import Made, train
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -143,10 +144,10 @@ class Device(Process):
     def _trainer_done(self, job: events.Train, params: bytes) -> None:
         world = self.world
         payload, steps, loss = train(
-            params, self.device, self.samples, job.policy, job.seed, job.codec_seed, mad=self.mad
+            params, self.device, self.samples, job.policy, job.seed, job.keys, world.layout, mad=self.mad
         )
         self.provoke(0.1, 16)
-        world.payloads[hashlib.sha256(payload).hexdigest()] = payload
+        world.made[hashlib.sha256(payload).hexdigest()] = Made(payload, job.policy.codec, job.keys, world.layout)
         done: list[events.Event] = []
 
         def act() -> None:
@@ -160,7 +161,17 @@ class Device(Process):
             sha = hashlib.sha256(payload).hexdigest()
             self.job = None
             done.append(
-                events.Trained(job.round, job.attempt, job.output, len(payload), sha, self.samples, steps, loss)
+                events.Trained(
+                    job.round,
+                    job.attempt,
+                    job.output,
+                    len(payload),
+                    sha,
+                    self.samples,
+                    steps,
+                    loss,
+                    read_info(payload)[0].rate,
+                )
             )
 
         self.guard(act)

@@ -10,12 +10,14 @@ federation must finish its rounds within a bounded time.
 
 import random
 from dataclasses import dataclass, replace
-from typing import Literal
 
-from fleetgrad.wire.messages import CodecName
+from fleetgrad.wire.coding.spec import CodecSpec
 from tests.simulation.network import Weather
 
-Rounding = Literal["nearest", "stochastic"]
+CODECS = (
+    CodecSpec(name="raw32"), CodecSpec(name="blk8"), CodecSpec(name="blk8", rounding="nearest"), CodecSpec(name="fp16"),
+    CodecSpec(name="rot-4"), CodecSpec(name="ec-dither", bits=3), CodecSpec(name="lossless"), CodecSpec(name="auto", bits=4), CodecSpec(name="ring", bits=20, step=2.0**-12),
+)  # fmt: skip
 FOREVER = 10 * 86400.0  # seconds
 
 
@@ -42,8 +44,9 @@ class Scenario:
     devices: int
     rounds: int
     length: int
-    codec: CodecName
-    rounding: Rounding
+    codec: CodecSpec
+    then: CodecSpec | None  # what the operator changes the codec to; an aggregator that starts after `switch_at` has it
+    switch_at: float
     patient: bool
     goal: int
     minimum: float
@@ -68,17 +71,17 @@ def draw(seed: int) -> Scenario:
     r = random.Random(f"scenario {seed}")
     devices = r.randint(6, 10)
     patient = seed % 2 == 0
-    length, codec = r.choice([(320, "blk8"), (320, "raw32"), (20_000, "blk8"), (20_000, "raw32"), (40_000, "raw32")])
-    codec_name: CodecName = "blk8" if codec == "blk8" else "raw32"
-    rounding: Rounding = "stochastic" if r.random() < 0.7 else "nearest"
+    length = r.choice([320, 320, 20_000, 20_000, 40_000])
+    codec = r.choice(CODECS)
     storm = r.uniform(150, 400)
     return Scenario(
         seed=seed,
         devices=devices,
         rounds=r.randint(3, 5),
         length=length,
-        codec=codec_name,
-        rounding=rounding,
+        codec=codec,
+        then=r.choice(CODECS) if not patient and r.random() < 0.7 else None,
+        switch_at=r.uniform(0, storm / 2),
         patient=patient,
         goal=devices if patient else r.randint(2, devices - 3),
         minimum=1.0 if patient else r.choice([0.5, 0.8]),

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 RUNS = 200 if os.environ.get("FLEETGRAD_SAMPLE") == "full" else 20
 
 SOMETIMES = [
-    "aggregator died", "aggregator message_dropped", "attempt committing", "birth fetching", "birth training",
+    "aggregator died", "attempt under another policy", "aggregator message_dropped", "attempt committing", "birth fetching", "birth training",
     "birth uploading", "bitmap of a part sent", "broker amnesia", "crash after fsync", "crash after rename", "crash after write",
     "crash before effect", "crash before fsync", "crash before rename", "crash before write", "crash inside write",
     "device died", "device disk_failed", "device message_dropped", "device round_closed", "disk full", "partition",
@@ -27,6 +27,7 @@ SOMETIMES = [
     "restart uploading", "start refused by a full disk", "trainer died", "training cancelled",
 ]  # fmt: skip
 RARELY = [
+    "policy changed under an open attempt",
     "aggregator device_out", "aggregator disk_failed", "aggregator round_abandoned", "aggregator update_refused",
     "commit refused by a full disk", "crash after commit", "crash after unlink", "crash before commit", "crash before unlink",
     "device chunk_dropped", "device deadline_passed", "disk full under the trainer", "receipt duplicate", "receipt late",

@@ -9,17 +9,29 @@ import hashlib
 import random
 import struct
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fleetgrad.wire.codecs import CODECS, encode_payload
+from fleetgrad.wire.codecs import decode_payload, encode_payload
+from fleetgrad.wire.coding.layout import VectorLayout
+from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.messages import Policy
+from fleetgrad.wire.seeds import Keys
 
 
 def train(
-    params: bytes, device: str, samples: int, policy: Policy, seed: int, codec_seed: int, *, mad: bool = False
+    params: bytes,
+    device: str,
+    samples: int,
+    policy: Policy,
+    seed: int,
+    keys: Keys,
+    layout: VectorLayout,
+    *,
+    mad: bool = False,
 ) -> tuple[bytes, int, float]:
     """Payload, steps and loss of one device's update: the same for the same arguments, another for any other.
 
@@ -30,23 +42,38 @@ def train(
         [seed, int.from_bytes(hashlib.sha256(device.encode() + params).digest()[:8], "little")]
     )
     delta = (0.05 * drawn.standard_normal(old.size) - 0.1 * old).astype(np.float32)
+    layout.clear_padding(delta)
     if mad:
         delta[old.size // 2] = 100.0
     steps = -(-samples // policy.batch_size) * policy.local_epochs
     loss = float(drawn.random())
-    rounding = codec_seed if policy.rounding == "stochastic" else None
-    return (
-        encode_payload(CODECS[policy.codec], delta, weight=samples, steps=steps, loss=loss, seed=rounding),
-        steps,
-        loss,
-    )
+    return encode_payload(policy.codec, layout, delta, keys=keys, weight=samples, steps=steps, loss=loss), steps, loss
 
 
-def decode(payload: bytes) -> tuple[int, NDArray[np.float32]]:
-    """Weight and vector of a payload, read by hand."""
+@dataclass(frozen=True, slots=True)
+class Made:
+    """An update that a trainer made, and what it takes to read it."""
+
+    payload: bytes
+    codec: CodecSpec
+    keys: Keys
+    layout: VectorLayout
+
+
+def layout_of(length: int) -> VectorLayout:
+    """A matrix and two vectors, with padding, that take `length` floats."""
+    return VectorLayout.stacked([("weight", (16, length // 16 - 4)), ("bias", (17,)), ("scale", (32,))])
+
+
+def decode(made: Made) -> tuple[int, NDArray[np.float32]]:
+    """Weight and vector of a payload: read by hand where a codec is simple, else by the decoder that its own tests hold."""
+    payload = made.payload
     (length,) = struct.unpack_from("<H", payload)
     info = msgspec.msgpack.decode(payload[2 : 2 + length])
     coded = payload[2 + length :]
+    if made.codec.name not in ("raw32", "blk8"):
+        out = np.empty(made.layout.count, np.float32)
+        return decode_payload(payload, made.codec, made.layout, made.keys, out).weight, out
     if info["codec"] == 0:
         return info["weight"], np.frombuffer(coded, "<f4").astype(np.float32)
     values: list[NDArray[np.float32]] = []
@@ -56,16 +83,18 @@ def decode(payload: bytes) -> tuple[int, NDArray[np.float32]]:
         codes = np.frombuffer(coded[at + 4 : at + 68], np.int8)
         values.append(scale * codes.astype(np.float32))
         at += 68
-    return info["weight"], np.concatenate(values)
+    joined = np.concatenate(values)
+    made.layout.clear_padding(joined)
+    return info["weight"], joined
 
 
-def merge(old: bytes, payloads: Iterable[bytes]) -> bytes:
-    """The params that must follow from `old` and exactly these payloads, in whatever order."""
+def merge(old: bytes, updates: Iterable[Made]) -> bytes:
+    """The params that must follow from `old` and exactly these updates, in whatever order."""
     base = np.frombuffer(old, "<f4")
     total: NDArray[np.int64] | None = None
     weights = 0
-    for payload in payloads:
-        weight, values = decode(payload)
+    for update in updates:
+        weight, values = decode(update)
         fixed = np.rint(values.astype(np.float64) * 2.0**32).astype(np.int64) * weight
         total = fixed if total is None else total + fixed
         weights += weight

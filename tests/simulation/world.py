@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 
-from fleetgrad.wire.codecs import CODECS, payload_bound
+from fleetgrad.broker.rounds import KEPT_VERSIONS
+from fleetgrad.wire.codecs import payload_bound
 from fleetgrad.wire.signing import PrivateKey
 from fleetgrad.wire.topics import Topics
 from tests.simulation.aggregator import Aggregator
@@ -22,7 +23,7 @@ from tests.simulation.network import Network, Weather
 from tests.simulation.process import Process, Violation
 from tests.simulation.scenario import Scenario, draw
 from tests.simulation.trace import Trace
-from tests.simulation.training import initial_params
+from tests.simulation.training import Made, initial_params, layout_of
 
 PLAN = b"a plan, which no state machine opens" * 100
 MOST_STEPS = 400_000  # events: a run that needs more isn't getting anywhere
@@ -60,7 +61,8 @@ class World:
         self.federation = "sim"
         self.topics = Topics(self.federation)
         self.key = key_of("aggregator")
-        self.payloads: dict[str, bytes] = {}
+        self.made: dict[str, Made] = {}
+        self.layout = layout_of(scenario.length)
         self.devices = [Device(self, i) for i in range(scenario.devices)]
         if scenario.clone:
             self.devices.append(Device(self, self.random.randrange(scenario.devices), clone=True))
@@ -187,10 +189,14 @@ class World:
             raise Violation(f"I4: {len(journal.models) - 1} versions after {s.rounds} rounds")
         if s.patient and len(journal.memory.attempts) != s.rounds:
             raise Violation("an attempt was abandoned though nothing could make it so")
-        payload, model = payload_bound(CODECS[s.codec], s.length), 4 * s.length
+        payload = max(payload_bound(codec, self.layout) for codec in (s.codec, s.then or s.codec))
+        model = 4 * s.length
         for process, cap in [
             *((d, len(PLAN) + 3 * model + 3 * payload + 65536) for d in self.devices),
-            (self.aggregator, len(PLAN) + 4 * model + 2 * s.devices * payload + 65536),
+            (
+                self.aggregator,
+                len(PLAN) + (min(KEPT_VERSIONS, s.rounds + 1) + 1) * model + 2 * s.devices * payload + 65536,
+            ),
         ]:
             if process.disk.most_bytes > cap:
                 raise Violation(f"I9: {process.name} used {process.disk.most_bytes} bytes of disk, {cap} should do")

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from fleetgrad.native import kernels
 from fleetgrad.wire import frames, messages, seeds
-from fleetgrad.wire.codecs import BLK8, RAW32, Codec, encode_payload
+from fleetgrad.wire.codecs import decode_payload, encode_payload
+from fleetgrad.wire.coding.layout import VectorLayout
+from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.messages import Birth, Bitmap, Closed, Head, ObjectRef, Policy, Receipt, RetryAfter, Select
 from fleetgrad.wire.signing import PrivateKey, sign_message
 from fleetgrad.wire.topics import Topics, name_hash, shard_of
@@ -40,9 +42,41 @@ def delta(count: int) -> NDArray[np.float32]:
     return (((37 * np.arange(count)) % 511 - 255) / 4096).astype(np.float32)
 
 
-def payload(codec: Codec, count: int, seed: int | None) -> bytes:
-    """The example vector as an update's payload."""
-    return encode_payload(codec, delta(count), weight=120, steps=32, loss=0.5, seed=seed)
+RAW32, BLK8 = CodecSpec(name="raw32"), CodecSpec(name="blk8", rounding="nearest")
+LARGE = VectorLayout.stacked([("weight", (33, 40)), ("bias", (33,))])  # auto's example: one large tensor, one small
+EXAMPLES = {
+    "raw32": RAW32, "fp16": CodecSpec(name="fp16"), "blk8 to nearest": BLK8, "blk8 stochastic": CodecSpec(name="blk8"),
+    "blk4 to nearest": CodecSpec(name="blk4", rounding="nearest"), "rot-2": CodecSpec(name="rot-2"),
+    "ec-dither": CodecSpec(name="ec-dither", bits=4), "ec-dz": CodecSpec(name="ec-dz", bits=4),
+    "topk": CodecSpec(name="topk", fraction=0.1), "lossless": CodecSpec(name="lossless"), "ring": CodecSpec(name="ring"),
+    "auto": CodecSpec(name="auto", bits=2),
+}  # fmt: skip
+
+
+def layout_of(name: str) -> VectorLayout:
+    """Layout of an example."""
+    return LARGE if name == "auto" else VectorLayout.flat(SHORT)
+
+
+def payload(codec: CodecSpec, layout: VectorLayout) -> bytes:
+    """The example vector as an update's payload, under the keys of the example's device and attempt."""
+    values = delta(layout.count)
+    layout.clear_padding(values)
+    keys = seeds.codec_keys(FEDERATION, DEVICE, ROUND, ATTEMPT)
+    return encode_payload(codec, layout, values, keys=keys, weight=120, steps=32, loss=0.5)
+
+
+def payload_vector(name: str) -> dict[str, Any]:
+    """An example payload with what its reader must know, and the hash of the float32 that it decodes to."""
+    spec, layout = EXAMPLES[name], layout_of(name)
+    made, out = payload(spec, layout), np.empty(layout.count, np.float32)
+    decode_payload(made, spec, layout, seeds.codec_keys(FEDERATION, DEVICE, ROUND, ATTEMPT), out)
+    return {
+        "codec": msgspec.to_builtins(spec),
+        "tensors": [[p.name, list(p.shape)] for p in layout.parts],
+        "payload": made.hex(),
+        "decoded sha256": hashlib.sha256(out.astype("<f4").tobytes()).hexdigest(),
+    }
 
 
 def update_header(type_: int, length: int, sha256: bytes) -> frames.Header:
@@ -84,7 +118,7 @@ def jws() -> dict[str, str]:
 
 def long_update() -> tuple[frames.Header, bytes, list[bytes]]:
     """Header, body and frames of the three-chunk update."""
-    data = payload(RAW32, LONG, None)
+    data = payload(RAW32, VectorLayout.flat(LONG))
     header = update_header(frames.UPDATE, len(data), hashlib.sha256(data).digest())
     body = data + frames.sign_body(DEVICE_KEY, header)
     return header, body, list(frames.frames(header, body))
@@ -94,12 +128,6 @@ def make() -> dict[str, Any]:
     """All vectors; bytes are hex."""
     header, body, made = long_update()
     query = update_header(frames.QUERY, 0, header.payload_sha256)
-    small = {
-        "raw32": payload(RAW32, SHORT, None),
-        "blk8 to nearest": payload(BLK8, SHORT, None),
-        "blk8 stochastic, seed 1": payload(BLK8, SHORT, 1),
-        "blk8 stochastic, seed 2^64 - 1": payload(BLK8, SHORT, 2**64 - 1),
-    }
     model = b"".join(i.to_bytes(2, "little") for i in range(40_000))
     objects = frames.object_header(len(model), hashlib.sha256(model).digest())
     total = np.zeros(SHORT, np.int64)
@@ -131,8 +159,9 @@ def make() -> dict[str, Any]:
         "seeds": {
             purpose: f"{seeds.derive(purpose, FEDERATION, DEVICE, ROUND, ATTEMPT):016x}"
             for purpose in ("fl1-seed", "fl1-codec")
-        },
-        "payloads": {name: data.hex() for name, data in small.items()},
+        }
+        | {"fl1-ring": f"{seeds.codec_keys(FEDERATION, DEVICE, ROUND, ATTEMPT).shared:016x}"},
+        "payloads": {name: payload_vector(name) for name in EXAMPLES},
         "update": {
             "floats": LONG,
             "payload length": len(body) - 64,
@@ -180,7 +209,7 @@ def example() -> str:
             154: "reserved",
         },
     )  # fmt: skip
-    data = payload(BLK8, SHORT, None)
+    data = payload(BLK8, VectorLayout.flat(SHORT))
     info = int.from_bytes(data[:2], "little")
     coded = dump(
         data,

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetgrad.wire import messages, topics
+from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.messages import (
     AggregatorStatus,
     Birth,
@@ -49,7 +50,7 @@ ALL: tuple[msgspec.Struct, ...] = (
     DeviceStatus(state="offline", device="dev-1", boot=1),
     AggregatorStatus(state="collecting", federation="demo", boot=1),
     Metrics(round=1, version=1, members=2, accuracy=None, loss=0.5, bytes_up=1, bytes_down=2, seconds=1.5),
-    UpdateInfo(codec=3, bits=8, count=5, weight=10, steps=4, loss=0.25),
+    UpdateInfo(codec=3, parameter=8, rate=8.5, count=5, weight=10, steps=4, loss=0.25),
 )
 
 
@@ -121,7 +122,7 @@ def test_a_value_out_of_range_is_refused(message: msgspec.Struct, field: str, va
         ("weight", 2**24 + 1),
         ("count", 0),
         ("count", 2**28 + 1),
-        ("bits", 0),
+        ("parameter", 256),
         ("steps", 0),
         ("codec", 256),
     ],
@@ -153,7 +154,7 @@ def test_a_policy_with_whole_numbers_hashes_as_the_reader_will(rate: int) -> Non
 def test_every_field_of_a_policy_changes_its_hash() -> None:
     changed = [
         Policy(local_epochs=5), Policy(batch_size=17), Policy(learning_rate=0.051), Policy(momentum=0.91),
-        Policy(weight_decay=1e-4), Policy(codec="raw32"), Policy(rounding="nearest"), Policy(),
+        Policy(weight_decay=1e-4), Policy(codec=CodecSpec(name="raw32")), Policy(),
     ]  # fmt: skip
     assert len(changed) == len(msgspec.structs.fields(Policy)) + 1
     assert len({p.sha256() for p in changed}) == len(changed)

@@ -15,7 +15,9 @@ import pytest
 from fleetgrad.native import binding
 from fleetgrad.wire import frames, messages, seeds
 from fleetgrad.wire.chunks import Assembly
-from fleetgrad.wire.codecs import BLK8, RAW32, decode_payload, read_info
+from fleetgrad.wire.codecs import decode_payload, read_info
+from fleetgrad.wire.coding.layout import VectorLayout
+from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.messages import Command, Head, Policy
 from fleetgrad.wire.signing import PrivateKey, PublicKey, Untrusted, verify_message
 
@@ -57,7 +59,10 @@ def test_the_spec_shows_the_same_bytes(make_vectors: ModuleType) -> None:
     assert make_vectors.spec_with_example(text) == text, AGAIN
     header = bytes.fromhex(VECTORS["update"]["headers"][0])
     dumped = text.split(make_vectors.BEGIN)[1].split("```")
-    for block, raw in ((dumped[1], header), (dumped[3], bytes.fromhex(VECTORS["payloads"]["blk8 to nearest"]))):
+    for block, raw in (
+        (dumped[1], header),
+        (dumped[3], bytes.fromhex(VECTORS["payloads"]["blk8 to nearest"]["payload"])),
+    ):
         assert bytes.fromhex("".join(line[6:53] for line in block.strip("\n").splitlines())) == raw
 
 
@@ -78,26 +83,33 @@ def test_the_policy_hash_is_that_of_its_json() -> None:
     assert msgspec.json.decode(text, type=Policy).sha256() == VECTORS["policy"]["sha256"]
 
 
-def test_seeds_follow_section_4_4_of_the_spec() -> None:
+def test_keys_follow_section_4_4_of_the_spec() -> None:
     for purpose, value in VECTORS["seeds"].items():
         text = purpose.encode() + b"demo\0dev-1\0" + struct.pack("<IH", 7, 2)
+        if purpose == "fl1-ring":
+            text = purpose.encode() + b"demo\0\0" + struct.pack("<IH", 7, 0)
         assert f"{int.from_bytes(hashlib.sha256(text).digest()[:8], 'little'):016x}" == value
-    drawn = {
+
+
+def test_no_two_devices_rounds_attempts_or_purposes_share_a_key() -> None:
+    purposes: tuple[seeds.Purpose, ...] = ("fl1-seed", "fl1-codec")
+    drawn = [
         seeds.derive(purpose, fed, dev, round_, attempt)
-        for purpose in ("fl1-seed", "fl1-codec")
-        for fed, dev in (("a", "bc"), ("ab", "c"))
-        for round_ in (1, 2)
-        for attempt in (1, 2)
-    }
-    assert len(drawn) == 16
+        for purpose in purposes
+        for fed, dev in (("a", "bc"), ("ab", "c"), *(("demo", f"dev-{i}") for i in range(50)))
+        for round_ in range(1, 11)
+        for attempt in (1, 2, 3)
+    ]
+    drawn += [seeds.codec_keys("demo", "dev-1", round_, 1).shared for round_ in range(1, 11)]
+    assert len(set(drawn)) == len(drawn)
+    assert seeds.codec_keys("demo", "dev-1", 3, 1).shared == seeds.codec_keys("demo", "dev-2", 3, 2).shared
 
 
 def test_the_update_comes_together_from_its_headers_and_its_payload() -> None:
     update = VECTORS["update"]
     values = (((37 * np.arange(update["floats"])) % 511 - 255) / 4096).astype("<f4")
-    info = bytes.fromhex(VECTORS["payloads"]["raw32"])[:52].replace(
-        b"\xa5countF", b"\xa5count" + msgspec.msgpack.encode(update["floats"])
-    )
+    info = bytes.fromhex(VECTORS["payloads"]["raw32"]["payload"])
+    info = info[: 2 + info[0]].replace(b"\xa5countF", b"\xa5count" + msgspec.msgpack.encode(update["floats"]))
     info = struct.pack("<H", len(info) - 2) + info[2:]
     body = info + values.tobytes() + bytes.fromhex(update["signature"])
     assembly: Assembly | None = None
@@ -114,7 +126,12 @@ def test_the_update_comes_together_from_its_headers_and_its_payload() -> None:
     assert b"fl1-update" + assembly.header.pack() == bytes.fromhex(update["signed bytes"])
     assert frames.signature_holds(public("device"), assembly.header, assembly.body)
     out = np.empty(update["floats"], np.float32)
-    assert decode_payload(bytes(assembly.body[:-64]), RAW32, out).weight == 120
+    assert (
+        decode_payload(
+            bytes(assembly.body[:-64]), CodecSpec(name="raw32"), VectorLayout.flat(out.size), keys(), out
+        ).weight
+        == 120
+    )
     assert np.array_equal(out, values)
 
 
@@ -126,23 +143,56 @@ def test_the_query_is_one_frame_that_its_device_signed() -> None:
     assert public("device").verify(bytes(body), header.signed_bytes())
 
 
-def test_payloads_decode_to_what_numpy_reads_from_them() -> None:
-    for name, text in VECTORS["payloads"].items():
-        raw = bytes.fromhex(text)
-        info, coded = read_info(raw)
-        out = np.empty(info.count, np.float32)
-        decode_payload(raw, RAW32 if name == "raw32" else BLK8, out)
-        if name == "raw32":
-            assert np.array_equal(out, np.frombuffer(coded, "<f4"))
-            continue
+def keys() -> seeds.Keys:
+    return seeds.codec_keys("demo", "dev-1", 7, 2)
+
+
+@pytest.mark.parametrize("name", VECTORS["payloads"])
+def test_payloads_decode_to_the_committed_floats_on_every_capability(name: str) -> None:
+    vector = VECTORS["payloads"][name]
+    layout = VectorLayout.stacked((n, tuple(shape)) for n, shape in vector["tensors"])
+    if name != "auto":
+        layout = VectorLayout.flat(70)
+    spec, out = msgspec.convert(vector["codec"], CodecSpec), np.empty(layout.count, np.float32)
+    before = binding.capability()
+    try:
+        for capability in binding.capabilities():
+            binding.use_capability(capability)
+            assert decode_payload(bytes.fromhex(vector["payload"]), spec, layout, keys(), out).weight == 120
+            assert hashlib.sha256(out.astype("<f4").tobytes()).hexdigest() == vector["decoded sha256"], capability
+    finally:
+        binding.use_capability(before)
+
+
+def nibbles(raw: np.ndarray, count: int) -> np.ndarray:
+    """blk4's codes: low halves of the bytes first, then the high ones, in two's complement."""
+    halves = np.concatenate([raw & 15, raw >> 4])[:count].astype(np.int8)
+    return halves - 16 * (halves > 7).astype(np.int8)
+
+
+@pytest.mark.parametrize("name", ["raw32", "fp16", "blk8 to nearest", "blk8 stochastic", "blk4 to nearest"])
+def test_simple_payloads_decode_to_what_numpy_reads_from_them(name: str) -> None:
+    raw = bytes.fromhex(VECTORS["payloads"][name]["payload"])
+    info, coded = read_info(raw)
+    if name in ("raw32", "fp16"):
+        read = np.frombuffer(coded, "<f4" if name == "raw32" else "<f2").astype(np.float32)
+    else:
+        blocks = []
         at = 0
         for start in range(0, info.count, 64):
             count = min(64, info.count - start)
             scale = np.frombuffer(coded, "<f4", 1, at)[0]
-            codes = np.frombuffer(coded, np.int8, count, at + 4).astype(np.float32)
-            assert np.array_equal(out[start : start + count], scale * codes)
-            at += 4 + count
+            at += 4
+            if name.startswith("blk8"):
+                codes = np.frombuffer(coded, np.int8, count, at)
+                at += count
+            else:
+                codes = nibbles(np.frombuffer(coded, np.uint8, -(-count // 2), at), count)
+                at += -(-count // 2)
+            blocks.append(scale * codes.astype(np.float32))
         assert at == len(coded)
+        read = np.concatenate(blocks)
+    assert hashlib.sha256(read.astype("<f4").tobytes()).hexdigest() == VECTORS["payloads"][name]["decoded sha256"]
 
 
 def test_each_signed_message_is_read_by_its_own_kind_alone() -> None:
