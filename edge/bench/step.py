@@ -29,10 +29,11 @@ def ours(gradients: Gradients, batch: int, folder: Path) -> Callable[[], object]
     trainer = Trainer(open_plan(folder))
     x, y = _batch(batch)
     flat, gradient, velocity = trainer.vectors()
+    optimizer = optimizers.Optimizer("momentum", 0.001)
 
     def step() -> None:
         trainer.step(x, y)
-        optimizers.sgd_momentum_step(flat, gradient, velocity, learning_rate=0.001, momentum=0.9)
+        optimizers.step(optimizer, flat, gradient, velocity)
 
     return step
 

@@ -148,6 +148,7 @@ class Trainer:
         """
         order = np.random.Generator(np.random.PCG64(seed))
         steps = math.ceil(len(data) / batch_size)
+        optimizer = optimizers.Optimizer("momentum", learning_rate, momentum=momentum, weight_decay=weight_decay)
         self._velocity[:] = 0
         done, first, mean = 0, 0.0, 0.0
         for epoch in range(epochs):
@@ -161,11 +162,15 @@ class Trainer:
                     loss = self.step(x, y)
                 except TrainingError as e:  # the int8 node refuses NaN before the loss is seen
                     raise TrainingError(f"step {done}: {e} (try a lower learning rate than {learning_rate:g})") from e
-                self._check_finite(loss, done, learning_rate)
-                optimizers.sgd_momentum_step(
-                    self._flat[: self._end], self._gradients, self._velocity,
-                    learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay,
-                )  # fmt: skip
+                hint = f"try a lower learning rate than {learning_rate:g}"
+                if not math.isfinite(loss):
+                    raise TrainingError(f"loss is {loss} at step {done}: {hint}, or check the data")
+                try:
+                    optimizers.step(optimizer, self._flat[: self._end], self._gradients, self._velocity)
+                except optimizers.GradientError as e:
+                    raise TrainingError(
+                        f"gradient of {self._tensor_at(e.index)!r} isn't finite at step {done}: {hint}"
+                    ) from e
                 total, seen = total + loss * len(x), seen + len(x)
                 mean = total / seen
                 if progress:
@@ -210,13 +215,6 @@ class Trainer:
             right += int((prediction.argmax(1) == y).sum()) if self.manifest.loss == "cross-entropy" else 0
         accuracy = right / len(data) if self.manifest.loss == "cross-entropy" else None
         return Evaluation(total / len(data), accuracy, len(data))
-
-    def _check_finite(self, loss: float, step: int, learning_rate: float) -> None:
-        hint = f"try a lower learning rate than {learning_rate:g}"
-        if not math.isfinite(loss):
-            raise TrainingError(f"loss is {loss} at step {step}: {hint}, or check the data")
-        if (index := kernels.find_nonfinite(self._gradients)) >= 0:
-            raise TrainingError(f"gradient of {self._tensor_at(index)!r} isn't finite at step {step}: {hint}")
 
     def _tensor_at(self, index: int) -> str:
         return next((t.name for t in self.manifest.tensors if t.offset <= index < t.end), "none")

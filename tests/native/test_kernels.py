@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fleetgrad.native import binding, codecs, gradients, kernels, optimizers
+from fleetgrad.native import binding, codecs, gradients, kernels
 
 SIZES = [1, 15, 63, 64, 65, 1000, 4099]
 
@@ -171,23 +171,6 @@ def test_ring_mean_rounds_once(seed: int) -> None:
     kernels.ring_mean(accumulator, total, base, out)
     expected = (base.astype(np.float64) + accumulator.astype(np.float64) / total * 2.0**-32).astype(np.float32)
     assert (out == expected).all()
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_sgd_step_is_momentum_on_the_decayed_gradient(isa: str, seed: int, size: int) -> None:
-    p, g, v = (normal(seed + i, size) for i in range(3))
-    f = np.float32
-    velocity = f(0.9) * v + (g + f(0.01) * p)
-    expected = p - f(0.05) * velocity
-    optimizers.sgd_momentum_step(p, g, v, learning_rate=0.05, momentum=0.9, weight_decay=0.01)
-    assert (v == velocity).all()
-    assert (p == expected).all()
-
-
-def test_sgd_step_refuses_overlapping_arrays() -> None:
-    a = np.zeros(20, np.float32)
-    with pytest.raises(binding.KernelError, match="share memory"):
-        optimizers.sgd_momentum_step(a[:10], a[5:15], np.zeros(10, np.float32), learning_rate=1, momentum=0)
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 1000])
