@@ -106,14 +106,14 @@ def torchs(w: Floats, g: Floats) -> dict[str, tuple[str, Callable[[], object]]]:
         for how in ("foreach", "fused"):
             parameter = torch.tensor(w, requires_grad=True)
             parameter.grad = torch.tensor(g)
-            acts[f"torch {rule}, {how}"] = (rule, make(parameter, **{how: True}).step)
+            acts[f"torch {rule}, {how}"] = (rule, make(parameter, **{how: True}).step)  # type: ignore[no-untyped-call]
     parameter = torch.tensor(w, requires_grad=True)
     parameter.grad = torch.tensor(g)
     momentum = torch.optim.SGD([parameter], lr=1e-6, momentum=0.9, foreach=True)
 
     def clipped() -> None:
         torch.nn.utils.clip_grad_norm_([parameter], 1.0)
-        momentum.step()  # type: ignore[no-untyped-call]
+        momentum.step()
 
     acts["torch momentum, foreach, after clip_grad_norm_"] = ("clipped momentum", clipped)
     return acts
