@@ -27,7 +27,8 @@
   X(FG_TABLE, -8, "table of symbol frequencies is malformed")                            \
   X(FG_STATE, -9, "entropy decoder doesn't end where its encoder began")                 \
   X(FG_FIELD, -10, "a field of the header is out of range")                              \
-  X(FG_RATE, -11, "the stream would take more or fewer bits than asked for")
+  X(FG_RATE, -11, "the stream would take more or fewer bits than asked for") \
+  X(FG_WINDOW, -20, "window doesn't fit the plane")
 
 enum {
 #define FG_ENUM(name, value, text) name = value,

@@ -19,4 +19,9 @@
 
 #include "gradients/weight_grad.inc.h"
 
+#include "layers/lanes.inc.h"
+#include "layers/phases.inc.h"
+#include "layers/correlate.inc.h"
+#include "layers/depthwise.inc.h"
+
 #include "optimizers/step.inc.h"

@@ -33,6 +33,7 @@ typedef OrtStatus *(*AllocatorFreeFn)(void *allocator, void *memory);           
 typedef OrtStatus *(*DefaultAllocatorFn)(void **allocator);                                                      /* 78 */
 typedef OrtStatus *(*AttributeFloatFn)(const void *info, const char *name, float *value);                        /* 85 */
 typedef OrtStatus *(*AttributeIntFn)(const void *info, const char *name, int64_t *value);                        /* 86 */
+typedef OrtStatus *(*AttributeStringFn)(const void *info, const char *name, char *text, size_t *size);            /* 87 */
 typedef OrtStatus *(*ContextCountFn)(const void *context, size_t *count);                                        /* 88, 89 */
 typedef OrtStatus *(*ContextInputFn)(const void *context, size_t index, const void **value);                     /* 90 */
 typedef OrtStatus *(*ContextOutputFn)(void *context, size_t index, const int64_t *shape, size_t rank, void **v); /* 91 */

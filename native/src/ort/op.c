@@ -84,7 +84,7 @@ OrtStatus *op_parallel(const void *context, void (*work)(void *data, size_t i), 
   return ORT_SLOT(api, 274, ParallelForFn)(context, work, total, 0, data);
 }
 
-static void forget(OrtStatus *status) {
+void op_forget(OrtStatus *status) {
   if (status) ORT_SLOT(api, 93, ReleaseStatusFn)(status);
 }
 
@@ -92,21 +92,29 @@ void op_attribute_int(const void *info, const char *name, int64_t *value) {
   int64_t read;
   OrtStatus *status = ORT_SLOT(api, 86, AttributeIntFn)(info, name, &read);
   if (!status) *value = read;
-  forget(status);
+  op_forget(status);
 }
 
 void op_attribute_float(const void *info, const char *name, float *value) {
   float read;
   OrtStatus *status = ORT_SLOT(api, 85, AttributeFloatFn)(info, name, &read);
   if (!status) *value = read;
-  forget(status);
+  op_forget(status);
+}
+
+int op_attribute_is_string(const void *info, const char *name) {
+  size_t size = 0;
+  OrtStatus *status = ORT_SLOT(api, 87, AttributeStringFn)(info, name, NULL, &size); /* asks for the size alone */
+  int given = !status;
+  op_forget(status);
+  return given;
 }
 
 OrtStatus *op_attribute_ints(const void *info, const char *name, int64_t *values, size_t most, size_t *count) {
   *count = 0;
   OrtStatus *status = ORT_SLOT(api, 163, AttributeIntsFn)(info, name, NULL, count);
   if (status) {
-    forget(status);
+    op_forget(status);
     *count = 0;
     return NULL;
   }

@@ -26,12 +26,14 @@ OrtStatus *op_input(const void *context, size_t index, Tensor *tensor);
 OrtStatus *op_output(void *context, size_t index, size_t rank, const size_t *shape, void **data); /* data may be NULL */
 OrtStatus *op_scratch(size_t bytes, void **memory); /* 64-byte aligned; give it back by op_release */
 void op_release(void *memory);
+void op_forget(OrtStatus *status); /* drops a status, or NULL, that isn't returned */
 /* Runs work(data, i) for i < total on the session's threads; returns when all are done. */
 OrtStatus *op_parallel(const void *context, void (*work)(void *data, size_t i), size_t total, void *data);
 
 /* Attributes, read in create; an absent one leaves the value as it is. */
 void op_attribute_int(const void *info, const char *name, int64_t *value);
 void op_attribute_float(const void *info, const char *name, float *value);
+int op_attribute_is_string(const void *info, const char *name); /* 1 if the node has a string attribute of this name */
 /* At most `most` values are stored, *count gets how many there are (0: absent). More than that is refused. */
 OrtStatus *op_attribute_ints(const void *info, const char *name, int64_t *values, size_t most, size_t *count);
 

@@ -5,9 +5,11 @@
 #include "abi.h"
 
 extern const OrtCustomOp fg_op_matmul_weight_grad;
+extern const OrtCustomOp fg_op_depthwise, fg_op_depthwise_input_grad, fg_op_depthwise_weight_grad;
 
 static const OrtCustomOp *const OPS[] = {
     &fg_op_matmul_weight_grad,
+    &fg_op_depthwise, &fg_op_depthwise_input_grad, &fg_op_depthwise_weight_grad,
 };
 
 #endif
