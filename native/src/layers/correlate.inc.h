@@ -4,7 +4,7 @@
  * the rows is covered by a tile that overlaps the one before, which computes the same values again. Each output is one sum in the order
  * of t, so its bytes don't depend on the tiles.
  */
-#define TILE 4
+#define TILE_VECTORS 4
 
 typedef struct {
   const float *base;
@@ -20,7 +20,7 @@ typedef struct {
 /* `vectors` vectors, `step` floats apart in base and `out_step` in out. */
 static inline __attribute__((always_inline)) void tile(const float *base, size_t step, const Correlation *c, int vectors,
                                                        NativeFloat *out) {
-  NativeFloat sum[TILE];
+  NativeFloat sum[TILE_VECTORS];
 #pragma GCC unroll 4
   for (int v = 0; v < vectors; v++) sum[v] = c->start - (NativeFloat){0}; /* keeps -0 */
   const size_t *offsets = c->offsets, taps = c->taps;
@@ -36,14 +36,14 @@ static inline __attribute__((always_inline)) void tile(const float *base, size_t
 
 /* The same for 3x3 taps that are neighbours: a loaded vector serves up to three rows. `k` are the weights. */
 static inline __attribute__((always_inline)) void tile_3x3(const float *base, size_t pitch, const float *k, float start, NativeFloat *out) {
-  NativeFloat sum[TILE];
+  NativeFloat sum[TILE_VECTORS];
 #pragma GCC unroll 4
-  for (int r = 0; r < TILE; r++) sum[r] = start - (NativeFloat){0};
+  for (int r = 0; r < TILE_VECTORS; r++) sum[r] = start - (NativeFloat){0};
 #pragma GCC unroll 6
-  for (int q = 0; q < TILE + 2; q++) {
+  for (int q = 0; q < TILE_VECTORS + 2; q++) {
     NativeFloat left = load_lanes(base), middle = load_lanes(base + 1), right = load_lanes(base + 2);
 #pragma GCC unroll 4
-    for (int r = 0; r < TILE; r++)
+    for (int r = 0; r < TILE_VECTORS; r++)
       if (q >= r && q <= r + 2) {
         sum[r] += k[3 * (q - r)] * left;
         sum[r] += k[3 * (q - r) + 1] * middle;
@@ -52,11 +52,11 @@ static inline __attribute__((always_inline)) void tile_3x3(const float *base, si
     base += pitch;
   }
 #pragma GCC unroll 4
-  for (int r = 0; r < TILE; r++) out[r] = sum[r];
+  for (int r = 0; r < TILE_VECTORS; r++) out[r] = sum[r];
 }
 
 static int neighbours_3x3(const Correlation *c) {
-  if (c->taps != 9 || c->rows < TILE) return 0;
+  if (c->taps != 9 || c->rows < TILE_VECTORS) return 0;
   for (size_t t = 0; t < 9; t++)
     if (c->offsets[t] != c->offsets[0] + t / 3 * c->pitch + t % 3) return 0;
   return 1;
@@ -72,11 +72,11 @@ static inline void store_narrow(const Correlation *c, size_t row, NativeFloat va
 }
 
 static inline __attribute__((always_inline)) void correlate_rows(const Correlation *c, int neighbours) {
-  NativeFloat value[TILE];
+  NativeFloat value[TILE_VECTORS];
   float k[9];
   if (neighbours) memcpy(k, c->weights, sizeof k);
-  for (size_t i = 0; i < c->rows; i += TILE) {
-    size_t row = i + TILE <= c->rows ? i : c->rows - TILE;
+  for (size_t i = 0; i < c->rows; i += TILE_VECTORS) {
+    size_t row = i + TILE_VECTORS <= c->rows ? i : c->rows - TILE_VECTORS;
     const float *base = c->base + row * c->pitch;
     float *out = c->out + row * c->out_pitch;
     for (size_t j = 0; j < c->columns; j += NATIVE_LANES) {
@@ -84,34 +84,34 @@ static inline __attribute__((always_inline)) void correlate_rows(const Correlati
       if (neighbours)
         tile_3x3(base + c->offsets[0] + at, c->pitch, k, c->start, value);
       else
-        tile(base + at, c->pitch, c, TILE, value);
+        tile(base + at, c->pitch, c, TILE_VECTORS, value);
       if (c->columns >= NATIVE_LANES) {
 #pragma GCC unroll 4
-        for (size_t r = 0; r < TILE; r++) store_lanes(out + r * c->out_pitch + at, value[r]);
+        for (size_t r = 0; r < TILE_VECTORS; r++) store_lanes(out + r * c->out_pitch + at, value[r]);
       } else {
-        for (size_t r = 0; r < TILE; r++) store_narrow(c, row + r, value[r]);
+        for (size_t r = 0; r < TILE_VECTORS; r++) store_narrow(c, row + r, value[r]);
       }
     }
   }
 }
 
 static void correlate(const Correlation *c) {
-  if (c->rows >= TILE) {
+  if (c->rows >= TILE_VECTORS) {
     if (neighbours_3x3(c))
       correlate_rows(c, 1);
     else
       correlate_rows(c, 0);
     return;
   }
-  NativeFloat value[TILE];
+  NativeFloat value[TILE_VECTORS];
   for (size_t row = 0; row < c->rows; row++) {
     const float *base = c->base + row * c->pitch;
     float *out = c->out + row * c->out_pitch;
     size_t j = 0;
-    for (; j + TILE * NATIVE_LANES <= c->columns; j += TILE * NATIVE_LANES) {
-      tile(base + j, NATIVE_LANES, c, TILE, value);
+    for (; j + TILE_VECTORS * NATIVE_LANES <= c->columns; j += TILE_VECTORS * NATIVE_LANES) {
+      tile(base + j, NATIVE_LANES, c, TILE_VECTORS, value);
 #pragma GCC unroll 4
-      for (size_t v = 0; v < TILE; v++) store_lanes(out + j + v * NATIVE_LANES, value[v]);
+      for (size_t v = 0; v < TILE_VECTORS; v++) store_lanes(out + j + v * NATIVE_LANES, value[v]);
     }
     for (; j < c->columns; j += NATIVE_LANES) {
       size_t at = j + NATIVE_LANES <= c->columns || j == 0 ? j : c->columns - NATIVE_LANES;
@@ -134,18 +134,18 @@ static void single_column(const Correlation *c, size_t at, size_t column) {
 }
 
 /* Two sums at once whose outputs alternate: out[i][2 j] is `even`'s, out[i][2 j + 1] is `odd`'s. out and out_pitch are even's; at
- * least TILE rows. */
+ * least TILE_VECTORS rows. */
 static void correlate_zipped(const Correlation *even, const Correlation *odd) {
   size_t n = even->columns < odd->columns ? even->columns : odd->columns;
-  for (size_t i = 0; i < even->rows; i += TILE) {
-    size_t row = i + TILE <= even->rows ? i : even->rows - TILE;
+  for (size_t i = 0; i < even->rows; i += TILE_VECTORS) {
+    size_t row = i + TILE_VECTORS <= even->rows ? i : even->rows - TILE_VECTORS;
     for (size_t j = 0; j < n; j += NATIVE_LANES) {
       size_t at = j + NATIVE_LANES <= n || j == 0 ? j : n - NATIVE_LANES;
-      NativeFloat a[TILE], b[TILE];
-      tile(even->base + row * even->pitch + at, even->pitch, even, TILE, a);
-      tile(odd->base + row * odd->pitch + at, odd->pitch, odd, TILE, b);
+      NativeFloat a[TILE_VECTORS], b[TILE_VECTORS];
+      tile(even->base + row * even->pitch + at, even->pitch, even, TILE_VECTORS, a);
+      tile(odd->base + row * odd->pitch + at, odd->pitch, odd, TILE_VECTORS, b);
 #pragma GCC unroll 4
-      for (size_t r = 0; r < TILE; r++) {
+      for (size_t r = 0; r < TILE_VECTORS; r++) {
         float *to = even->out + (row + r) * even->out_pitch + 2 * at;
         if (n >= NATIVE_LANES) {
           store_lanes(to, PICK(a[r], b[r], ZIP_LOW));

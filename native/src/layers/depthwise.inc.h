@@ -5,9 +5,9 @@
  *                   with margins of zeros; taps go backwards, so that dY is read forwards
  * weight gradient:  dw[t]          = sum over o of dY[o] X[o + offset(t)], dY in rows as far apart as the phases' are, zeros between
  */
-#define SUM_LANES 16     /* partial sums of a dot product, on every ISA */
-#define SUM_LENGTH 8192  /* positions summed in float before the sums are added as doubles */
-#define LANE_PARTS (SUM_LANES / NATIVE_LANES)
+#define DOT_LANES 16     /* partial sums of a dot product, on every ISA */
+#define DOT_LENGTH 8192  /* positions summed in float before the sums are added as doubles */
+#define DOT_PARTS (DOT_LANES / NATIVE_LANES)
 
 void FG_ISA(fg_depthwise)(const float *x, const float *weight, const float *bias, const fg_window *w, size_t channels,
                           size_t multiplier, size_t begin, size_t end, float *y, void *scratch) {
@@ -17,7 +17,7 @@ void FG_ISA(fg_depthwise)(const float *x, const float *weight, const float *bias
   float *image = (float *)(void *)(offsets + taps);
   for (size_t ky = 0; ky < w->kernel[0]; ky++)
     for (size_t kx = 0; kx < w->kernel[1]; kx++) offsets[t++] = tap_offset(w, &cut.p, ky, kx);
-  fill(image, cut.p.count[0] * cut.p.count[1] * cut.p.plane, 0.0f);
+  fill_row(image, cut.p.count[0] * cut.p.count[1] * cut.p.plane, 0.0f);
   Correlation sum = {.base = image, .pitch = cut.p.pitch, .offsets = offsets, .taps = taps,
                      .out_pitch = w->output[1], .rows = w->output[0], .columns = w->output[1]};
   for (size_t plane = begin; plane < end; plane++) {
@@ -51,14 +51,14 @@ void FG_ISA(fg_depthwise_input_grad)(const float *dy, const float *weight, const
         }
   }
   starts[phases] = t;
-  fill(image, rows * pitch + PHASE_SLACK, 0.0f);
+  fill_row(image, rows * pitch + PHASE_SLACK, 0.0f);
   int whole = covers(&cut), direct = w->stride[0] == 1 && w->stride[1] == 1;
   int pair = alternating(&cut);
   size_t wide = 0;
   for (size_t b = 0; b < p->count[1]; b++) wide = cut.columns[b].high - cut.columns[b].low > wide ? cut.columns[b].high - cut.columns[b].low : wide;
   for (size_t plane = begin; plane < end; plane++) {
     float *out = dx + plane * size;
-    if (!whole) fill(out, size, 0.0f);
+    if (!whole) fill_row(out, size, 0.0f);
     for (size_t j = 0; j < multiplier; j++) {
       const float *kernel = weight + (plane % channels * multiplier + j) * taps;
       const float *from = dy + (plane * multiplier + j) * w->output[0] * w->output[1];
@@ -68,7 +68,7 @@ void FG_ISA(fg_depthwise_input_grad)(const float *dy, const float *weight, const
       for (size_t a = 0; a < p->count[0]; a++) {
         const Stretch *r = cut.rows + a;
         size_t height = r->high - r->low;
-        int zipped = pair >= 0 && !j && height >= TILE;
+        int zipped = pair >= 0 && !j && height >= TILE_VECTORS;
         Correlation sums[2];
         for (size_t b = 0; b < p->count[1]; b++) {
           const Stretch *c = cut.columns + b;
@@ -96,20 +96,20 @@ void FG_ISA(fg_depthwise_input_grad)(const float *dy, const float *weight, const
   }
 }
 
-/* totals[t][lane] += sum over i of dy[i] base[offsets[t] + i], i < n congruent to lane; n is a multiple of SUM_LANES. */
+/* totals[t][lane] += sum over i of dy[i] base[offsets[t] + i], i < n congruent to lane; n is a multiple of DOT_LANES. */
 static inline __attribute__((always_inline)) void dot_taps(const float *dy, const float *base, const size_t *offsets, int taps, size_t n,
-                                                           double (*totals)[SUM_LANES]) {
-  NativeFloat sum[5][LANE_PARTS];
+                                                           double (*totals)[DOT_LANES]) {
+  NativeFloat sum[5][DOT_PARTS];
   const float *from[5];
 #pragma GCC unroll 5
   for (int t = 0; t < taps; t++) {
     from[t] = base + offsets[t];
 #pragma GCC unroll 4
-    for (int part = 0; part < LANE_PARTS; part++) sum[t][part] = (NativeFloat){0};
+    for (int part = 0; part < DOT_PARTS; part++) sum[t][part] = (NativeFloat){0};
   }
-  for (size_t i = 0; i < n; i += SUM_LANES) {
+  for (size_t i = 0; i < n; i += DOT_LANES) {
 #pragma GCC unroll 4
-    for (int part = 0; part < LANE_PARTS; part++) {
+    for (int part = 0; part < DOT_PARTS; part++) {
       NativeFloat d = load_lanes(dy + i + part * NATIVE_LANES);
 #pragma GCC unroll 5
       for (int t = 0; t < taps; t++) sum[t][part] += d * load_lanes(from[t] + i + part * NATIVE_LANES);
@@ -117,16 +117,16 @@ static inline __attribute__((always_inline)) void dot_taps(const float *dy, cons
   }
 #pragma GCC unroll 5
   for (int t = 0; t < taps; t++) {
-    float lanes[SUM_LANES];
+    float lanes[DOT_LANES];
 #pragma GCC unroll 4
-    for (int part = 0; part < LANE_PARTS; part++) store_lanes(lanes + part * NATIVE_LANES, sum[t][part]);
-    for (int lane = 0; lane < SUM_LANES; lane++) totals[t][lane] += (double)lanes[lane];
+    for (int part = 0; part < DOT_PARTS; part++) store_lanes(lanes + part * NATIVE_LANES, sum[t][part]);
+    for (int lane = 0; lane < DOT_LANES; lane++) totals[t][lane] += (double)lanes[lane];
   }
 }
 
-static void dot_all_taps(const float *dy, const float *base, const size_t *offsets, size_t taps, size_t n, double (*totals)[SUM_LANES]) {
-  for (size_t start = 0; start < n; start += SUM_LENGTH, dy += SUM_LENGTH, base += SUM_LENGTH) {
-    size_t count = n - start < SUM_LENGTH ? n - start : SUM_LENGTH;
+static void dot_all_taps(const float *dy, const float *base, const size_t *offsets, size_t taps, size_t n, double (*totals)[DOT_LANES]) {
+  for (size_t start = 0; start < n; start += DOT_LENGTH, dy += DOT_LENGTH, base += DOT_LENGTH) {
+    size_t count = n - start < DOT_LENGTH ? n - start : DOT_LENGTH;
     for (size_t t = 0; t < taps;) {
       size_t left = taps - t;
       if (left % 5 == 0) {
@@ -146,16 +146,16 @@ static void dot_all_taps(const float *dy, const float *base, const size_t *offse
 void FG_ISA(fg_depthwise_weight_grad)(const float *x, const float *dy, const fg_window *w, size_t batch, size_t channels,
                                       size_t multiplier, size_t begin, size_t end, float *dw, void *scratch) {
   size_t taps = w->kernel[0] * w->kernel[1], width = w->output[1], t = 0;
-  double(*totals)[SUM_LANES] = scratch;
+  double(*totals)[DOT_LANES] = scratch;
   Cut cut = prepare_cut(w, totals + taps * multiplier, &scratch);
   const Phases *p = &cut.p;
-  size_t flat = (w->output[0] - 1) * p->pitch + width, n = (flat + SUM_LANES - 1) / SUM_LANES * SUM_LANES;
+  size_t flat = (w->output[0] - 1) * p->pitch + width, n = (flat + DOT_LANES - 1) / DOT_LANES * DOT_LANES;
   size_t *offsets = scratch;
   float *rows = (float *)(void *)(offsets + taps), *image = rows + w->output[0] * p->pitch + PHASE_SLACK;
   for (size_t ky = 0; ky < w->kernel[0]; ky++)
     for (size_t kx = 0; kx < w->kernel[1]; kx++) offsets[t++] = tap_offset(w, p, ky, kx);
-  fill(image, p->count[0] * p->count[1] * p->plane, 0.0f);
-  fill(rows, w->output[0] * p->pitch + PHASE_SLACK, 0.0f);
+  fill_row(image, p->count[0] * p->count[1] * p->plane, 0.0f);
+  fill_row(rows, w->output[0] * p->pitch + PHASE_SLACK, 0.0f);
   for (size_t c = begin; c < end; c++) {
     memset(totals, 0, taps * multiplier * sizeof *totals);
     for (size_t i = 0; i < batch; i++) {
@@ -169,7 +169,7 @@ void FG_ISA(fg_depthwise_weight_grad)(const float *x, const float *dy, const fg_
     }
     for (t = 0; t < taps * multiplier; t++) {
       double total = 0.0;
-      for (int lane = 0; lane < SUM_LANES; lane++) total += totals[t][lane];
+      for (int lane = 0; lane < DOT_LANES; lane++) total += totals[t][lane];
       dw[c * multiplier * taps + t] = (float)total;
     }
   }

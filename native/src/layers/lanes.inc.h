@@ -8,7 +8,7 @@ static inline NativeFloat load_lanes(const float *from) {
 
 static inline void store_lanes(float *to, NativeFloat v) { memcpy(to, &v, sizeof v); }
 
-static inline void fill(float *out, size_t n, float value) {
+static inline void fill_row(float *out, size_t n, float value) {
   for (size_t i = 0; i < n; i++) out[i] = value;
 }
 
