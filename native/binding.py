@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fleetgrad.native import _core
 
-CAPABILITIES = ("serial", "avx2", "avx512vnni", "neon", "neondotprod")  # in the order of fleetgrad.h
+CAPABILITIES = ("serial", "avx2", "avx512vnni", "neon", "neondotprod", "neoni8mm")  # in the order of fleetgrad.h
 VARIABLE = "FLEETGRAD_CAPABILITY"
 
 Floats = NDArray[np.float32]

@@ -37,7 +37,7 @@ enum {
 };
 
 /* ISAs, best last for each architecture. A kernel without a version of its own for an ISA uses the shared body. */
-enum { FG_SERIAL, FG_AVX2, FG_AVX512VNNI, FG_NEON, FG_NEONDOTPROD, FG_CAPABILITIES };
+enum { FG_SERIAL, FG_AVX2, FG_AVX512VNNI, FG_NEON, FG_NEONDOTPROD, FG_NEONI8MM, FG_CAPABILITIES };
 
 #include "fleetgrad/codecs.h"
 #include "fleetgrad/entropy.h"

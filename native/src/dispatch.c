@@ -5,6 +5,7 @@
 #if defined(__aarch64__) || defined(FG_ARMV7_NEON)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
+#define FG_HWCAP2_I8MM (1UL << 13) /* older headers lack the name */
 #endif
 
 /* Declares every ISA's version of every kernel; those of the other architecture are never referred to. */
@@ -13,7 +14,8 @@
   type fg_##name##_avx2 parameters;                        \
   type fg_##name##_avx512vnni parameters;                  \
   type fg_##name##_neon parameters;                        \
-  type fg_##name##_neondotprod parameters;
+  type fg_##name##_neondotprod parameters;               \
+  type fg_##name##_neoni8mm parameters;
 FG_KERNELS(FG_DECLARE_ISAS)
 
 static int chosen = -1;
@@ -29,7 +31,9 @@ int fg_has_capability(int capability) {
 #elif defined(__aarch64__)
   unsigned long flags = getauxval(AT_HWCAP);
   if (capability == FG_NEON) return (flags & HWCAP_CRC32) != 0;
-  if (capability == FG_NEONDOTPROD) return (flags & HWCAP_CRC32) != 0 && (flags & HWCAP_ASIMDDP) != 0;
+  int dotprod = (flags & HWCAP_CRC32) != 0 && (flags & HWCAP_ASIMDDP) != 0;
+  if (capability == FG_NEONDOTPROD) return dotprod;
+  if (capability == FG_NEONI8MM) return dotprod && (getauxval(AT_HWCAP2) & FG_HWCAP2_I8MM) != 0;
 #elif defined(FG_ARMV7_NEON)
   if (capability == FG_NEON) return (getauxval(AT_HWCAP) & HWCAP_NEON) != 0;
 #endif
@@ -55,7 +59,8 @@ int fg_capability(void) { return chosen; }
 #elif defined(__aarch64__)
 #define FG_CASES(name, arguments)                  \
   case FG_NEON: return fg_##name##_neon arguments; \
-  case FG_NEONDOTPROD: return fg_##name##_neondotprod arguments;
+  case FG_NEONDOTPROD: return fg_##name##_neondotprod arguments; \
+  case FG_NEONI8MM: return fg_##name##_neoni8mm arguments;
 #elif defined(FG_ARMV7_NEON)
 #define FG_CASES(name, arguments) \
   case FG_NEON: return fg_##name##_neon arguments;

@@ -17,7 +17,11 @@
 #include "codecs/lattice.inc.h"
 #include "codecs/sum.inc.h"
 
-#include "gradients/weight_grad.inc.h"
+#include "gradients/tiles.inc.h"
+#include "gradients/scales.inc.h"
+#include "gradients/pack.inc.h"
+#include "gradients/matmul.inc.h"
+#include "gradients/convolution.inc.h"
 
 #include "layers/lanes.inc.h"
 #include "layers/phases.inc.h"

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fleetgrad.native import binding, codecs, gradients, kernels
+from fleetgrad.native import binding, codecs, kernels
 
 SIZES = [1, 15, 63, 64, 65, 1000, 4099]
 
@@ -193,48 +193,6 @@ def test_find_nonfinite_gives_the_first_index(isa: str, bad: float, index: int) 
     assert kernels.find_nonfinite(values) == -1
     values[index] = values[2999] = bad
     assert kernels.find_nonfinite(values) == index
-
-
-def int8_gradient(x: NDArray[np.float32], dy: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The scheme in NumPy; int64 sums, exact as the kernel's int32 ones are."""
-    out = np.zeros((x.shape[1], dy.shape[1]), np.float32)
-    codes, scales = [], []
-    for a in (x, dy):
-        most = np.abs(a).max(0)
-        inverse = np.divide(np.float32(127), most, out=np.zeros_like(most), where=most > 0)
-        codes.append(np.rint(a * inverse).astype(np.int64))
-        scales.append(most / np.float32(127))
-    for start in range(0, x.shape[0], 65536):
-        part = codes[0][start : start + 65536].T @ codes[1][start : start + 65536]
-        out += part.astype(np.float32) * (scales[0][:, None] * scales[1][None, :])
-    return out
-
-
-@pytest.mark.parametrize(
-    ("k", "m", "n"), [(1, 1, 1), (3, 8, 16), (16, 9, 10), (257, 33, 31), (1030, 75, 50), (65537, 5, 3)]
-)
-def test_weight_gradient_is_the_int8_product(isa: str, seed: int, k: int, m: int, n: int) -> None:
-    x, dy = normal(seed, k * m).reshape(k, m), normal(seed + 1, k * n, 1e-3).reshape(k, n)
-    x[:, m // 2] = 0
-    out = np.empty((m, n), np.float32)
-    gradients.matmul_weight_grad(x, dy, out)
-    assert (out == int8_gradient(x, dy)).all()
-
-
-def test_weight_gradient_points_where_the_float_one_does(seed: int) -> None:
-    x, dy = normal(seed, 512 * 64).reshape(512, 64), normal(seed + 1, 512 * 32).reshape(512, 32)
-    out, exact = np.empty((64, 32), np.float32), x.T @ dy
-    gradients.matmul_weight_grad(x, dy, out)
-    # Two operands with steps of absmax/127 and absmax about 3 deviations: relative error about sqrt(2) * 3/127/sqrt(12).
-    assert (out * exact).sum() / np.linalg.norm(out) / np.linalg.norm(exact) > 0.9998
-
-
-@pytest.mark.parametrize(("side", "column"), [("x", 2), ("dy", 3)])
-def test_weight_gradient_refuses_nan_and_names_the_column(isa: str, side: str, column: int) -> None:
-    arrays = {"x": np.ones((10, 4), np.float32), "dy": np.ones((10, 5), np.float32)}
-    arrays[side][7, column] = np.nan
-    with pytest.raises(binding.KernelError, match=f"column {column} of {side}"):
-        gradients.matmul_weight_grad(arrays["x"], arrays["dy"], np.empty((4, 5), np.float32))
 
 
 @pytest.mark.parametrize(

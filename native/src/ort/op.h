@@ -40,10 +40,14 @@ OrtStatus *op_attribute_ints(const void *info, const char *name, int64_t *values
 /* Defines the op `NAME`: compute(kernel, context) and create(op, table, info, kernel) are static functions of the including file;
  * inputs and outputs may be of any type, those from `required` on are optional. */
 #define OP_DEFINE(symbol, text, create_function, destroy_function, compute_function, inputs, required, outputs)             \
+  OP_DEFINE_TYPED(symbol, text, create_function, destroy_function, compute_function, inputs, required, outputs, ORT_FLOAT)
+
+/* The same with outputs that aren't all float: kind is an expression in `index`. */
+#define OP_DEFINE_TYPED(symbol, text, create_function, destroy_function, compute_function, inputs, required, outputs, kind) \
   static const char *symbol##_name(const OrtCustomOp *op) { return (void)op, text; }                                         \
   static const char *symbol##_provider(const OrtCustomOp *op) { return (void)op, (const char *)NULL; }                       \
   static int symbol##_type(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, ORT_ANY_TYPE; }              \
-  static int symbol##_float(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, ORT_FLOAT; }                \
+  static int symbol##_kind(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, (kind); }                    \
   static size_t symbol##_inputs(const OrtCustomOp *op) { return (void)op, (size_t)(inputs); }                                \
   static size_t symbol##_outputs(const OrtCustomOp *op) { return (void)op, (size_t)(outputs); }                              \
   static int symbol##_given(const OrtCustomOp *op, size_t index) {                                                           \
@@ -59,7 +63,7 @@ OrtStatus *op_attribute_ints(const void *info, const char *name, int64_t *values
       .provider = symbol##_provider,                                                                                         \
       .input_type = symbol##_type,                                                                                           \
       .input_count = symbol##_inputs,                                                                                        \
-      .output_type = symbol##_float,                                                                                         \
+      .output_type = symbol##_kind,                                                                                          \
       .output_count = symbol##_outputs,                                                                                      \
       .destroy = destroy_function,                                                                                           \
       .input_characteristic = symbol##_given,                                                                                \

@@ -2,7 +2,7 @@
  * kernel's output. The lines of all capabilities, of x86 and of ARM, must be equal from the third word on. */
 #include "vectors.h"
 
-static const char *const NAMES[] = {"serial", "avx2", "avx512vnni", "neon", "neondotprod"};
+static const char *const NAMES[] = {"serial", "avx2", "avx512vnni", "neon", "neondotprod", "neoni8mm"};
 static const struct {
   const char *name;
   void (*run)(void);

@@ -1,0 +1,369 @@
+/* Weight gradients of convolutions, without im2col.
+ *
+ *   dW[m][c][kh][kw] = sum over n, oh, ow of dY[n][m][oh][ow] X[n][c][oh s + kh d - pad][ow s + kw d - pad]
+ *
+ * is a product whose rows are (c, kh, kw), whose columns are m and whose positions are (n, oh, ow). X is quantized once, padded, and split
+ * by stride: in a plane of its own lie the pixels with the same remainder of both coordinates, so that any stride becomes 1 and the row
+ * (c, kh, kw) is one pointer into the planes, its positions neighbours:
+ *
+ *   stride 2, taps 0 1 2:   pixels  a b c d e f   ->   plane 0:  a c e   taps 0 and 2, by 0 and by 1
+ *                                                      plane 1:  b d f   tap 1, by 0
+ *
+ * dY is packed once for each block of positions. Positions are either those of the output, row by row, or, where rows are short, those of a
+ * whole plane in one run, with zeros of dY where a window would cross the edge.
+ *
+ * With few outputs in a group (depthwise) each dW is a dot product of two such runs, and dY stays in the order that it has.
+ */
+#define FEW_OUTPUTS 8 /* outputs of a group up to which dot products beat a product padded to 16 columns */
+#define MOST_SEGMENTS (GRAD_DEPTH / TILE_PAD)
+
+typedef struct {
+  size_t slots[2]; /* planes along each axis */
+  size_t plane[2]; /* their height and width */
+  size_t channel, image; /* codes of a channel and of an image */
+  size_t taps, in_group, out_group, rows, np;
+  int flat, direct;
+  size_t positions; /* of an image: outputs, or with flat those of a plane */
+  size_t piece;     /* positions of a segment, the last of a row or plane aside */
+  size_t pieces;    /* segments of a row, or with flat of a plane */
+  size_t segments, exact_segments, block_segments, depth, blocks, exact_blocks;
+  float *x_scale, *dy_scale, *x_inverse, *dy_inverse;
+  int32_t *corrections; /* [group][blocks][np] */
+  int32_t *sums;        /* [group][rows][np] */
+  Code *x;              /* [batch][channels][slots][slots][height][width] */
+  Code *dy;             /* [group][blocks][np][depth], direct: [outputs][batch][depth] */
+  size_t bytes;
+} ConvLayout;
+
+static inline size_t common_divisor(size_t a, size_t b) {
+  while (b) {
+    size_t rest = a % b;
+    a = b, b = rest;
+  }
+  return a;
+}
+
+static inline size_t parts_of(size_t n, size_t part) { return (n + part - 1) / part; }
+
+static ConvLayout conv_layout(const fg_conv_grad *job) {
+  ConvLayout l = {0};
+  const size_t *y = job->y_size;
+  for (size_t axis = 0; axis < 2; axis++) {
+    size_t stride = job->stride[axis], taps = job->kernel[axis], period = stride / common_divisor(stride, job->dilation[axis]);
+    l.slots[axis] = taps < period ? taps : period;
+    l.plane[axis] = y[axis] + (taps - 1) * job->dilation[axis] / stride;
+  }
+  l.channel = l.slots[0] * l.slots[1] * l.plane[0] * l.plane[1];
+  l.image = job->channels * l.channel;
+  l.taps = job->kernel[0] * job->kernel[1];
+  l.in_group = job->channels / job->group;
+  l.out_group = job->outputs / job->group;
+  l.rows = l.in_group * l.taps;
+  l.np = up_to(l.out_group, TILE_LANES);
+
+  size_t outputs = y[0] * y[1], run = (y[0] - 1) * l.plane[1] + y[1];
+  l.direct = l.out_group <= FEW_OUTPUTS && outputs <= GRAD_EXACT;
+  l.flat = l.direct || (outputs <= GRAD_EXACT && l.plane[1] < up_to(y[1], TILE_PAD) + TILE_PAD);
+  if (l.flat) {
+    l.positions = run;
+    l.pieces = parts_of(run, GRAD_DEPTH);
+    l.piece = up_to(parts_of(run, l.pieces), TILE_PAD);
+    l.pieces = parts_of(run, l.piece);
+    l.segments = job->batch * l.pieces;
+  } else {
+    l.positions = outputs;
+    l.piece = y[1] < GRAD_DEPTH ? y[1] : GRAD_DEPTH;
+    l.pieces = parts_of(y[1], l.piece);
+    l.segments = job->batch * y[0] * l.pieces;
+  }
+  /* Sums of at most GRAD_EXACT outputs are complete: whole images, or whole rows, or whole pieces; the same on every ISA. */
+  if (outputs <= GRAD_EXACT)
+    l.exact_segments = GRAD_EXACT / outputs * (l.flat ? l.pieces : y[0] * l.pieces);
+  else
+    l.exact_segments = y[1] <= GRAD_EXACT ? GRAD_EXACT / y[1] * l.pieces : GRAD_EXACT / GRAD_DEPTH;
+  if (l.exact_segments > l.segments) l.exact_segments = l.segments;
+  size_t padded_piece = up_to(l.piece, TILE_PAD);
+  l.block_segments = padded_piece < GRAD_DEPTH ? GRAD_DEPTH / padded_piece : 1;
+  if (l.block_segments > l.exact_segments) l.block_segments = l.exact_segments;
+  l.exact_blocks = parts_of(l.exact_segments, l.block_segments);
+  l.block_segments = parts_of(l.exact_segments, l.exact_blocks);
+  l.depth = l.block_segments * padded_piece;
+  size_t whole = l.segments / l.exact_segments;
+  l.blocks = whole * l.exact_blocks + parts_of(l.segments - whole * l.exact_segments, l.block_segments);
+
+  size_t at = 0, c = job->channels, m = job->outputs;
+  float *scales = (float *)(void *)take(&at, job->scratch, 2 * (c + m) * sizeof(float));
+  l.x_scale = scales, l.dy_scale = scales + c, l.x_inverse = scales + c + m, l.dy_inverse = scales + 2 * c + m;
+  l.x = (Code *)(void *)take(&at, job->scratch, (job->batch * l.image + 2 * DOT_STEP) * sizeof(Code));
+  if (l.direct) {
+    l.depth = up_to(run, DOT_STEP);
+    l.dy = (Code *)(void *)take(&at, job->scratch, m * job->batch * l.depth * sizeof(Code));
+  } else {
+    l.corrections = (int32_t *)(void *)take(&at, job->scratch, job->group * l.blocks * l.np * sizeof(int32_t));
+    l.dy = (Code *)(void *)take(&at, job->scratch, job->group * l.blocks * l.np * l.depth * sizeof(Code));
+    l.sums = (int32_t *)(void *)take(&at, job->scratch, job->group * l.rows * l.np * sizeof(int32_t));
+  }
+  l.bytes = at;
+  return l;
+}
+
+void FG_ISA(fg_conv_grad_plan)(const fg_conv_grad *job, fg_grad_parts *parts) {
+  ConvLayout l = conv_layout(job);
+  parts->scales = job->channels + job->outputs;
+  parts->packs = job->batch * job->channels + (l.direct ? job->outputs : job->group * l.blocks);
+  parts->rows = l.direct ? job->channels : job->group * parts_of(l.rows, GRAD_ROWS);
+  parts->scratch = l.bytes;
+}
+
+void FG_ISA(fg_conv_grad_scales)(const fg_conv_grad *job, size_t part) {
+  ConvLayout l = conv_layout(job);
+  size_t c = job->channels;
+  if (part >= c)
+    channel_scale(job->dy, job->batch, job->outputs, job->y_size[0] * job->y_size[1], part - c, l.dy_scale, l.dy_inverse);
+  else if (job->codes)
+    take_scales(job->scale + part, 1, l.x_scale + part);
+  else
+    channel_scale(job->x, job->batch, c, job->x_size[0] * job->x_size[1], part, l.x_scale, l.x_inverse);
+}
+
+/* Every `stride`-th pixel of a row, from pixel `first` (negative: before the row's start), into a plane's row. */
+static void split_row(const float *x, const int8_t *codes, size_t size, ptrdiff_t first, size_t stride, float inverse, size_t width, Code *out) {
+  size_t before = first < 0 ? parts_of((size_t)-first, stride) : 0;
+  if (before > width) before = width;
+  size_t start = (size_t)(first + (ptrdiff_t)(before * stride)), after = start < size ? before + parts_of(size - start, stride) : before;
+  if (after > width) after = width;
+  for (size_t i = 0; i < before; i++) out[i] = ZERO_CODE;
+  for (size_t i = after; i < width; i++) out[i] = ZERO_CODE;
+  for (size_t i = before; i < after;) {
+    float picked[64];
+    size_t count = after - i < 64 ? after - i : 64, at = start + (i - before) * stride;
+    if (codes) {
+      if (stride == 1)
+        widen_run(codes + at, count, out + i);
+      else
+        for (size_t j = 0; j < count; j++) out[i + j] = (Code)(codes[at + j * stride] + TILE_BIAS);
+    } else if (stride == 1) {
+      count = after - i;
+      quantize_run(x + at, count, inverse, TILE_BIAS, out + i);
+    } else {
+      if (stride == 2)
+        for (size_t j = 0; j < count; j++) picked[j] = x[at + j * 2];
+      else
+        for (size_t j = 0; j < count; j++) picked[j] = x[at + j * stride];
+      quantize_run(picked, count, inverse, TILE_BIAS, out + i);
+    }
+    i += count;
+  }
+}
+
+static void pack_channel(const fg_conv_grad *job, const ConvLayout *l, size_t plane) {
+  size_t size = job->x_size[0] * job->x_size[1], c = plane % job->channels;
+  const float *x = job->x ? job->x + plane * size : NULL;
+  const int8_t *codes = job->codes ? job->codes + plane * size : NULL;
+  Code *out = l->x + plane * l->channel;
+  for (size_t sh = 0; sh < l->slots[0]; sh++)
+    for (size_t sw = 0; sw < l->slots[1]; sw++)
+      for (size_t i = 0; i < l->plane[0]; i++, out += l->plane[1]) {
+        size_t high = i * job->stride[0] + sh * job->dilation[0] % job->stride[0], row = high - job->before[0];
+        if (high < job->before[0] || row >= job->x_size[0]) {
+          for (size_t j = 0; j < l->plane[1]; j++) out[j] = ZERO_CODE;
+          continue;
+        }
+        ptrdiff_t first = (ptrdiff_t)(sw * job->dilation[1] % job->stride[1]) - (ptrdiff_t)job->before[1];
+        size_t at = row * job->x_size[1];
+        split_row(x ? x + at : NULL, codes ? codes + at : NULL, job->x_size[1], first, job->stride[1], l->x_inverse[c], l->plane[1], out);
+      }
+  if (plane + 1 == job->batch * job->channels) /* what is read behind the last plane */
+    for (size_t j = 0; j < 2 * DOT_STEP; j++) out[j] = ZERO_CODE;
+}
+
+/* Positions [first, first + count) of one plane of dY, in the order of a plane of X: zeros where a row ends before the plane does. */
+static void pack_flat(const fg_conv_grad *job, const ConvLayout *l, const float *dy, float inverse, size_t first, size_t count, Code *out) {
+  size_t width = job->y_size[1], pitch = l->plane[1];
+  for (size_t i = 0; i < count;) {
+    size_t row = (first + i) / pitch, column = (first + i) % pitch, rest = count - i;
+    size_t run = column < width ? width - column : 0;
+    if (run > rest) run = rest;
+    quantize_run(dy + row * width + column, run, inverse, 0, out + i);
+    size_t gap = pitch - column - run;
+    if (gap > rest - run) gap = rest - run;
+    for (size_t j = 0; j < gap; j++) out[i + run + j] = 0;
+    i += run + gap;
+  }
+}
+
+/* Segments of a block. */
+static size_t block_of(const fg_conv_grad *job, const ConvLayout *l, size_t block, size_t *first) {
+  size_t exact = block / l->exact_blocks, start = exact * l->exact_segments, end = start + l->exact_segments;
+  (void)job;
+  *first = start + block % l->exact_blocks * l->block_segments;
+  if (end > l->segments) end = l->segments;
+  return end - *first < l->block_segments ? end - *first : l->block_segments;
+}
+
+/* Where segment s begins, in positions of its row or plane, and how long it is. */
+static inline size_t piece_of(const fg_conv_grad *job, const ConvLayout *l, size_t s, size_t *length) {
+  size_t start = s % l->pieces * l->piece, all = l->flat ? l->positions : job->y_size[1];
+  *length = all - start < l->piece ? all - start : l->piece;
+  return start;
+}
+
+static void pack_block(const fg_conv_grad *job, const ConvLayout *l, size_t group, size_t block) {
+  enum { PITCH = GRAD_DEPTH + 16 };
+  Code lanes[TILE_LANES * PITCH];
+  size_t first, count = block_of(job, l, block, &first), outputs = job->y_size[0] * job->y_size[1], positions = 0;
+  Code *b = l->dy + (group * l->blocks + block) * l->np * l->depth;
+  for (size_t column = 0; column < l->np; column += TILE_LANES) {
+    for (size_t j = 0; j < TILE_LANES; j++) {
+      size_t m = group * l->out_group + column + j, at = 0;
+      Code *lane = lanes + j * PITCH;
+      for (size_t s = first; s < first + count; s++) {
+        size_t length, start = piece_of(job, l, s, &length), padded = up_to(length, TILE_PAD);
+        if (column + j >= l->out_group) {
+          memset(lane + at, 0, padded * sizeof *lane);
+        } else {
+          size_t n = s / l->pieces / (l->flat ? 1 : job->y_size[0]), row = l->flat ? 0 : s / l->pieces % job->y_size[0];
+          const float *dy = job->dy + (n * job->outputs + m) * outputs;
+          if (l->flat)
+            pack_flat(job, l, dy, l->dy_inverse[m], start, length, lane + at);
+          else
+            quantize_run(dy + row * job->y_size[1] + start, length, l->dy_inverse[m], 0, lane + at);
+          for (size_t i = length; i < padded; i++) lane[at + i] = 0;
+        }
+        at += padded;
+      }
+      positions = at;
+    }
+    size_t panel = column / TILE_WIDTH * TILE_WIDTH;
+    interleave(lanes, PITCH, positions, b + panel * l->depth + (column - panel) * TILE_GROUP, panel_width(l->np, panel));
+  }
+  correct_columns(b, l->np, l->depth, positions, l->corrections + (group * l->blocks + block) * l->np);
+}
+
+void FG_ISA(fg_conv_grad_pack)(const fg_conv_grad *job, size_t part) {
+  ConvLayout l = conv_layout(job);
+  size_t planes = job->batch * job->channels;
+  if (part < planes) {
+    pack_channel(job, &l, part);
+  } else if (!l.direct) {
+    pack_block(job, &l, (part - planes) / l.blocks, (part - planes) % l.blocks);
+  } else {
+    size_t m = part - planes, outputs = job->y_size[0] * job->y_size[1];
+    for (size_t n = 0; n < job->batch; n++) {
+      Code *out = l.dy + (m * job->batch + n) * l.depth;
+      pack_flat(job, &l, job->dy + (n * job->outputs + m) * outputs, l.dy_inverse[m], 0, l.positions, out);
+      for (size_t i = l.positions; i < l.depth; i++) out[i] = 0;
+    }
+  }
+}
+
+/* Codes from an image's start to where tap `tap` of channel c sees the first position. */
+static inline size_t tap_start(const fg_conv_grad *job, const ConvLayout *l, size_t c, size_t tap) {
+  size_t kh = tap / job->kernel[1], kw = tap % job->kernel[1];
+  size_t slot = kh % l->slots[0] * l->slots[1] + kw % l->slots[1];
+  size_t down = kh * job->dilation[0] / job->stride[0], right = kw * job->dilation[1] / job->stride[1];
+  return c * l->channel + (slot * l->plane[0] + down) * l->plane[1] + right;
+}
+
+static void direct_rows(const fg_conv_grad *job, const ConvLayout *l, size_t c) {
+  size_t group = c / l->in_group, images = GRAD_EXACT / (job->y_size[0] * job->y_size[1]);
+  for (size_t m = group * l->out_group; m < (group + 1) * l->out_group; m++) {
+    float scale = l->x_scale[c] * l->dy_scale[m];
+    float *out = job->out + m * l->rows + c % l->in_group * l->taps;
+    const float *base = job->base ? job->base + (out - job->out) : NULL;
+    size_t calls = parts_of(l->taps, DOT_TAPS), each = parts_of(l->taps, calls);
+    for (size_t tap = 0; tap < l->taps; tap += each) {
+      size_t taps = l->taps - tap < each ? l->taps - tap : each;
+      for (size_t first = 0; first < job->batch; first += images) {
+        size_t end = job->batch - first < images ? job->batch : first + images;
+        int32_t sums[DOT_TAPS * DOT_LANES] = {0};
+        int32_t total = 0;
+        for (size_t n = first; n < end; n++) {
+          const Code *a[DOT_TAPS], *dy = l->dy + (m * job->batch + n) * l->depth;
+          for (size_t t = 0; t < taps; t++) a[t] = l->x + n * l->image + tap_start(job, l, c, tap + t);
+          dots(a, taps, dy, l->depth, sums);
+          if (TILE_BIAS)
+            for (size_t i = 0; i < l->depth; i++) total += dy[i];
+        }
+        for (size_t t = 0; t < taps; t++) {
+          uint32_t sum = (uint32_t)total * (uint32_t)TILE_BIAS; /* rows were read as code + 128 */
+          for (size_t i = 0; i < DOT_LANES; i++) sum += (uint32_t)sums[t * DOT_LANES + i];
+          float x = (float)(int32_t)sum * scale;
+          out[tap + t] = first ? out[tap + t] + x : base ? base[tap + t] + x : x;
+        }
+      }
+    }
+  }
+}
+
+/* A chunk's complete sums [rows][np] into dW [out_group][all rows]: four by four, transposed. */
+static void store_transposed(const fg_conv_grad *job, const ConvLayout *l, size_t group, size_t row, size_t rows, const int32_t *sums, int again) {
+  float scale[GRAD_ROWS];
+  for (size_t r = 0; r < rows; r++) scale[r] = l->x_scale[group * l->in_group + (row + r) / l->taps];
+  const float *base = again ? job->out : job->base;
+  for (size_t r = 0; r < rows; r += 4)
+    for (size_t j = 0; j < l->out_group; j += 4) {
+      Four v[4];
+      size_t height = rows - r < 4 ? rows - r : 4, width = l->out_group - j < 4 ? l->out_group - j : 4;
+      for (size_t i = 0; i < 4; i++) memcpy(&v[i], sums + (r + (i < height ? i : 0)) * l->np + j, 16);
+      transpose4(v);
+      for (size_t i = 0; i < width; i++) {
+        size_t m = group * l->out_group + j + i, at = m * l->rows + row + r;
+        float dy_scale = l->dy_scale[m];
+        for (size_t h = 0; h < height; h++) {
+          float x = (float)v[i][h] * (scale[r + h] * dy_scale);
+          job->out[at + h] = base ? base[at + h] + x : x;
+        }
+      }
+    }
+}
+
+static void tiled_rows(const fg_conv_grad *job, const ConvLayout *l, size_t group, size_t row) {
+  size_t rows = l->rows - row < GRAD_ROWS ? l->rows - row : GRAD_ROWS;
+  int32_t row_off[GRAD_ROWS] = {0}, tile_sums[TILE_ROWS * TILE_WIDTH], *sums = l->sums + (group * l->rows + row) * l->np;
+  const Code *at[GRAD_ROWS];
+  for (size_t r = 0; r < rows; r++) at[r] = l->x + tap_start(job, l, group * l->in_group + (row + r) / l->taps, (row + r) % l->taps);
+  for (size_t block = 0; block < l->blocks; block++) {
+    Segment segments[MOST_SEGMENTS];
+    size_t first, count = block_of(job, l, block, &first);
+    for (size_t s = first; s < first + count; s++) {
+      size_t length, start = piece_of(job, l, s, &length), line = s / l->pieces;
+      if (!l->flat) start += line % job->y_size[0] * l->plane[1], line /= job->y_size[0];
+      segments[s - first] = (Segment){line * l->image + start, up_to(length, TILE_PAD)};
+    }
+#if defined(TILE_ROW_CORRECTION)
+    for (size_t r = 0; r < rows; r++) row_off[r] = TILE_ROW_CORRECTION(at[r], TILE_RUN, segments, count);
+#endif
+    size_t place = group * l->blocks + block;
+    int fresh = block % l->exact_blocks == 0, complete = (block + 1) % l->exact_blocks == 0 || block + 1 == l->blocks;
+    for (size_t column = 0; column < l->np; column += TILE_WIDTH) {
+      size_t width = panel_width(l->np, column);
+      const Code *b = l->dy + place * l->np * l->depth + column * l->depth;
+      const int32_t *column_off = l->corrections + place * l->np + column;
+      for (size_t r = 0; r < rows; r += TILE_ROWS) {
+        size_t of = rows - r < TILE_ROWS ? rows - r : TILE_ROWS;
+        tile(of, at + r, TILE_RUN, segments, count, b, width, tile_sums);
+        for (size_t i = 0; i < of; i++) {
+          int32_t *to = sums + (r + i) * l->np + column;
+          const int32_t *from = tile_sums + i * width;
+          uint32_t off = (uint32_t)row_off[r + i];
+          for (size_t half = 0; half < width; half += TILE_LANES)
+            for (size_t j = half; j < half + TILE_LANES; j++) {
+              uint32_t sum = (uint32_t)from[j] - off - (uint32_t)column_off[j];
+              to[j] = (int32_t)(fresh ? sum : sum + (uint32_t)to[j]);
+            }
+        }
+      }
+    }
+    if (complete) store_transposed(job, l, group, row, rows, sums, block >= l->exact_blocks);
+  }
+}
+
+void FG_ISA(fg_conv_grad_rows)(const fg_conv_grad *job, size_t part) {
+  ConvLayout l = conv_layout(job);
+  size_t chunks = parts_of(l.rows, GRAD_ROWS);
+  if (l.direct)
+    direct_rows(job, &l, part);
+  else
+    tiled_rows(job, &l, part / chunks, part % chunks * GRAD_ROWS);
+}

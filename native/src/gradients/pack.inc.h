@@ -1,0 +1,121 @@
+/* Brings operands into the order that the tiles read, quantizing on the way. */
+typedef int32_t Four __attribute__((vector_size(16)));
+
+#if defined(__clang__)
+#define FROM_BOTH(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define FROM_BOTH(a, b, ...) __builtin_shuffle(a, b, (Four){__VA_ARGS__})
+#endif
+
+static inline void transpose4(Four v[4]) {
+  Four a = FROM_BOTH(v[0], v[1], 0, 4, 1, 5), b = FROM_BOTH(v[0], v[1], 2, 6, 3, 7);
+  Four c = FROM_BOTH(v[2], v[3], 0, 4, 1, 5), d = FROM_BOTH(v[2], v[3], 2, 6, 3, 7);
+  v[0] = FROM_BOTH(a, c, 0, 1, 4, 5);
+  v[1] = FROM_BOTH(a, c, 2, 3, 6, 7);
+  v[2] = FROM_BOTH(b, d, 0, 1, 4, 5);
+  v[3] = FROM_BOTH(b, d, 2, 3, 6, 7);
+}
+
+/* Codes of `count` neighbours with one scale. A last vector overlaps the one before it: what it writes twice is the same. */
+static inline void quantize16(const float *x, float inverse, int32_t bias, Code *out) {
+  for (size_t i = 0; i < 16; i++) out[i] = (Code)(quantized(x[i], inverse) + bias);
+}
+
+static inline void quantize8(const float *x, float inverse, int32_t bias, Code *out) {
+  for (size_t i = 0; i < 8; i++) out[i] = (Code)(quantized(x[i], inverse) + bias);
+}
+
+static void quantize_run(const float *x, size_t count, float inverse, int32_t bias, Code *out) {
+  size_t i = 0;
+  if (count >= 16) {
+    for (; i + 16 <= count; i += 16) quantize16(x + i, inverse, bias, out + i);
+    if (i < count) quantize16(x + count - 16, inverse, bias, out + count - 16);
+  } else if (count >= 8) {
+    quantize8(x, inverse, bias, out);
+    quantize8(x + count - 8, inverse, bias, out + count - 8);
+  } else {
+    for (; i < count; i++) out[i] = (Code)(quantized(x[i], inverse) + bias);
+  }
+}
+
+static void widen_run(const int8_t *codes, size_t count, Code *out) {
+  for (size_t i = 0; i < count; i++) out[i] = (Code)(codes[i] + TILE_BIAS);
+}
+
+/* Sixteen columns, each a row of `rows` that are `pitch` codes apart, into a panel of `width`. positions: a multiple of TILE_PAD. */
+static void interleave(const Code *rows, size_t pitch, size_t positions, Code *panel, size_t width) {
+  const size_t bytes = TILE_GROUP * sizeof(Code);
+  if (bytes == 4) {
+    size_t groups = positions / TILE_GROUP, g = 0;
+    for (; g + 4 <= groups; g += 4)
+      for (size_t j = 0; j < TILE_LANES; j += 4) {
+        Four v[4];
+        for (size_t r = 0; r < 4; r++) memcpy(&v[r], rows + (j + r) * pitch + g * TILE_GROUP, 16);
+        transpose4(v);
+        for (size_t r = 0; r < 4; r++) memcpy(panel + ((g + r) * width + j) * TILE_GROUP, &v[r], 16);
+      }
+    for (; g < groups; g++)
+      for (size_t j = 0; j < TILE_LANES; j++) memcpy(panel + (g * width + j) * TILE_GROUP, rows + j * pitch + g * TILE_GROUP, 4);
+  } else {
+    for (size_t g = 0; g < positions / TILE_GROUP; g++)
+      for (size_t j = 0; j < TILE_LANES; j++) memcpy(panel + (g * width + j) * TILE_GROUP, rows + j * pitch + g * TILE_GROUP, bytes);
+  }
+}
+
+/* Codes of one position each, joined: into 32-bit words, as TILE_GROUP or a run has them in memory. */
+static inline uint32_t word_of(const int32_t *q, size_t pitch, size_t word) {
+  if (sizeof(Code) == 2) {
+    const int32_t *at = q + 2 * word * pitch;
+    return ((uint32_t)at[0] & 0xffffu) | (uint32_t)at[pitch] << 16;
+  }
+  const int32_t *at = q + 4 * word * pitch;
+  uint32_t low = ((uint32_t)at[0] & 0xffu) | ((uint32_t)at[pitch] & 0xffu) << 8;
+  return low | ((uint32_t)at[2 * pitch] & 0xffu) << 16 | (uint32_t)at[3 * pitch] << 24;
+}
+
+#define WORD_OF(n) ((n) * sizeof(Code) / 4) /* words of n codes */
+
+/* A group of TILE_GROUP positions of at most 16 columns of a matrix in row order; what is outside is zero. */
+static inline void pack_group(const float *x, size_t pitch, size_t positions, size_t columns, const float *inverse, Code *out) {
+  int32_t q[TILE_GROUP][TILE_LANES];
+  for (size_t r = 0; r < TILE_GROUP; r++) {
+    if (r < positions && columns == TILE_LANES) {
+      for (size_t j = 0; j < TILE_LANES; j++) q[r][j] = quantized(x[r * pitch + j], inverse[j]);
+    } else {
+      memset(q[r], 0, sizeof q[r]);
+      if (r < positions)
+        for (size_t j = 0; j < columns; j++) q[r][j] = quantized(x[r * pitch + j], inverse[j]);
+    }
+  }
+  uint32_t words[TILE_LANES * WORD_OF(TILE_GROUP)];
+  for (size_t j = 0; j < TILE_LANES; j++)
+    for (size_t w = 0; w < WORD_OF(TILE_GROUP); w++) words[j * WORD_OF(TILE_GROUP) + w] = word_of(&q[0][j], TILE_LANES, w);
+  memcpy(out, words, sizeof words);
+}
+
+/* Rows of a product from columns of a matrix in row order: a panel of TILE_ROWS rows after the other, each [run][row][TILE_RUN].
+ * columns <= GRAD_STRIPE; depth is a multiple of TILE_RUN; positions from `positions` on are zero. */
+static void pack_rows(const float *x, const int8_t *codes, size_t pitch, size_t positions, size_t depth, size_t columns,
+                      const float *inverse, Code *out) {
+  int32_t q[TILE_RUN][GRAD_STRIPE];
+  uint32_t line[GRAD_STRIPE * WORD_OF(TILE_RUN)];
+  for (size_t p = 0; p < depth; p += TILE_RUN) {
+    for (size_t r = 0; r < TILE_RUN; r++) {
+      size_t at = (p + r) * pitch;
+      if (p + r >= positions)
+        for (size_t j = 0; j < columns; j++) q[r][j] = TILE_BIAS;
+      else if (codes)
+        for (size_t j = 0; j < columns; j++) q[r][j] = codes[at + j] + TILE_BIAS;
+      else
+        for (size_t j = 0; j < columns; j++) q[r][j] = quantized(x[at + j], inverse[j]) + TILE_BIAS;
+    }
+    for (size_t j = 0; j < columns; j++)
+      for (size_t w = 0; w < WORD_OF(TILE_RUN); w++) line[j * WORD_OF(TILE_RUN) + w] = word_of(&q[0][j], GRAD_STRIPE, w);
+    size_t first = 0;
+    for (; first + TILE_ROWS <= columns; first += TILE_ROWS)
+      memcpy(out + first * depth + p * TILE_ROWS, line + first * WORD_OF(TILE_RUN), TILE_ROWS * TILE_RUN * sizeof(Code));
+    if (first < columns)
+      memcpy(out + first * depth + p * (columns - first), line + first * WORD_OF(TILE_RUN),
+             (columns - first) * TILE_RUN * sizeof(Code));
+  }
+}
