@@ -342,7 +342,7 @@ static void tiled_rows(const fg_conv_grad *job, const ConvLayout *l, size_t grou
       const int32_t *column_off = l->corrections + place * l->np + column;
       for (size_t r = 0; r < rows; r += TILE_ROWS) {
         size_t of = rows - r < TILE_ROWS ? rows - r : TILE_ROWS;
-        tile(of, at + r, TILE_RUN, segments, count, b, width, tile_sums);
+        product_tile(of, at + r, TILE_RUN, segments, count, b, width, tile_sums);
         for (size_t i = 0; i < of; i++) {
           int32_t *to = sums + (r + i) * l->np + column;
           const int32_t *from = tile_sums + i * width;

@@ -164,7 +164,7 @@ void FG_ISA(fg_matmul_grad_rows)(const fg_matmul_grad *job, size_t chunk) {
         size_t of = rows - i < TILE_ROWS ? rows - i : TILE_ROWS, at = (row + i) * n + column;
         const Code *each[TILE_ROWS];
         for (size_t r = 0; r < of; r++) each[r] = a + i * depth + r * TILE_RUN;
-        tile(of, each, of * TILE_RUN, &all, 1, b, width, sums);
+        product_tile(of, each, of * TILE_RUN, &all, 1, b, width, sums);
         store.row_off = row_off + i, store.row_scale = l.x_scale + row + i;
         store.partial = partial + at, store.out = job->out + at, store.base = base ? base + at : NULL;
         store_tile(&store, of, sums, width, n - column < width ? n - column : width);

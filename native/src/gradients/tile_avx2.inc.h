@@ -73,7 +73,7 @@ static inline void tile_of_1(const Code *const *a, size_t step, const Segment *s
   STORE_ROW(0);
 }
 
-static void tile(size_t rows, const Code *const *a, size_t step, const Segment *segments, size_t count, const Code *b, size_t width,
+static void product_tile(size_t rows, const Code *const *a, size_t step, const Segment *segments, size_t count, const Code *b, size_t width,
                  int32_t *sums) {
   (void)width;
   if (rows == 4) {

@@ -48,7 +48,7 @@ static inline __attribute__((always_inline)) void tile_wide(size_t vectors, size
   if (rows & 1) tile_of(1, vectors, a + done, step, segments, count, b, sums + done * vectors * 16);
 }
 
-static void tile(size_t rows, const Code *const *a, size_t step, const Segment *segments, size_t count, const Code *b, size_t width,
+static void product_tile(size_t rows, const Code *const *a, size_t step, const Segment *segments, size_t count, const Code *b, size_t width,
                  int32_t *sums) {
   if (width == 32)
     tile_wide(2, rows, a, step, segments, count, b, sums);

@@ -11,7 +11,7 @@ typedef int8_t Code;
 
 static inline int8x8_t twice(const Code *quad) { return vreinterpret_s8_s32(vdup_n_s32(load4(quad))); }
 
-static void tile(size_t rows, const Code *const *a, size_t step, const Segment *segments, size_t count, const Code *b, size_t width,
+static void product_tile(size_t rows, const Code *const *a, size_t step, const Segment *segments, size_t count, const Code *b, size_t width,
                  int32_t *sums) {
   (void)width;
   const Code *row[4];

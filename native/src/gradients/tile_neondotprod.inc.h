@@ -8,7 +8,7 @@ typedef int8_t Code;
 #define TILE_BIAS 0
 #include "dots_sdot.inc.h"
 
-static void tile(size_t rows, const Code *const *a, size_t step, const Segment *segments, size_t count, const Code *b, size_t width,
+static void product_tile(size_t rows, const Code *const *a, size_t step, const Segment *segments, size_t count, const Code *b, size_t width,
                  int32_t *sums) {
   (void)width;
   const Code *a0 = a[0], *a1 = a[rows > 1 ? 1 : 0], *a2 = a[rows > 2 ? 2 : 0], *a3 = a[rows > 3 ? 3 : 0];

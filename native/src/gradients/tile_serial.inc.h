@@ -8,7 +8,7 @@ typedef int8_t Code;
 #define TILE_BIAS 0
 #define DOT_STEP 4
 
-static void tile(size_t rows, const Code *const *a, size_t step, const Segment *segments, size_t count, const Code *b, size_t width,
+static void product_tile(size_t rows, const Code *const *a, size_t step, const Segment *segments, size_t count, const Code *b, size_t width,
                  int32_t *sums) {
   memset(sums, 0, rows * width * sizeof *sums);
   for (const Segment *s = segments; s < segments + count; s++)

@@ -9,7 +9,7 @@
  * Positions come in segments: in each, a row's runs lie `step` codes apart; columns go on without a gap. A segment's length is a multiple
  * of TILE_PAD; where it is longer than the data, columns are zero and rows hold anything.
  *
- *   tile(rows, a, step, segments, count, b, width, sums)   sums[rows][width]: the products, rows <= TILE_ROWS
+ *   product_tile(rows, a, step, segments, count, b, width, sums)   sums[rows][width]: the products, rows <= TILE_ROWS
  *   dots(a, taps, b, positions, sums)                      sums[taps][DOT_LANES] += a[t] . b, in lanes, taps <= DOT_TAPS;
  *                                                          positions is a multiple of DOT_STEP, both sides contiguous
  *
