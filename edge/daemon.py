@@ -90,7 +90,7 @@ class TrainerChild:
                 self._job = None
                 return ev.Trained(
                     job.round, job.attempt, fields["payload"], fields["size"], fields["sha256"], fields["weight"],
-                    fields["steps"], fields.get("loss", 0.0), fields.get("rate", 0.0),
+                    fields["steps"], fields.get("loss", 0.0), fields.get("rate", 0.0), fields.get("residual", ""),
                 )  # fmt: skip
         self._job = None
         return ev.TrainingFailed(job.round, job.attempt, fields.get("reason", ""), fields.get("lasting", False))
@@ -107,7 +107,8 @@ class TrainerChild:
         request = {
             "round": job.round, "attempt": job.attempt, "plan": job.plan, "params": job.params, "policy": job.policy,
             "seed": job.seed, "keys": job.keys, "output": job.output, "spool": str(self._spool),
-            "data": self._data, "threads": self._config.device.threads,
+            "data": self._data, "threads": self._config.device.threads, "residual-output": job.residual_output,
+            "carried": job.carried,
         }  # fmt: skip
         try:
             if self._child.stdin:

@@ -1,10 +1,14 @@
 """What the participant is told (events) and what it asks for (effects)."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fleetgrad.wire.events import Connected, Disconnected, Log, Message, Publish, Subscribe, Tick
 from fleetgrad.wire.messages import Policy
 from fleetgrad.wire.seeds import Keys
+
+if TYPE_CHECKING:
+    from fleetgrad.edge.link.residual import Residual
 
 __all__ = [
     "CancelTraining",
@@ -37,7 +41,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The payload is on disk under `payload`; size in bytes, the hash in hex, the rate in bits per coordinate."""
+    """The payload is on disk under `payload`, what it left out (if anything is kept) has the hash `residual`; size in bytes, the hash in hex, the rate in bits per coordinate."""
 
     round: int
     attempt: int
@@ -48,6 +52,7 @@ class Trained:
     steps: int
     loss: float
     rate: float
+    residual: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,10 @@ class Unsubscribe:
 
 @dataclass(frozen=True, slots=True)
 class Train:
-    """Train `params` of `plan` (file names of verified objects) and store the payload, durably, as `output`."""
+    """Train `params` of `plan` (file names of verified objects) and store the payload, durably, as `output`.
+
+    Under a codec with error feedback: add what is `carried`, and store what is left out, durably, as `residual_output` before.
+    """
 
     round: int
     attempt: int
@@ -80,6 +88,8 @@ class Train:
     seed: int
     keys: Keys
     output: str
+    residual_output: str = ""
+    carried: "Residual | None" = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,10 +27,13 @@ from fleetgrad.edge.events import (
     Trained,
     TrainingFailed,
 )  # fmt: skip
-from fleetgrad.edge.link import outbox
+from fleetgrad.edge.link import memory, outbox
+from fleetgrad.edge.link.fate import Fates, fate_of
 from fleetgrad.edge.link.inbox import Inbox, object_name
 from fleetgrad.edge.link.outbox import Record, Upload, payload_name
+from fleetgrad.edge.link.residual import residual_name
 from fleetgrad.wire import seeds
+from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.files import DiskError, Files, put
 from fleetgrad.wire.messages import (
     BIRTH,
@@ -46,16 +49,16 @@ from fleetgrad.wire.messages import (
     Receipt,
     RetryAfter,
     Select,
+    Verdict,
 )  # fmt: skip
 from fleetgrad.wire.signing import PrivateKey, PublicKey, Untrusted, sign_message, verify_message
 from fleetgrad.wire.topics import Topics
 
-MEMORY, HEAD_FILE = "state.json", "head.jws"
+HEAD_FILE = "head.jws"
 DISK_RETRY_SECONDS = 5.0
 REFRESH_SECONDS, MOST_REFRESH_SECONDS = 15.0, 120.0  # silence after which an idle device reports again; doubles
 RESTING = ("idle", "fetching", "refused")
 STATUS_BYTES = 1 << 20  # traffic alone is worth a new status every so many bytes, not every chunk
-FIRST_NEW_BOOT = 1 << 32  # above any boot that was counted from 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +73,14 @@ class Identity:
     software: str = ""
 
 
-class Memory(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What outlives a restart beside head and update: `ended` says that (round, attempt) needs nothing more of us."""
-
-    boot: int = 0
-    round: int = 0
-    attempt: int = 0
-    ended: bool = True
-
-
 @dataclass(slots=True)
 class Job:
     """The attempt being trained for."""
 
     select: Select
     began: float
+    plan: str
+    codec: CodecSpec
 
 
 class Participant:
@@ -93,11 +89,11 @@ class Participant:
     def __init__(self, identity: Identity, files: Files, random: random.Random) -> None:
         self._id, self._files, self._random = identity, files, random
         self._topics = Topics(identity.federation)
-        self._notes: list[Effect] = []
-        self._memory = self._load_memory()
+        self._notes: list[Effect]
+        self._memory, self._notes = memory.load(files, random)
         self._memory.boot += 1
         self._seq = 0
-        self._save()
+        self._memory.save(self._files)
         self._head = self._load_head()
         self._inbox = Inbox(self._topics, files)
         if self._head:
@@ -105,12 +101,11 @@ class Participant:
             self._inbox.keep({self._head.plan.sha256, self._head.params.sha256})  # and no half of a download
         self._job: Job | None = None
         self._upload: Upload | None = None
-        record, notes = outbox.load(files)
+        self._fates = Fates(files)
+        record, notes = self._fates.load((self._memory.round, self._memory.attempt))
         self._notes += notes
-        if record and (record.round, record.attempt) == (self._memory.round, self._memory.attempt):
+        if record:
             self._upload = self._make_upload(record, window=1, start_at=0.0, ask_first=True)
-        elif record:
-            outbox.discard(files, record)
         self._unstored: Trained | TrainingFailed | None = None  # the trainer's word, while the disk has no room for it
         self._refused: str | None = None  # the plan that can't be trained here; forgotten by a restart
         self._disk_retry_at: float | None = None
@@ -191,6 +186,8 @@ class Participant:
         self._shown = None
         self._heard(now)
         effects: list[Effect] = [self._subscribe(), *self._birth()]
+        if self._head:
+            effects += self._end_if_closed(self._head, now)
         if self._head and not self._inbox.wanted:
             self._inbox.want([self._head.plan, self._head.params], connected=False, now=now)
         effects += self._inbox.resume(now)
@@ -234,15 +231,22 @@ class Participant:
         put(self._files, HEAD_FILE, raw)
         self._head = head
         self._heard(now)
-        effects = self._end_if_closed(head)
+        effects = self._end_if_closed(head, now)
         return effects + self._inbox.want([head.plan, head.params], self._connected, now)
 
-    def _end_if_closed(self, head: Head) -> list[Effect]:
+    def _end_if_closed(self, head: Head, now: float) -> list[Effect]:
+        """What the head says of the attempts that something hangs on; nothing new happens when it is asked again."""
+        self._fates.close(head)
         closed = {(c.round, c.attempt): c.outcome for c in head.closed}
         outcome = closed.get((self._memory.round, self._memory.attempt))
-        if outcome is None or self._memory.ended:
+        if outcome is None or (self._memory.ended and not (self._upload or self._job)):
             return []
-        return [*self._end(), Log("round_closed", {"round": self._memory.round, "outcome": outcome}), *self._birth()]
+        if outcome == "published" and self._upload and self._upload.record.residual:
+            self._upload.ask(now)  # only the receipt tells whether it was counted
+            return []
+        return [
+            *self._end(delivered=False), Log("round_closed", {"round": self._memory.round, "outcome": outcome}), *self._birth(),
+        ]  # fmt: skip
 
     def _on_aggregator(self, raw: bytes) -> list[Effect]:
         if not raw:
@@ -265,7 +269,7 @@ class Participant:
                     return self._upload.bitmap(command, now)
             case Receipt():
                 if self._upload and self._upload.matches(command.round, command.attempt, command.payload):
-                    ended = self._end()
+                    ended = self._end_by_receipt(command.verdict)
                     self._updates += command.verdict == "accepted"
                     self._reason = "" if command.verdict == "accepted" else f"{command.verdict}: {command.reason}"[:500]
                     note = Log(
@@ -288,13 +292,17 @@ class Participant:
         )
         if head is None or not ready or self.state == "refused" or not (asked > last or again):
             return self._birth()
+        if self._upload and self._upload.record.residual and select.round > self._upload.record.round:
+            self._upload.ask(now)  # before the next update is made, it must be known what became of this one
+            return [*self._birth(), *self._upload.tick(now)]
         effects: list[Effect] = [CancelTraining()] if self._job else []
+        self._fates.supersede(select.round)
         if self._upload:
-            self._drop_upload()
+            self._drop_upload(delivered=False)
         self._memory.round, self._memory.attempt, self._memory.ended = *asked, False
-        self._save()
-        outbox.sweep(self._files)
-        self._job, self._unstored = Job(select, now), None
+        self._memory.save(self._files)
+        effects += self._fates.prepare(head)
+        self._job, self._unstored = Job(select, now, head.plan.sha256, head.policy.codec), None
         self._reason, self._steps, self._loss = "", 0, None
         name, device = self._id.federation, self._id.device
         return [
@@ -309,6 +317,8 @@ class Participant:
                 seeds.derive("fl1-seed", name, device, *asked),
                 seeds.codec_keys(name, device, *asked),
                 payload_name(*asked),
+                residual_name(*asked) if head.policy.codec.feedback else "",
+                self._fates.carried,
             ),
         ]
 
@@ -316,10 +326,12 @@ class Participant:
         if not self._job or not self._is(done.round, done.attempt):
             return []
         select = self._job.select
+        name, device = self._id.federation, self._id.device
         record = Record(
             round=done.round, attempt=done.attempt, version=select.version, params=select.params, config=select.config,
             payload=done.payload, size=done.size, sha256=done.sha256, weight=done.weight, steps=done.steps,
-            loss=done.loss, rate=done.rate,
+            loss=done.loss, rate=done.rate, plan=self._job.plan, codec=self._job.codec,
+            keys=seeds.codec_keys(name, device, done.round, done.attempt), residual=done.residual,
         )  # fmt: skip
         self._unstored = done
         outbox.store(self._files, record)
@@ -336,7 +348,7 @@ class Participant:
         if not self._job or not self._is(failed.round, failed.attempt):
             return []
         self._unstored = failed
-        ended = self._end()
+        ended = self._end(delivered=False)
         self._reason = failed.reason[:500]
         if failed.lasting and self._head:
             self._refused = self._head.plan.sha256
@@ -349,7 +361,13 @@ class Participant:
         self._disk_retry_at = None
         if self._job and now >= self._job.began + self._job.select.deadline:
             self._reason = f"not done within {self._job.select.deadline:g} s"
-            effects += [*self._end(), Log("deadline_passed", {"round": self._memory.round}), *self._birth()]
+            effects += [
+                *self._end(delivered=False),
+                Log("deadline_passed", {"round": self._memory.round}),
+                *self._birth(),
+            ]
+        if self._head and (self._fates.pending or self._upload):
+            effects += self._end_if_closed(self._head, now)
         if isinstance(self._unstored, Trained):
             effects += self._on_trained(self._unstored, now)
         elif self._unstored:
@@ -372,21 +390,39 @@ class Participant:
     def _is(self, round_: int, attempt: int) -> bool:
         return (round_, attempt) == (self._memory.round, self._memory.attempt)
 
-    def _end(self) -> list[Effect]:
+    def _end(self, delivered: bool | None) -> list[Effect]:
         """Nothing more is owed for the current attempt."""
         self._memory.ended = True
-        self._save()
+        self._memory.save(self._files)
         effects: list[Effect] = [CancelTraining()] if self._job else []
         self._job = self._unstored = None
         if self._upload:
-            self._drop_upload()
+            self._drop_upload(delivered)
         return effects
 
-    def _drop_upload(self) -> None:
+    def _end_by_receipt(self, verdict: Verdict) -> list[Effect]:
+        """An accepted update with a residual is kept, though not sent any more, until its round is published or abandoned."""
+        record = self._upload.record if self._upload else None
+        fate = fate_of(self._head, record) if record else None
+        if verdict != "accepted" or record is None or not record.residual or fate is not None:
+            return self._end(
+                delivered=None if verdict == "duplicate" else verdict == "accepted" and fate != "abandoned"
+            )
+        self._memory.ended = True
+        self._memory.save(self._files)
+        self._fates.accepted(record)
+        self._bytes_up, self._upload = self._bytes_up + self._upload_bytes(), None
+        return []
+
+    def _drop_upload(self, delivered: bool | None) -> None:
+        """Ends the stored update."""
         if self._upload:
-            self._bytes_up += self._upload.bytes_up
-            outbox.discard(self._files, self._upload.record)
+            self._fates.settle(self._upload.record, delivered)
+            self._bytes_up += self._upload_bytes()
             self._upload = None
+
+    def _upload_bytes(self) -> int:
+        return self._upload.bytes_up if self._upload else 0
 
     def _make_upload(self, record: Record, window: int, start_at: float, ask_first: bool) -> Upload:
         shards = self._head.shards if self._head else 1
@@ -395,20 +431,6 @@ class Participant:
             record, topic, self._id.federation, self._id.device, self._id.key, self._files, self._random, window,
             start_at, ask_first,
         )  # fmt: skip
-
-    def _save(self) -> None:
-        put(self._files, MEMORY, msgspec.json.encode(self._memory))
-
-    def _load_memory(self) -> Memory:
-        try:
-            return msgspec.json.decode(self._files.read(MEMORY), type=Memory)
-        except FileNotFoundError:
-            return Memory()
-        except (msgspec.MsgspecError, UnicodeDecodeError) as e:
-            self._files.rename(MEMORY, f"{MEMORY}.bad")
-            self._notes.append(Log("memory_quarantined", {"reason": str(e)}))
-            # The aggregator drops births whose boot is older than the last it saw: this one has to be above.
-            return Memory(boot=FIRST_NEW_BOOT + self._random.getrandbits(48))
 
     def _load_head(self) -> Head | None:
         try:
@@ -454,7 +476,7 @@ class Participant:
             steps=self._steps,
             samples=self._id.samples,
             bits=None if self._rate is None else round(self._rate, 4),
-            bytes_up=self._bytes_up + (self._upload.bytes_up if self._upload else 0),
+            bytes_up=self._bytes_up + self._upload_bytes(),
             bytes_down=self._inbox.bytes_down,
             updates=self._updates,
             reason=self._reason,

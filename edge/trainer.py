@@ -4,7 +4,7 @@ It reads requests and writes replies, one JSON object a line, on its standard in
 
     {"round", "attempt", "plan", "params", "policy", "seed", "keys", "output", ...}  ->  progress*, then trained | failed
 
-A reply `trained` is sent after the payload is durable. Killed at any moment, it repeats the same payload byte for byte: order
+A reply `trained` is sent after the payload is durable, and under a codec with error feedback what it leaves out before it. Killed at any moment, it repeats the same payload byte for byte: order
 of samples and rounding are drawn from the request's seeds. It ends when its input does, and at once when the daemon dies: two
 trainers never write one payload.
 """
@@ -19,14 +19,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Literal, TypeVar
+from typing import IO, Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
+from fleetgrad.edge import feedback
 from fleetgrad.edge.config import Data
 from fleetgrad.edge.data import npz
 from fleetgrad.edge.data.dataset import DataError, Dataset
+from fleetgrad.edge.link.residual import Residual
 from fleetgrad.edge.training import trainer as training
 from fleetgrad.edge.training.plan_dir import Plan, open_plan
 from fleetgrad.wire import bundle, codecs
@@ -54,6 +57,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     seed: int
     keys: Keys
     output: str
+    residual_output: str = ""
+    carried: Residual | None = None
     spool: str
     data: Data
     threads: int
@@ -72,6 +77,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     sha256: str = ""
     weight: int = 0
     rate: float = 0.0
+    residual: str = ""
     reason: str = ""
     lasting: bool = False
 
@@ -143,17 +149,39 @@ def train(request: Request, loaded: _Loaded, replies: IO[bytes]) -> Reply:
         seed=request.seed,
         progress=progress,
     )
-    payload = codecs.encode_payload(
-        policy.codec, loaded.layout, trainer.delta(base), keys=request.keys, weight=result.samples, steps=result.steps,
-        loss=result.loss,
-    )  # fmt: skip
     files = PosixFiles(Path(request.spool))
+    delta = trainer.delta(base)
+    told: dict[str, Any] = {"weight": result.samples, "steps": result.steps, "loss": result.loss}
+    left_out = ""
+    if request.residual_output:
+        fed = _fed(request, files, loaded.layout, delta, told)
+        payload, raw = fed.payload, fed.residual.astype("<f4").tobytes()
+        left_out = hashlib.sha256(raw).hexdigest()
+        _when_there_is_room(request.round, lambda: put(files, request.residual_output, raw))
+    else:
+        payload = codecs.encode_payload(policy.codec, loaded.layout, delta, keys=request.keys, **told)
     _when_there_is_room(request.round, lambda: put(files, request.output, payload))
     return Reply(
         kind="trained", round=request.round, attempt=request.attempt, steps=result.steps, loss=result.loss,
         payload=request.output, size=len(payload), sha256=hashlib.sha256(payload).hexdigest(), weight=result.samples,
-        rate=codecs.read_info(payload)[0].rate,
+        rate=codecs.read_info(payload)[0].rate, residual=left_out,
     )  # fmt: skip
+
+
+def _fed(
+    request: Request, files: PosixFiles, layout: VectorLayout, delta: NDArray[np.float32], told: dict[str, Any]
+) -> feedback.Fed:
+    """The update with what is carried; without it, and a log line, where that is damaged or has to be given up."""
+    e = None
+    try:
+        if request.carried:
+            e = feedback.carried(files.read, request.carried, layout)
+    except feedback.ResidualLost as f:
+        log("residual_lost", round=request.round, reason=f)
+    fed = feedback.encode(delta, e, request.policy.codec, layout, request.keys, **told)
+    if fed.given_up:
+        log("residual_given_up", round=request.round, reason=fed.given_up)
+    return fed
 
 
 def _send(replies: IO[bytes], reply: Reply) -> None:

@@ -11,10 +11,14 @@ from hashlib import sha256
 import msgspec
 
 from fleetgrad.edge.events import Effect, Log, Publish
+from fleetgrad.edge.link import residual
+from fleetgrad.edge.link.residual import Residual, drop, residual_name
 from fleetgrad.wire import frames
 from fleetgrad.wire.chunks import has
+from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.files import Files, put
 from fleetgrad.wire.messages import Attempt, Bitmap, Count, Round, Sha256, Version
+from fleetgrad.wire.seeds import Keys
 from fleetgrad.wire.signing import PrivateKey
 from fleetgrad.wire.topics import name_hash
 
@@ -25,7 +29,11 @@ MOST_QUERY_SECONDS = 60.0
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """What is known of a stored update; its payload lies in the file `payload`."""
+    """What is known of a stored update; its payload lies in the file `payload`.
+
+    Under a codec with error feedback `residual` is the hash of what the update left out; such a record stays after the receipt, as
+    `accepted`, until the round's fate says what is to be carried (residual.py).
+    """
 
     round: Round
     attempt: Attempt
@@ -39,6 +47,19 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     steps: Count
     loss: float
     rate: float
+    plan: Sha256
+    codec: CodecSpec
+    keys: Keys
+    residual: str = ""
+    accepted: bool = False
+
+    def left_out(self, undelivered: bool) -> Residual:
+        """What this update leaves to be carried."""
+        return Residual(
+            plan=self.plan, round=self.round, attempt=self.attempt, name=residual_name(self.round, self.attempt),
+            sha256=self.residual, payload_name=self.payload, payload=self.sha256, payload_size=self.size, codec=self.codec,
+            keys=self.keys, undelivered=undelivered,
+        )  # fmt: skip
 
 
 def payload_name(round_: int, attempt: int) -> str:
@@ -52,7 +73,10 @@ def store(files: Files, record: Record) -> None:
 
 
 def load(files: Files) -> tuple[Record | None, list[Effect]]:
-    """The stored update, if it is whole; what isn't is set aside under another name."""
+    """The stored update, if it is whole; what isn't is set aside under another name.
+
+    With it goes what was carried: whether it is in an update that was sent, nobody knows any more, and nothing is sent twice.
+    """
     try:
         record = msgspec.json.decode(files.read(RECORD), type=Record)
         payload = files.read(record.payload)
@@ -67,19 +91,26 @@ def load(files: Files) -> tuple[Record | None, list[Effect]]:
 
 def _quarantine(files: Files, reason: str) -> Effect:
     files.rename(RECORD, f"{RECORD}.bad")
+    drop(files)
     return Log("update_quarantined", {"reason": reason})
 
 
-def discard(files: Files, record: Record) -> None:
-    """Ends the stored update: its record first, so that a crash between leaves no half of it."""
+def discard(files: Files, record: Record, carried: Residual | None = None) -> None:
+    """Ends the stored update: its record first, so that a crash between leaves no half of it; what is carried stays."""
     files.unlink(RECORD)
-    files.unlink(record.payload)
+    if carried is None or not carried.undelivered or carried.payload_name != record.payload:
+        files.unlink(record.payload)
+    if record.residual:
+        sweep(files, carried)
 
 
-def sweep(files: Files) -> None:
-    """Removes payloads that crashes have left without a record; there is no stored update when this is called."""
-    for name in files.names(FOLDER):
-        files.unlink(f"{FOLDER}/{name}")
+def sweep(files: Files, carried: Residual | None = None) -> None:
+    """Removes payloads and residuals that no one names; there is no stored update when this is called."""
+    kept = {carried.name, carried.payload_name if carried.undelivered else ""} if carried else set()
+    for folder in (FOLDER, residual.FOLDER):
+        for name in files.names(folder):
+            if f"{folder}/{name}" not in kept:
+                files.unlink(f"{folder}/{name}")
 
 
 @dataclass(slots=True)
@@ -124,6 +155,11 @@ class Upload:
         if self._sent or self.ask_first:
             self.query_at, self._asked = max(now, self.start_at), True
         return self.tick(now)
+
+    def ask(self, now: float) -> None:
+        """Asks at the next tick, unless a question is under way: the round is closed, and no receipt has come."""
+        if not self._asked:
+            self.query_at, self._asked, self._begun, self.start_at = now, True, True, min(self.start_at, now)
 
     def bitmap(self, bitmap: Bitmap, now: float) -> list[Effect]:
         """Moves the window; after a query, what is missing counts as unsent."""

@@ -15,6 +15,7 @@ from fleetgrad.edge.autodiff import zoo
 from fleetgrad.edge.autodiff.compiling import compile_model
 from fleetgrad.edge.training.plan_dir import open_plan
 from fleetgrad.wire import bundle
+from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.messages import Policy
 
 
@@ -90,6 +91,43 @@ def test_a_trainer_killed_while_it_trains_repeats_its_payload_byte_for_byte(
     again.process.wait()
     child.ask(request_)  # and in the process that has trained before
     assert child.last() == first
+
+
+def test_a_trainer_killed_under_error_feedback_repeats_payload_and_residual(
+    child: Child, request_: dict[str, Any], tmp_path: Path
+) -> None:
+    """The second update carries the first, undelivered one; killed and asked again, it has the same bytes."""
+    feedback = {**request_, "policy": Policy(local_epochs=30, codec=CodecSpec(name="ec-dz", bits=0.5))}
+    feedback["residual-output"] = "residuals/3-1.f32"
+    child.ask(feedback)
+    first = child.last()
+    left = tmp_path / "residuals" / "3-1.f32"
+    assert first["residual"] == hashlib.sha256(left.read_bytes()).hexdigest()
+    carried = {
+        "plan": "0" * 64, "round": 3, "attempt": 1, "name": "residuals/3-1.f32", "sha256": first["residual"],
+        "payload-name": first["payload"], "payload": first["sha256"], "payload-size": first["size"],
+        "codec": {"name": "ec-dz", "bits": 0.5}, "keys": {"own": 2, "shared": 3}, "undelivered": True,
+    }  # fmt: skip
+    second = {
+        **feedback,
+        "round": 4,
+        "carried": carried,
+        "output": "updates/4-1.payload",
+        "residual-output": "residuals/4-1.f32",
+    }
+    outcomes = []
+    for _ in range(2):
+        victim = Child()
+        victim.ask(second)
+        assert victim.reply()["kind"] == "progress"
+        victim.process.kill()
+        victim.process.wait()
+        assert left.read_bytes(), "what is carried stays until the next update's fate is known"
+        child.ask(second)
+        outcomes.append((child.last(), (tmp_path / "residuals" / "4-1.f32").read_bytes()))
+    assert outcomes[0] == outcomes[1]
+    child.ask({**second, "carried": {**carried, "sha256": "0" * 64}})
+    assert child.last()["sha256"] != outcomes[0][0]["sha256"], "without what was carried it is another update"
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,14 @@ class Aggregator(Process):
         self._will = machine.will()
         return machine
 
+    def published(self, payload: str) -> bool:
+        """Whether an update was counted in a round that was published."""
+        memory = self.journal.memory
+        return any(
+            c.payload == payload and memory.attempts[c.round, c.attempt].state == "published"
+            for c in memory.contributions.values()
+        )
+
     @property
     def finished(self) -> bool:
         return isinstance(self.machine, Rounds) and self.machine.finished

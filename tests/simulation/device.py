@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fleetgrad.edge import events
-from fleetgrad.edge.link import outbox
-from fleetgrad.edge.participant import Identity, Participant
+from fleetgrad.edge import events, feedback
+from fleetgrad.edge.link import outbox, residual
+from fleetgrad.edge.participant import HEAD_FILE, Identity, Participant
 from fleetgrad.wire.codecs import read_info
 from fleetgrad.wire.files import DiskError, put
 from fleetgrad.wire.messages import BIRTH, COMMAND, HEAD, Birth, Bitmap, Command, Head, Receipt, Select
 from fleetgrad.wire.signing import Untrusted, verify_message
+from tests.simulation.book import Book, Entry
 from tests.simulation.clock import Timer
 from tests.simulation.process import Process, Violation
-from tests.simulation.training import Made, train
+from tests.simulation.training import Made, decode, train
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -45,6 +46,7 @@ class Device(Process):
         self.slow = 50.0 if index == world.scenario.straggler and not clone else 1.0
         self.clone = clone
         self.owed: Owed | None = None
+        self.book = Book(self.name)
         self.excused = False  # a crash fell into the handling of what ends the update: gone or not, both are right
         self.version = -1
         self.job: events.Train | None = None
@@ -53,6 +55,7 @@ class Device(Process):
 
     def make(self) -> Participant:
         world = self.world
+        self._keep_book()
         machine = Participant(
             Identity(world.federation, self.device, world.device_key(self.device), world.key.public, self.samples),
             self.disk,
@@ -101,6 +104,8 @@ class Device(Process):
             case events.Train():
                 self.job = effect
                 self.saw("training started")
+                if not effect.policy.codec.feedback:
+                    self.book.close()
                 self._start_trainer()
             case events.CancelTraining():
                 self.saw("training cancelled")
@@ -143,36 +148,43 @@ class Device(Process):
 
     def _trainer_done(self, job: events.Train, params: bytes) -> None:
         world = self.world
-        payload, steps, loss = train(
-            params, self.device, self.samples, job.policy, job.seed, job.keys, world.layout, mad=self.mad
+        try:
+            carried = feedback.carried(self.disk.read, job.carried, world.layout) if job.carried else None
+        except feedback.ResidualLost:
+            self.saw("residual lost")
+            carried = None
+        if job.policy.codec.feedback and self.kept_by_the_book:
+            self.book.check(carried, world.aggregator.published)
+            self.saw(
+                "residual of an undelivered update" if job.carried and job.carried.undelivered else "residual checked"
+            )
+        update = train(
+            params, self.device, self.samples, job.policy, job.seed, job.keys, world.layout, carried, mad=self.mad
         )
         self.provoke(0.1, 16)
-        world.made[hashlib.sha256(payload).hexdigest()] = Made(payload, job.policy.codec, job.keys, world.layout)
+        payload = update.payload
+        sha = hashlib.sha256(payload).hexdigest()
+        world.made[sha] = Made(payload, job.policy.codec, job.keys, world.layout, update.delta)
+        raw = b"" if update.residual is None else update.residual.astype("<f4").tobytes()
         done: list[events.Event] = []
 
         def act() -> None:
             try:
+                if job.residual_output:
+                    put(self.disk, job.residual_output, raw)
                 put(self.disk, job.output, payload)
             except DiskError as e:
                 self.saw("disk full under the trainer")
                 self._timer = world.clock.after(5.0, lambda: self._trainer_done(job, params))
                 self.note(f"trainer: {e}")
                 return
-            sha = hashlib.sha256(payload).hexdigest()
             self.job = None
             done.append(
                 events.Trained(
-                    job.round,
-                    job.attempt,
-                    job.output,
-                    len(payload),
-                    sha,
-                    self.samples,
-                    steps,
-                    loss,
-                    read_info(payload)[0].rate,
+                    job.round, job.attempt, job.output, len(payload), sha, self.samples, update.steps, update.loss,
+                    read_info(payload)[0].rate, hashlib.sha256(raw).hexdigest() if raw else "",
                 )
-            )
+            )  # fmt: skip
 
         self.guard(act)
         for event in done:
@@ -210,15 +222,63 @@ class Device(Process):
     def checked(self, event: Any) -> None:
         if event is None:
             self._check_start()
+        self._keep_book()
         found = self.spooled()
         if self.owed is not None and found != self.owed and not self._justified(event):
             raise Violation(f"I3: {self.name} gave up {self.owed} at {event!r}, the spool now holds {found}")
         self.owed, self.excused = (found if found and self._uploading() else None), False
 
+    @property
+    def kept_by_the_book(self) -> bool:
+        """Two boards with one identity, and one whose updates can't be summed, have no books that could agree."""
+        return not self.mad and sum(d.device == self.device for d in self.world.devices) == 1
+
+    def _keep_book(self) -> None:
+        """Enters an update once its record is on the disk: from then on it exists."""
+        try:
+            found = self.spooled()
+        except msgspec.DecodeError:
+            return  # a torn record: whoever reads it next says so
+        made = self.world.made.get(found.sha256) if found else None
+        if found and made and made.codec.feedback and found.sha256 not in self.book.stored and not self._settled(found):
+            self.book.store(found.sha256, Entry(made.delta, decode(made)[1]))
+
+    def _settled(self, found: Owed) -> bool:
+        """Whether what is carried came from this update: its record is only left over from a crash."""
+        carried, _ = residual.load(self.disk)
+        return carried is not None and carried.payload == found.sha256
+
+    def check_book(self) -> None:
+        """The books at the end of a run, when every round is closed and every device has heard of it."""
+        machine = self.machine
+        if not isinstance(machine, Participant) or not self.kept_by_the_book or self.clone:
+            return
+        if machine._fates.pending:
+            raise Violation(f"I13: {self.name} still waits for the fate of {machine._fates.pending}")
+        carried = machine._fates.carried
+        if carried is not None or self.book.stored:
+            try:
+                values = feedback.carried(self.disk.read, carried, self.world.layout) if carried else None
+            except feedback.ResidualLost:
+                values = None
+            self.book.check(values, self.world.aggregator.published)
+
+    def damage(self) -> None:
+        """A fault of the disk: what is carried, or is to be, is gone or rotten."""
+        names = [residual.LEDGER, *(f"{residual.FOLDER}/{n}" for n in self.disk.names(residual.FOLDER))]
+        name = self.random.choice([n for n in names if self.disk.durable(n) is not None] or [""])
+        if name:
+            self.saw("residual damaged")
+            self.note(f"disk damages {name}")
+            self.book.damaged = True
+            self.disk.install(name, b"" if self.random.random() < 0.5 else bytes(20))
+
     def _check_start(self) -> None:
         if self.owed is None or self.excused:
             return
         found = self.spooled()
+        if found is None and self._head_ends(self.owed):
+            return
         if found != self.owed:
             raise Violation(f"I3: after a restart {self.name} has {found} in its spool, it owed {self.owed}")
         record = msgspec.json.decode(self.disk.read(outbox.RECORD), type=outbox.Record)
@@ -230,10 +290,16 @@ class Device(Process):
 
     def _justified(self, event: Any) -> bool:
         if event is None:
-            return self.excused
+            return self.excused or (self.owed is not None and self._head_ends(self.owed))
         if isinstance(event, events.Message) and self.owed is not None:
             return self._ends(self.owed, event.topic, event.payload)
+        if isinstance(event, events.Tick | events.Connected) and self.owed is not None:
+            return self._head_ends(self.owed)
         return False
+
+    def _head_ends(self, owed: Owed) -> bool:
+        """Whether the head on the disk is the reason: it was stored when there was no room, or no time, for the rest."""
+        return HEAD_FILE in self.disk.names("") and self._ends(owed, self.world.topics.head, self.disk.read(HEAD_FILE))
 
     def _ends(self, owed: Owed, topic: str, payload: bytes) -> bool:
         """Whether a message is a reason to give the update up."""

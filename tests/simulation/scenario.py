@@ -18,6 +18,10 @@ CODECS = (
     CodecSpec(name="raw32"), CodecSpec(name="blk8"), CodecSpec(name="blk8", rounding="nearest"), CodecSpec(name="fp16"),
     CodecSpec(name="rot-4"), CodecSpec(name="ec-dither", bits=3), CodecSpec(name="lossless"), CodecSpec(name="auto", bits=4), CodecSpec(name="ring", bits=20, step=2.0**-12),
 )  # fmt: skip
+FEEDBACK = (
+    CodecSpec(name="topk", fraction=0.05), CodecSpec(name="topk", fraction=0.3), CodecSpec(name="ec-dz", bits=0.25),
+    CodecSpec(name="ec-dz", bits=1),
+)  # fmt: skip
 FOREVER = 10 * 86400.0  # seconds
 
 
@@ -33,6 +37,7 @@ class Faults:
     full_disks: float = 0.0
     amnesias: float = 0.0
     trainer_deaths: float = 0.0
+    damages: float = 0.0  # of what error feedback carries
     power_cuts: float = 0.5  # share of crashes that lose what wasn't synced
 
 
@@ -72,7 +77,7 @@ def draw(seed: int) -> Scenario:
     devices = r.randint(6, 10)
     patient = seed % 2 == 0
     length = r.choice([320, 320, 20_000, 20_000, 40_000])
-    codec = r.choice(CODECS)
+    codec = r.choice(CODECS if r.random() < 0.5 else FEEDBACK)
     storm = r.uniform(150, 400)
     return Scenario(
         seed=seed,
@@ -80,7 +85,7 @@ def draw(seed: int) -> Scenario:
         rounds=r.randint(3, 5),
         length=length,
         codec=codec,
-        then=r.choice(CODECS) if not patient and r.random() < 0.7 else None,
+        then=r.choice(CODECS + FEEDBACK) if not patient and r.random() < 0.7 else None,
         switch_at=r.uniform(0, storm / 2),
         patient=patient,
         goal=devices if patient else r.randint(2, devices - 3),
@@ -107,6 +112,7 @@ def draw(seed: int) -> Scenario:
             full_disks=1 / r.uniform(150, 600),
             amnesias=1 / r.uniform(100, 400),
             trainer_deaths=1 / r.uniform(80, 400),
+            damages=0.0 if patient else 1 / r.uniform(100, 1000),
         ),
         storm_ends=storm,
         clone=not patient and r.random() < 0.7,

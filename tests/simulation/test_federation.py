@@ -23,11 +23,12 @@ SOMETIMES = [
     "birth uploading", "bitmap of a part sent", "broker amnesia", "crash after fsync", "crash after rename", "crash after write",
     "crash before effect", "crash before fsync", "crash before rename", "crash before write", "crash inside write",
     "device died", "device disk_failed", "device message_dropped", "device round_closed", "disk full", "partition",
-    "receipt accepted", "restart fetching", "restart idle", "restart in collecting", "restart in selecting",
+    "receipt accepted", "residual checked", "restart fetching", "restart idle", "restart in collecting", "restart in selecting",
     "restart uploading", "start refused by a full disk", "trainer died", "training cancelled",
 ]  # fmt: skip
 RARELY = [
-    "policy changed under an open attempt",
+    "device residual_dropped", "policy changed under an open attempt", "residual damaged", "residual lost",
+    "residual of an undelivered update",
     "aggregator device_out", "aggregator disk_failed", "aggregator round_abandoned", "aggregator update_refused",
     "commit refused by a full disk", "crash after commit", "crash after unlink", "crash before commit", "crash before unlink",
     "device chunk_dropped", "device deadline_passed", "disk full under the trainer", "receipt duplicate", "receipt late",

@@ -9,7 +9,7 @@ from fleetgrad.broker import rounds
 from fleetgrad.broker.merge import merge
 from fleetgrad.edge import participant
 from fleetgrad.edge.events import Disconnected
-from fleetgrad.edge.link import outbox
+from fleetgrad.edge.link import fate, outbox
 from fleetgrad.wire.files import TEMPORARY, Files
 from tests.simulation.process import Violation
 from tests.simulation.scenario import draw
@@ -37,7 +37,7 @@ def forgetful_device(patch: pytest.MonkeyPatch) -> None:
 
     def handle(self: Any, event: Any, now: float) -> Any:
         if isinstance(event, Disconnected):
-            self._drop_upload()
+            self._drop_upload(delivered=False)
         return whole(self, event, now)
 
     patch.setattr(participant.Participant, "handle", handle)
@@ -68,7 +68,27 @@ def amnesic_attempts(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(rounds.Rounds, "_begin", begin)
 
 
+def hasty_residual(patch: pytest.MonkeyPatch) -> None:
+    """Takes a receipt for the round's end: an accepted update of an abandoned attempt is lost."""
+    patch.setattr(fate.Fates, "accepted", lambda self, record: self.settle(record, delivered=True))
+
+
+def lossy_feedback(patch: pytest.MonkeyPatch) -> None:
+    """Forgets the payload of an update that wasn't delivered."""
+    whole = outbox.Record.left_out
+    patch.setattr(outbox.Record, "left_out", lambda self, undelivered: whole(self, False))
+
+
+def presuming_device(patch: pytest.MonkeyPatch) -> None:
+    """Sees its round published without a receipt, and doesn't ask whether it was counted."""
+    patch.setattr(outbox.Upload, "ask", lambda self, now: None)
+    patch.setattr(participant, "fate_of", lambda head, record: "abandoned")
+
+
 PLANTED = [
+    (hasty_residual, "I13"),
+    (lossy_feedback, "I13"),
+    (presuming_device, "I13"),
     (unsynced_spool, "I3|I6"),
     (unsynced_intake, "I2|I6"),
     (forgetful_device, "I3"),

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from fleetgrad.edge import feedback
 from fleetgrad.wire.codecs import decode_payload, encode_payload
 from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.coding.spec import CodecSpec
@@ -22,18 +23,23 @@ from fleetgrad.wire.messages import Policy
 from fleetgrad.wire.seeds import Keys
 
 
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """One device's update; `residual` is what it left out, under a codec with error feedback."""
+
+    payload: bytes
+    steps: int
+    loss: float
+    delta: NDArray[np.float32]
+    residual: NDArray[np.float32] | None = None
+    given_up: str = ""
+
+
 def train(
-    params: bytes,
-    device: str,
-    samples: int,
-    policy: Policy,
-    seed: int,
-    keys: Keys,
-    layout: VectorLayout,
-    *,
-    mad: bool = False,
-) -> tuple[bytes, int, float]:
-    """Payload, steps and loss of one device's update: the same for the same arguments, another for any other.
+    params: bytes, device: str, samples: int, policy: Policy, seed: int, keys: Keys, layout: VectorLayout,
+    carried: NDArray[np.float32] | None = None, *, mad: bool = False,
+) -> Trained:  # fmt: skip
+    """One device's update: the same for the same arguments, another for any other.
 
     A mad device's update is well-formed and signed, but has a value beyond the fixed-point range.
     """
@@ -47,7 +53,12 @@ def train(
         delta[old.size // 2] = 100.0
     steps = -(-samples // policy.batch_size) * policy.local_epochs
     loss = float(drawn.random())
-    return encode_payload(policy.codec, layout, delta, keys=keys, weight=samples, steps=steps, loss=loss), steps, loss
+    if policy.codec.feedback:
+        fed = feedback.encode(delta, carried, policy.codec, layout, keys, weight=samples, steps=steps, loss=loss)
+        return Trained(fed.payload, steps, loss, delta, fed.residual, fed.given_up)
+    return Trained(
+        encode_payload(policy.codec, layout, delta, keys=keys, weight=samples, steps=steps, loss=loss), steps, loss, delta
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +69,7 @@ class Made:
     codec: CodecSpec
     keys: Keys
     layout: VectorLayout
+    delta: NDArray[np.float32]
 
 
 def layout_of(length: int) -> VectorLayout:

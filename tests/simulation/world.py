@@ -102,6 +102,8 @@ class World:
             self._every_now_and_then(faults.kills, partial(_strike, process))
             self._every_now_and_then(faults.partitions, partial(self._partition, process))
             self._every_now_and_then(faults.full_disks, partial(self._fill, process))
+            if isinstance(process, Device):
+                self._every_now_and_then(faults.damages, process.damage)
         self._every_now_and_then(faults.amnesias, self._amnesia)
         self.clock.at(self.storm_ends, self._calm)
 
@@ -184,15 +186,21 @@ class World:
     def _check_end(self) -> None:
         s = self.scenario
         self.aggregator.check_end()
+        for device in self.devices:
+            device.check_book()
         journal = self.aggregator.journal
         if len(journal.models) != s.rounds + 1:
             raise Violation(f"I4: {len(journal.models) - 1} versions after {s.rounds} rounds")
         if s.patient and len(journal.memory.attempts) != s.rounds:
             raise Violation("an attempt was abandoned though nothing could make it so")
-        payload = max(payload_bound(codec, self.layout) for codec in (s.codec, s.then or s.codec))
+        codecs = (s.codec, s.then or s.codec)
+        payload = max(payload_bound(codec, self.layout) for codec in codecs)
         model = 4 * s.length
         for process, cap in [
-            *((d, len(PLAN) + 3 * model + 3 * payload + 65536) for d in self.devices),
+            *(
+                (d, len(PLAN) + (6 if any(c.feedback for c in codecs) else 3) * model + 3 * payload + 65536)
+                for d in self.devices
+            ),
             (
                 self.aggregator,
                 len(PLAN) + (min(KEPT_VERSIONS, s.rounds + 1) + 1) * model + 2 * s.devices * payload + 65536,

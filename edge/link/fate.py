@@ -1,0 +1,91 @@
+"""What became of the device's updates, and what error feedback carries because of it (residual.py has the rules).
+
+    stored --receipt accepted--> pending --head: published--> carried = what it left out
+       |                            \\-----head: abandoned--> carried = the whole of it
+       \\--receipt late, stale, refused; abandoned; a later attempt--> carried = the whole of it
+
+Each arrow is one atomic file operation, and what follows it is done again after a crash between.
+"""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from fleetgrad.edge.events import Effect, Log
+from fleetgrad.edge.link import outbox, residual
+from fleetgrad.edge.link.outbox import Record
+from fleetgrad.edge.link.residual import Residual
+from fleetgrad.wire.files import Files
+from fleetgrad.wire.messages import Head, Outcome
+
+
+def fate_of(head: Head | None, record: Record) -> Outcome | None:
+    """What a head says of an update's attempt; of one too old to be listed, what must have become of it."""
+    if head is None:
+        return None
+    for closed in head.closed:
+        if (closed.round, closed.attempt) == (record.round, record.attempt):
+            return closed.outcome
+    if not head.closed or (head.closed[0].round, head.closed[0].attempt) < (record.round, record.attempt):
+        return None
+    return "abandoned" if head.closed[0].round == record.round else "published"
+
+
+@dataclass(slots=True)
+class Fates:
+    """`carried` goes into the next update; `pending` is accepted, and its round isn't closed yet."""
+
+    files: Files
+    carried: Residual | None = None
+    pending: Record | None = None
+
+    def load(self, attempt: tuple[int, int]) -> tuple[Record | None, list[Effect]]:
+        """What a restart finds: the update that is to be offered again, if it is of `attempt`; others are settled."""
+        record, notes = outbox.load(self.files)
+        self.carried, more = residual.load(self.files)
+        if record is None:
+            return None, [*notes, *more]
+        if self.carried and self.carried.payload == record.sha256:  # settled, but for the record's removal
+            outbox.discard(self.files, record, self.carried)
+        elif record.accepted:
+            self.pending = record
+        elif (record.round, record.attempt) == attempt:
+            return record, [*notes, *more]
+        else:
+            self.settle(record, delivered=False)
+        return None, [*notes, *more]
+
+    def accepted(self, record: Record) -> None:
+        """The receipt has come: nothing more is sent, and the record waits for the round's end."""
+        record = msgspec.structs.replace(record, accepted=True)
+        outbox.store(self.files, record)
+        self.pending = record
+
+    def settle(self, record: Record, delivered: bool | None) -> None:
+        """The update is in a published model (True), in none (False), or another one is in its place (None)."""
+        if record.residual and delivered is not None:
+            carried = record.left_out(undelivered=not delivered)
+            residual.carry(self.files, carried)
+            self.carried = carried
+        outbox.discard(self.files, record, self.carried)
+        self.pending = None
+
+    def close(self, head: Head) -> None:
+        """Settles what is pending, if the head says how."""
+        if self.pending and (fate := fate_of(head, self.pending)):
+            self.settle(self.pending, delivered=fate == "published")
+
+    def supersede(self, round_: int) -> None:
+        """A select that is newer has come: for the same round, it says that ours was abandoned; for a later one, that it wasn't."""
+        if self.pending:
+            self.settle(self.pending, delivered=round_ > self.pending.round)
+
+    def prepare(self, head: Head) -> list[Effect]:
+        """Before training: what means nothing under this plan, or to a codec that leaves nothing out, isn't carried any further."""
+        notes: list[Effect] = []
+        if self.carried and not (head.policy.codec.feedback and self.carried.plan == head.plan.sha256):
+            residual.drop(self.files)
+            self.carried = None
+            notes.append(Log("residual_dropped", {"reason": "another plan, or a codec without error feedback"}))
+        outbox.sweep(self.files, self.carried)
+        return notes
