@@ -16,7 +16,7 @@ from fleetgrad.native.windows import output_shape, scratch, window
 Axes = Sequence[int] | None
 
 
-def _image(act: str, name: str, array: Floats) -> int:
+def image_rank(act: str, name: str, array: Floats) -> int:
     """Number of spatial axes; raises KernelError unless the array is a batch of planes with channels."""
     check(f"{act}: {name}", array, np.float32)
     if array.ndim not in {3, 4} or not array.shape[1]:
@@ -36,7 +36,7 @@ def _weight(act: str, weight: Floats, rank: int) -> None:
         raise KernelError(f"{act}: weight has shape {weight.shape}, expected [M, 1] and {rank} axes of taps")
 
 
-def _fits(act: str, dy: Floats, windows: Any, rank: int) -> None:
+def fits(act: str, dy: Floats, windows: Any, rank: int) -> None:
     if dy.shape[2:] != output_shape(windows, rank):
         raise KernelError(f"{act}: dy has positions {dy.shape[2:]}, the windows give {output_shape(windows, rank)}")
 
@@ -52,7 +52,7 @@ def depthwise_conv(
 ) -> Floats:
     """y [N, M, *] = bias + cross-correlation of x [N, C, *] with weight [M, 1, *kernel], taps added in row-major order."""
     act = "depthwise convolution"
-    rank = _image(act, "x", x)
+    rank = image_rank(act, "x", x)
     _weight(act, weight, rank)
     multiplier = _multiplier(act, x.shape[1], weight.shape[0])
     if bias is not None:
@@ -79,13 +79,13 @@ def depthwise_conv_input_grad(
 ) -> Floats:
     """dx of `shape` [N, C, *] from dy [N, M, *] and weight [M, 1, *kernel]."""
     act = "depthwise input gradient"
-    rank = _image(act, "dy", dy)
+    rank = image_rank(act, "dy", dy)
     _weight(act, weight, rank)
     if len(shape) != rank + 2 or shape[0] != dy.shape[0] or weight.shape[0] != dy.shape[1]:
         raise KernelError(f"{act}: x {tuple(shape)}, weight {weight.shape} and dy {dy.shape} don't fit")
     multiplier = _multiplier(act, shape[1], weight.shape[0])
     windows = window(act, shape[2:], weight.shape[2:], strides=strides, pads=pads, dilations=dilations)
-    _fits(act, dy, windows, rank)
+    fits(act, dy, windows, rank)
     dx = np.empty(tuple(shape), np.float32)
     memory, aligned = scratch(act, lib.fg_depthwise_scratch(windows, multiplier))
     pointers = [pointer("float *", a) for a in (dy, weight)]
@@ -109,12 +109,12 @@ def depthwise_conv_weight_grad(
     Sixteen partial sums in float32 over stretches of 8,192 positions of a plane, in float64 above.
     """
     act = "depthwise weight gradient"
-    rank = _image(act, "x", x)
-    if _image(act, "dy", dy) != rank or x.shape[0] != dy.shape[0]:
+    rank = image_rank(act, "x", x)
+    if image_rank(act, "dy", dy) != rank or x.shape[0] != dy.shape[0]:
         raise KernelError(f"{act}: x {x.shape} and dy {dy.shape} don't fit")
     multiplier = _multiplier(act, x.shape[1], dy.shape[1])
     windows = window(act, x.shape[2:], kernel, strides=strides, pads=pads, dilations=dilations)
-    _fits(act, dy, windows, rank)
+    fits(act, dy, windows, rank)
     dw = np.empty((dy.shape[1], 1, *kernel), np.float32)
     memory, aligned = scratch(act, lib.fg_depthwise_scratch(windows, multiplier))
     pointers = [pointer("float *", a) for a in (x, dy)]

@@ -27,5 +27,8 @@
 #include "layers/phases.inc.h"
 #include "layers/correlate.inc.h"
 #include "layers/depthwise.inc.h"
+#include "layers/pool.inc.h"
+#include "layers/activation.inc.h"
+#include "layers/batch_norm.inc.h"
 
 #include "optimizers/step.inc.h"

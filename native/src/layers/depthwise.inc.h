@@ -90,7 +90,7 @@ void FG_ISA(fg_depthwise_input_grad)(const float *dy, const float *weight, const
           correlate_zipped(sums, sums + 1);
           continue;
         }
-        if (!direct || j) join_row_phase(&cut, a, parts, height * wide, wide, j > 0, out);
+        if (!direct || j) join_row_phase(&cut, a, parts, height * wide, wide, 0, j > 0, out);
       }
     }
   }

@@ -70,19 +70,21 @@ static int covers(const Cut *cut) {
   return 1;
 }
 
-/* Row phase `a` back into the plane, the opposite of cut_into_phases: element (i, k) of the stretches of phase b stands at
- * parts[b][i * pitch + k]. add: added to what is there. */
-static void join_row_phase(const Cut *cut, size_t a, const float *parts, size_t plane, size_t pitch, int add, float *out) {
+/* Row phase `a` back into the plane, the opposite of cut_into_phases: element (i, k) of phase b stands at parts[b][i * pitch + k],
+ * counted from the phase's beginning if `whole`, else from its stretch's. add: added to what is there. */
+static void join_row_phase(const Cut *cut, size_t a, const float *parts, size_t plane, size_t pitch, int whole, int add,
+                           float *out) {
   const fg_window *w = cut->w;
   const Stretch *r = cut->rows + a;
   int pair = add ? -1 : alternating(cut);
   size_t s = w->stride[1];
   for (size_t i = 0; i < r->high - r->low; i++) {
     float *line = out + (r->first + i * w->stride[0]) * w->input[1];
-    const float *row = parts + i * pitch;
+    const float *row = parts + (whole ? i + r->low : i) * pitch;
     if (pair >= 0) {
       const Stretch *even = cut->columns + pair, *odd = cut->columns + (1 - pair);
-      const float *evens = row + (size_t)pair * plane, *odds = row + (size_t)(1 - pair) * plane;
+      const float *evens = row + (size_t)pair * plane + (whole ? even->low : 0);
+      const float *odds = row + (size_t)(1 - pair) * plane + (whole ? odd->low : 0);
       size_t e = even->high - even->low, o = odd->high - odd->low, n = e < o ? e : o;
       zip_row(evens, odds, n, line);
       for (size_t k = n; k < e; k++) line[2 * k] = evens[k];
@@ -91,7 +93,7 @@ static void join_row_phase(const Cut *cut, size_t a, const float *parts, size_t 
     }
     for (size_t b = 0; b < cut->p.count[1]; b++) {
       const Stretch *c = cut->columns + b;
-      const float *from = row + b * plane;
+      const float *from = row + b * plane + (whole ? c->low : 0);
       float *to = line + c->first;
       size_t n = c->high - c->low;
       if (s == 1 && !add)

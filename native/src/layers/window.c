@@ -36,3 +36,10 @@ size_t fg_depthwise_scratch(const fg_window *w, size_t multiplier) {
   gradient += phase_floats(w, &p) / p.count[0]; /* the phases of one row phase */
   return addressable(tables + 4 * (image > gradient ? image : gradient) + 64);
 }
+
+size_t fg_pool_scratch(const fg_window *w) {
+  Phases p = phases_of(w);
+  uint64_t tables = sizeof(Stretch) * (p.count[0] + p.count[1]) + (uint64_t)w->kernel[0] * w->kernel[1] * sizeof(size_t);
+  uint64_t rows = 4 * ((uint64_t)w->output[1] + PHASE_SLACK);
+  return addressable(tables + 4 * (rows + 2 * phase_floats(w, &p)) + 64);
+}

@@ -8,8 +8,6 @@
  * one; otherwise it must be C). InputGrad takes X's spatial sizes from attribute input_shape or from its third input, and the
  * channels from group (absent: M, unless the third input says otherwise).
  */
-#include <stdlib.h>
-
 #include "ops.h"
 #include "planes.h"
 
@@ -22,14 +20,7 @@ typedef struct {
 
 static OrtStatus *create(const OrtCustomOp *op, const void *const *table, const void *info, void **kernel) {
   (void)op, (void)table;
-  WindowAttributes *attributes = malloc(sizeof *attributes);
-  if (!attributes) return op_refuse(ORT_FAIL, "no memory for an op's attributes");
-  OrtStatus *status = op_read_window_attributes(info, attributes);
-  if (status)
-    free(attributes);
-  else
-    *kernel = attributes;
-  return status;
+  return op_create_windows(info, kernel);
 }
 
 /* M must be a multiple of the channels, and group, where it is given, equal to them. */
@@ -48,17 +39,6 @@ static OrtStatus *check_weight(const char *op, const Tensor *w, size_t rank) {
   if (w->type == ORT_FLOAT && w->rank == rank && w->shape[1] == 1) return NULL;
   return op_refuse(ORT_INVALID_ARGUMENT, "%s: W has shape %s, expected floats [M, 1, %s]", op, op_shape_text(w->shape, w->rank, text),
                    rank == 3 ? "taps" : "rows, columns");
-}
-
-/* dY must have as many positions as there are windows. */
-static OrtStatus *check_positions(const char *op, const Tensor *dy, const fg_window *w) {
-  size_t rank = dy->rank - 2, shape[2];
-  char got[96], wanted[96];
-  int same = 1;
-  for (size_t i = 0; i < rank; i++) same &= dy->shape[2 + i] == (shape[i] = w->output[2 - rank + i]);
-  if (same) return NULL;
-  return op_refuse(ORT_INVALID_ARGUMENT, "%s: dY has spatial shape %s, the windows give %s", op, op_shape_text(dy->shape + 2, rank, got),
-                   op_shape_text(shape, rank, wanted));
 }
 
 static uint64_t work_floats(const Depthwise *d) {
@@ -125,7 +105,7 @@ static OrtStatus *input_grad(void *kernel, void *context) {
   }
   status = split_channels(op, a, channels, dy.shape[1], &d);
   if (!status) status = op_window(op, a, dy.rank - 2, spatial, w.shape + 2, &d.window);
-  if (!status) status = check_positions(op, &dy, &d.window);
+  if (!status) status = op_check_positions(op, &dy, &d.window);
   if (status) return status;
   size_t shape[4];
   op_image_shape(dy.shape[0], channels, d.window.input, dy.rank - 2, shape);
@@ -156,7 +136,7 @@ static OrtStatus *weight_grad(void *kernel, void *context) {
   }
   if (!status) status = split_channels(op, kernel, x.shape[1], dy.shape[1], &d);
   if (!status) status = op_window(op, kernel, x.rank - 2, x.shape + 2, NULL, &d.window);
-  if (!status) status = check_positions(op, &dy, &d.window);
+  if (!status) status = op_check_positions(op, &dy, &d.window);
   if (status) return status;
   size_t shape[4];
   op_image_shape(dy.shape[1], 1, d.window.kernel, x.rank - 2, shape);

@@ -38,7 +38,7 @@ int op_attribute_is_string(const void *info, const char *name); /* 1 if the node
 OrtStatus *op_attribute_ints(const void *info, const char *name, int64_t *values, size_t most, size_t *count);
 
 /* Defines the op `NAME`: compute(kernel, context) and create(op, table, info, kernel) are static functions of the including file;
- * inputs and outputs may be of any type, those from `required` on are optional. */
+ * inputs may be of any type, those from `required` on are optional; outputs are float, those after the first are optional. */
 #define OP_DEFINE(symbol, text, create_function, destroy_function, compute_function, inputs, required, outputs)             \
   OP_DEFINE_TYPED(symbol, text, create_function, destroy_function, compute_function, inputs, required, outputs, ORT_FLOAT)
 

@@ -8,12 +8,16 @@ extern const OrtCustomOp fg_op_conv_weight_grad;
 extern const OrtCustomOp fg_op_matmul_weight_grad;
 extern const OrtCustomOp fg_op_depthwise, fg_op_depthwise_input_grad, fg_op_depthwise_weight_grad;
 extern const OrtCustomOp fg_op_quantize_columns;
+extern const OrtCustomOp fg_op_max_pool, fg_op_max_pool_grad, fg_op_max_pool_argmax_grad, fg_op_average_pool_grad;
+extern const OrtCustomOp fg_op_relu_grad, fg_op_clip_grad, fg_op_batch_norm, fg_op_batch_norm_grad;
 
 static const OrtCustomOp *const OPS[] = {
     &fg_op_conv_weight_grad,
     &fg_op_matmul_weight_grad,
     &fg_op_depthwise, &fg_op_depthwise_input_grad, &fg_op_depthwise_weight_grad,
     &fg_op_quantize_columns,
+    &fg_op_max_pool, &fg_op_max_pool_grad, &fg_op_max_pool_argmax_grad, &fg_op_average_pool_grad,
+    &fg_op_relu_grad, &fg_op_clip_grad, &fg_op_batch_norm, &fg_op_batch_norm_grad,
 };
 
 #endif

@@ -3,6 +3,7 @@
 
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #define RANGES 16            /* at most, per run of an op */
 #define FLOATS_A_RANGE 16384 /* less work than this isn't worth a thread */
@@ -42,7 +43,7 @@ OrtStatus *op_planes(void *context, size_t planes, uint64_t floats, size_t scrat
   return status;
 }
 
-OrtStatus *op_read_window_attributes(const void *info, WindowAttributes *a) {
+static OrtStatus *read_attributes(const void *info, WindowAttributes *a) {
   *a = (WindowAttributes){.group = 0};
   if (op_attribute_is_string(info, "auto_pad"))
     return op_refuse(ORT_INVALID_ARGUMENT, "attribute auto_pad isn't supported: give pads");
@@ -54,6 +55,17 @@ OrtStatus *op_read_window_attributes(const void *info, WindowAttributes *a) {
   op_attribute_int(info, "ceil_mode", &a->ceil_mode);
   op_attribute_int(info, "count_include_pad", &a->count_include_pad);
   op_attribute_int(info, "group", &a->group);
+  return status;
+}
+
+OrtStatus *op_create_windows(const void *info, void **kernel) {
+  WindowAttributes *attributes = malloc(sizeof *attributes);
+  if (!attributes) return op_refuse(ORT_FAIL, "no memory for an op's attributes");
+  OrtStatus *status = read_attributes(info, attributes);
+  if (status)
+    free(attributes);
+  else
+    *kernel = attributes;
   return status;
 }
 
@@ -140,4 +152,14 @@ void op_image_shape(size_t batch, size_t channels, const size_t *plane, size_t r
   shape[0] = batch;
   shape[1] = channels;
   for (size_t i = 0; i < rank; i++) shape[2 + i] = plane[2 - rank + i];
+}
+
+OrtStatus *op_check_positions(const char *op, const Tensor *dy, const fg_window *w) {
+  size_t rank = dy->rank - 2, shape[2];
+  char got[96], wanted[96];
+  int same = 1;
+  for (size_t i = 0; i < rank; i++) same &= dy->shape[2 + i] == (shape[i] = w->output[2 - rank + i]);
+  if (same) return NULL;
+  return op_refuse(ORT_INVALID_ARGUMENT, "%s: dY has spatial shape %s, the windows give %s", op, op_shape_text(dy->shape + 2, rank, got),
+                   op_shape_text(shape, rank, wanted));
 }

@@ -17,7 +17,8 @@ typedef struct {
   int64_t ceil_mode, count_include_pad, group;
 } WindowAttributes;
 
-OrtStatus *op_read_window_attributes(const void *info, WindowAttributes *attributes);
+/* For create: reads them into memory that op_destroy_allocated frees. */
+OrtStatus *op_create_windows(const void *info, void **kernel);
 
 /* The windows over spatial axes of sizes input[rank] (rank 1 or 2) by taps kernel[rank] (NULL: kernel_shape). */
 OrtStatus *op_window(const char *op, const WindowAttributes *attributes, size_t rank, const size_t *input, const size_t *kernel,
@@ -26,6 +27,9 @@ OrtStatus *op_window(const char *op, const WindowAttributes *attributes, size_t 
 /* The shape of the input that an op doesn't get: attribute input_shape, or the optional int64 input `index`, a whole shape as
  * Shape gives it. spatial gets the last `rank` sizes. */
 OrtStatus *op_input_shape(const char *op, const void *context, size_t index, const WindowAttributes *attributes, size_t rank, size_t *spatial);
+
+/* dY must have as many positions as there are windows. */
+OrtStatus *op_check_positions(const char *op, const Tensor *dy, const fg_window *window);
 
 /* Refuses unless the tensor is of floats with batch, channels and one or two spatial axes, and with channels. */
 OrtStatus *op_check_image(const char *op, const char *name, const Tensor *tensor);

@@ -3,7 +3,7 @@
 
 #define IMAGE (2 * 3 * 31 * 29)
 
-static float x[IMAGE], dy[4 * IMAGE], weight[6 * 25], bias[6], out[4 * IMAGE];
+static float x[IMAGE], dy[4 * IMAGE], weight[6 * 25], bias[6], out[4 * IMAGE], ties[IMAGE];
 
 static void *memory_of(size_t bytes) {
   void *memory = NULL;
@@ -26,6 +26,49 @@ static void depthwise(fg_window w) {
   free(scratch);
 }
 
+/* Six planes; maxima with ties, with and without argmax, and averages. */
+static void pool(fg_window w, int ceil_mode) {
+  static uint8_t argmax[4 * IMAGE];
+  static float again[IMAGE];
+  expect(!fg_window_fit(&w, ceil_mode), "window_fit");
+  size_t positions = w.output[0] * w.output[1], inputs = 6 * w.input[0] * w.input[1] * 4;
+  void *scratch = memory_of(fg_pool_scratch(&w));
+  fg_max_pool(ties, &w, 0, 6, out, argmax, scratch);
+  emit(out, 6 * positions * 4);
+  emit(argmax, 6 * positions);
+  fg_max_pool_grad(ties, NULL, dy, &w, 0, 2, out, scratch);
+  fg_max_pool_grad(ties, NULL, dy, &w, 2, 6, out, scratch);
+  emit(out, inputs);
+  fg_max_pool_grad(NULL, argmax, dy, &w, 0, 6, again, scratch);
+  expect(!memcmp(out, again, inputs), "max_pool_grad from argmax");
+  for (int include = 0; include < 2; include++) {
+    fg_average_pool_grad(dy, &w, include, 0, 6, out, scratch);
+    emit(out, inputs);
+  }
+  free(scratch);
+}
+
+static void norm(fg_norm shape) {
+  static float mean[40], var[40], invstd[40], running_mean[40], running_var[40], dscale[40], dbias[40];
+  const fg_norm_results results = {mean, var, invstd, running_mean, running_var};
+  size_t bytes = shape.channels * 4, size = shape.batch * shape.positions * bytes, half = shape.channels / 2;
+  for (size_t i = 0; i < shape.channels; i++) running_mean[i] = weight[i], running_var[i] = weight[i] * weight[i];
+  fg_batch_norm(x, weight, weight + 40, running_mean, running_var, &shape, 0, half, out, &results);
+  fg_batch_norm(x, weight, weight + 40, running_mean, running_var, &shape, half, shape.channels, out, &results);
+  emit(out, size);
+  emit(mean, bytes);
+  emit(var, bytes);
+  emit(invstd, bytes);
+  emit(running_mean, bytes);
+  emit(running_var, bytes);
+  for (int training = 0; training < 2; training++) {
+    fg_batch_norm_grad(x, dy, weight, mean, invstd, &shape, training, 0, shape.channels, out, dscale, dbias);
+    emit(out, size);
+    emit(dscale, bytes);
+    emit(dbias, bytes);
+  }
+}
+
 void layers(void) {
   for (size_t i = 0; i < IMAGE; i++) x[i] = next_float();
   for (size_t i = 0; i < 4 * IMAGE; i++) dy[i] = next_float();
@@ -37,6 +80,24 @@ void layers(void) {
   depthwise((fg_window){{31, 29}, {0, 0}, {5, 5}, {3, 2}, {1, 2}, {2, 3}, {2, 4}});
   depthwise((fg_window){{1, 899}, {0, 0}, {1, 9}, {1, 1}, {1, 3}, {0, 4}, {0, 2}});
   depthwise((fg_window){{31, 29}, {0, 0}, {2, 1}, {5, 3}, {1, 1}, {0, 0}, {0, 0}});
+
+  for (size_t i = 0; i < IMAGE; i++) ties[i] = (float)(int)(3.0f * x[i]);
+  pool((fg_window){{31, 29}, {0, 0}, {2, 2}, {2, 2}, {1, 1}, {0, 0}, {0, 0}}, 0);
+  pool((fg_window){{31, 29}, {0, 0}, {2, 2}, {2, 2}, {1, 1}, {0, 0}, {0, 0}}, 1);
+  pool((fg_window){{31, 29}, {0, 0}, {3, 3}, {2, 2}, {1, 1}, {1, 1}, {1, 1}}, 0);
+  pool((fg_window){{31, 29}, {0, 0}, {4, 3}, {1, 3}, {2, 1}, {3, 0}, {1, 2}}, 1);
+  pool((fg_window){{1, 899}, {0, 0}, {1, 5}, {1, 2}, {1, 3}, {0, 4}, {0, 2}}, 0);
+
+  norm((fg_norm){2, 3, 31 * 29, 1e-5f, 0.1f});
+  norm((fg_norm){7, 37, 1, 1e-5f, 0.1f});
+  norm((fg_norm){11, 40, 9, 1e-3f, 0.03f});
+
+  fg_relu_grad(x, dy, IMAGE, out);
+  emit(out, IMAGE * 4);
+  for (int inclusive = 0; inclusive < 2; inclusive++) {
+    fg_clip_grad(ties, dy, -1.0f, 2.0f, inclusive, IMAGE, out);
+    emit(out, IMAGE * 4);
+  }
 
   fg_window wide = {{31, 29}, {0, 0}, {40, 3}, {1, 1}, {1, 1}, {1, 1}, {1, 1}};
   expect(fg_window_fit(&wide, 0) == FG_WINDOW, "a window larger than its plane");
