@@ -29,9 +29,12 @@ Kind = Literal["dither", "dead-zone"]
 
 LEAST_BITS, MOST_BITS = 0.01, 16.0  # per coordinate
 LEAST_STEP, MOST_STEP = 2.0**-90, 2.0**90
-TOLERANCE = 0.004  # of the rate as the coder foresees it, which is a tenth of a percent or two off
-SAMPLE = 65536  # coordinates that the search for a step looks at first
+TOLERANCE = 0.007  # of the rate: the last step of the search
+SAMPLE = 65536  # coordinates that the search for a step looks at before it looks at all
+COARSE = 8  # it begins with one in so many of those
 OFFSET_BITS, OFFSET_SHARE = 1.6, 0.05  # what a column's offset costs, and the most of the stream that all may take
+LEAST_TARGET = 400  # bits of a stream that isn't mostly header
+MOST_BINNED_BITS = 2.0  # from there on, the dither's magnitude tells little of the symbol
 ROUNDING = 0.25  # dead zone: |x| / step is cut after this is added (flat optimum on real deltas from 0.2 to 0.35)
 
 
@@ -75,13 +78,10 @@ def encode(
     check("entropy encode", values, np.float32)
     if not LEAST_BITS <= bits <= MOST_BITS:
         raise KernelError(f"entropy encode: {bits} bits a coordinate, expected {LEAST_BITS} to {MOST_BITS:g}")
-    index = int(lib.fg_find_nonfinite(pointer("float *", values), values.size))
-    if index < values.size:
-        raise KernelError(f"entropy encode: value {index} of {values.size}: {values[index]} isn't finite")
+    groups, peak, mean = _sample(values)
     request = _request(kind, key, stream, layout or Layout.flat(values.size), values.size)
     scratch = workspace(lib.FG_EC_SCRATCH)
     out = np.empty(6 * values.size + 100_000, np.uint8)
-    peak = float(np.abs(values).max(initial=0.0))
     if peak == 0.0:
         return np.asarray(_encode(request, values, 0.0, out, scratch), np.uint8).copy()
     if request.offsets * OFFSET_BITS > OFFSET_SHARE * bits * values.size:
@@ -89,14 +89,15 @@ def encode(
     elif request.offsets:
         work = np.empty(int(request.kept[1].max()), np.float32)  # type: ignore[attr-defined]
         lib.fg_ec_columns(pointer("float *", values), request.struct, pointer("float *", work))
-    request.struct.log_bins = 0 if kind == "dead-zone" or bits >= 2 else 1 if bits >= 1 else 2
-    search = _Search(request, values, bits * values.size, peak, scratch)
-    every = max(1, min(16, values.size // SAMPLE))
-    if every > 1:
-        search.run(every)
+    request.struct.log_bins = 0 if kind == "dead-zone" or bits >= MOST_BINNED_BITS else 2
+    search = _Search(request, values, bits * values.size, peak, mean, scratch)
+    if groups.size >= 16 * COARSE:
+        search.run(groups[::COARSE].copy(), near=0.05)
+    if values.size >= 2 * SAMPLE:
+        search.run(groups, near=0.03)
     for attempt in range(12):
         request.struct.least, request.struct.most = (bound * search.target for bound in (1 - TOLERANCE, 1 + TOLERANCE))
-        if attempt == 11 or abs(search.miss) < 128:
+        if attempt == 11 or abs(search.miss) < 128 or search.stuck:
             request.struct.most = 0.0  # as near as it gets: a vector with few different values has few rates
         coded = _encode(request, values, search.step, out, scratch)
         if isinstance(coded, float):
@@ -125,47 +126,63 @@ def decode(
 class _Search:
     """Looks for the step at which the stream has the target's bits: secant in log2(step), along which bits fall steadily."""
 
-    def __init__(self, request: _Request, values: Floats, target: float, peak: float, scratch: Bytes) -> None:
+    def __init__(
+        self, request: _Request, values: Floats, target: float, peak: float, mean: float, scratch: Bytes
+    ) -> None:
         self.request, self.values, self.target, self.scratch = request, values, target, scratch
-        self.least = max(peak * 2.0**-20, LEAST_STEP)
-        rms = float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
-        self.step = self._bounded(4 * rms * 2.0 ** (-target / values.size))
+        # Under the least, values have too many steps. Over the most, a longer step saves nothing but error: in ec-dz nothing is left; in
+        # ec-dither a stream of a few bytes is mostly header.
+        largest = peak / (1 - ROUNDING) if request.struct.kind else peak * (64 if target >= LEAST_TARGET else 4)
+        self.least, self.most = max(peak * 2.0**-20, LEAST_STEP), min(max(largest, LEAST_STEP), MOST_STEP)
+        self.step = self._bounded(5 * mean * 2.0 ** (-target / values.size))
         self.slope = -float(values.size)  # bits per octave of the step
         self.last: tuple[float, float] | None = None
         self.miss = math.inf  # bits over the target at the last step
+        self.stuck = False  # the step is at a bound, or found twice
 
-    def run(self, every: int) -> None:
-        """Moves the step until every `every`-th pair of blocks says that the target is met."""
-        for _ in range(12):
-            before = self.step
-            self.learn(self._estimate(every))
-            if abs(self.miss) < TOLERANCE * self.target or self.step == before:
+    def run(self, groups: NDArray[np.uint32], near: float) -> None:
+        """Moves the step until these pairs of blocks say that the target was as near as that share of it, and once more."""
+        self.last = None  # other pairs' bits differ from these by more than a step says
+        for _ in range(8):
+            self.learn(self._estimate(groups))
+            if abs(self.miss) < near * self.target or self.stuck:
                 break
-        self.last = None  # the whole vector's bits differ from the sample's by more than a step says
+        self.last, self.stuck, self.miss = None, False, math.inf
 
     def learn(self, measured: float) -> None:
         """Moves the step by what the slope says, at most two octaves, given that it needs `measured` bits."""
-        at = math.log2(self.step)
+        at, before = math.log2(self.step), self.step
         if self.last is not None and at != self.last[0]:
             slope = (measured - self.last[1]) / (at - self.last[0])
             self.slope = min(max(slope, -2.0 * self.values.size), -0.02 * self.target)
         self.last, self.miss = (at, measured), measured - self.target
-        if abs(self.miss) >= TOLERANCE * self.target:
-            octaves = -self.miss / self.slope
-            self.step = self._bounded(self.step * 2.0 ** min(max(octaves, -2.0), 2.0))
+        self.step = self._bounded(self.step * 2.0 ** min(max(-self.miss / self.slope, -2.0), 2.0))
+        self.stuck = self.step == before
 
     def _bounded(self, step: float) -> float:
-        return float(np.float32(min(max(step, self.least), MOST_STEP)))
+        return float(np.float32(min(max(step, self.least), self.most)))
 
-    def _estimate(self, every: int) -> float:
+    def _estimate(self, groups: NDArray[np.uint32]) -> float:
         bits, where = ffi.new("double *"), ffi.new("size_t *")
         self.request.struct.step = self.step
         error = lib.fg_ec_bits(
-            pointer("float *", self.values), self.values.size, self.request.struct, every,
-            ffi.from_buffer("void *", self.scratch), bits, where,
+            pointer("float *", self.values), self.values.size, self.request.struct, pointer("uint32_t *", groups),
+            groups.size, ffi.from_buffer("void *", self.scratch), bits, where,
         )  # fmt: skip
         _raise("entropy encode", error, self.values, where[0])
         return float(bits[0])
+
+
+def _sample(values: Floats) -> tuple[NDArray[np.uint32], float, float]:
+    """Pairs of blocks that stand for all, and the largest and the mean magnitude."""
+    groups = np.empty(values.size // 128 + 1, np.uint32)
+    count, peak, total, where = ffi.new("size_t *"), ffi.new("float *"), ffi.new("double *"), ffi.new("size_t *")
+    every = max(1, values.size // SAMPLE)
+    error = lib.fg_ec_sample(
+        pointer("float *", values), values.size, every, pointer("uint32_t *", groups), count, peak, total, where
+    )
+    _raise("entropy encode", error, values, where[0])
+    return groups[: count[0]], float(peak[0]), total[0] / max(1, values.size)
 
 
 def _request(kind: Kind, key: int, stream: int, layout: Layout, count: int) -> _Request:

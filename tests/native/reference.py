@@ -182,3 +182,125 @@ def topk(data: bytes, count: int) -> NDArray[np.float32]:
         lanes.finish()
     stream.finish()
     return out.view(np.float32)
+
+
+def philox(key: int, group: int, stream: int, purpose: int) -> NDArray[np.uint32]:
+    """Words [4, 16] of Philox4x32-10: word w of counter (16 group + c, stream, purpose) at [w, c]."""
+    counters = group * 16 + np.arange(16, dtype=np.uint64)
+    low = np.uint64(0xFFFFFFFF)
+    a, b = counters & low, counters >> np.uint64(32)
+    c, d = np.full(16, stream, np.uint64), np.full(16, purpose, np.uint64)
+    k0, k1 = key & 0xFFFFFFFF, key >> 32
+    for _ in range(10):
+        first, second = a * np.uint64(0xD2511F53), c * np.uint64(0xCD9E8D57)
+        a, b, c, d = (
+            second >> np.uint64(32) ^ b ^ np.uint64(k0), second & low, first >> np.uint64(32) ^ d ^ np.uint64(k1), first & low
+        )  # fmt: skip
+        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
+    return np.array([a, b, c, d]).astype(np.uint32)
+
+
+def dither(key: int, stream: int, count: int) -> NDArray[np.int32]:
+    """r of each coordinate: u = (2 r + 1) / 2^17, r in [-2^15, 2^15)."""
+    found = []
+    for group in range(-(-count // 128)):
+        words = philox(key, group, stream, 1)
+        halves = np.stack([words & np.uint32(0xFFFF), words >> np.uint32(16)], axis=1)  # [word, half, counter]
+        found.append(halves.astype(np.int32).ravel() - 32768)
+    return np.concatenate(found)[:count] if found else np.empty(0, np.int32)
+
+
+def column_offsets(stream: Stream, shapes: list[tuple[int, int]]) -> list[int]:
+    """Offset of each coordinate: of matrices (rows, columns) with 2 columns and 16 rows at least, that the plane has; else 3."""
+    coded = [columns if columns > 1 and size // columns >= 16 else 0 for size, columns in shapes]
+    if not sum(coded):
+        raise ValueError("offsets of no columns")
+    told = plane(stream, sum(coded))
+    if max(told) > 6:
+        raise ValueError("offset out of range")
+    found, at = [], 0
+    for (size, _), columns in zip(shapes, coded, strict=True):
+        found += (told[at : at + columns] * -(-size // columns))[:size] if columns else [3] * size
+        at += columns
+    return found
+
+
+def entropy(
+    data: bytes, count: int, *, dead_zone: bool, key: int, number: int, shapes: list[tuple[int, int]]
+) -> NDArray[np.float32]:
+    """A stream of ec-dither or ec-dz; shapes are (values, columns) of the vector's matrices."""
+    stream = Stream(data)
+    head, log_bins, tables = stream.take(3)
+    (step,) = struct.unpack("<f", stream.take(4))
+    if head & 15 != int(dead_zone) or head > 17 or log_bins > (0 if dead_zone else 2) or tables > 32:
+        raise ValueError("header")
+    if struct.pack("<f", step) == bytes(4):
+        if tables or log_bins or head > 15:
+            raise ValueError("header of zeros")
+        stream.finish()
+        return np.zeros(count, np.float32)
+    if not 2.0**-90 <= step <= 2.0**90:
+        raise ValueError("step")
+    points = struct.unpack("<3f", stream.take(12)) if dead_zone else (0.0, 0.0, 0.0)
+    if not all(0 <= p <= 4 * step for p in points[:2]) or not -step <= points[2] <= step:
+        raise ValueError("points")
+    table_of, level = [0] * 32, 0
+    by_bin: list[list[Table]] = []
+    for number_of_table in range(tables):
+        last = stream.integer(1)
+        if not level <= last < 32:
+            raise ValueError("levels out of order")
+        table_of[level : last + 1] = [number_of_table] * (last + 1 - level)
+        level = last + 1
+        by_bin.append([Table(stream) for _ in range(1 << log_bins)])
+    classes = Table(stream)
+    if any(classes.frequencies[30 if tables else 2 :]):
+        raise ValueError("class out of range")
+    offsets = column_offsets(stream, shapes) if head & 16 else [3] * count
+    r = np.zeros(count, np.int32) if dead_zone else dither(key, number, count)
+    magnitude = np.where(r < 0, ~r, r)
+    out, start = np.zeros(count, np.float32), 0
+    for size in counts(count):
+        lanes, raw = chunk(stream)
+        kinds = lanes.section(-(-size // 64), classes)
+        for block, kind in enumerate(kinds):
+            here = range(start + 64 * block, min(start + size, start + 64 * block + 64))
+            q = np.zeros(len(here), np.int32)
+            if kind >= 2:
+                levels = [min(kind - 2 + offsets[i], 31) for i in here]
+                symbols = [
+                    lanes.symbol(at, by_bin[table_of[levels[at]]][int(magnitude[i]) >> (15 - log_bins)])
+                    for at, i in enumerate(here)
+                ]
+                for at, symbol in enumerate(symbols):
+                    shift = max(levels[at] - 12, 0)
+                    if symbol == 255:
+                        z = raw.take(24)
+                        q[at] = z >> 1 ^ -(z & 1)
+                        if -128 < q[at] >> shift < 128:
+                            raise ValueError("escape of what needs none")
+                    else:
+                        q[at] = (symbol >> 1 ^ -(symbol & 1)) << shift | raw.take(shift)
+            if kind == 0:
+                continue
+            part = slice(here.start, here.stop)
+            if dead_zone:
+                out[part] = reconstruct(q, np.float32(step), points)
+            else:
+                signed = np.where(r[part] < 0, -q, q).astype(np.float32)
+                u = (2 * r[part] + 1).astype(np.float32) * np.float32(2.0**-17)
+                out[part] = (signed - u) * np.float32(step)
+        raw.finish()
+        lanes.finish()
+        start += size
+    stream.finish()
+    return out
+
+
+def reconstruct(q: NDArray[np.int32], step: np.float32, points: tuple[float, ...]) -> NDArray[np.float32]:
+    """What ec-dz's numbers stand for."""
+    magnitude = np.abs(q)
+    far = magnitude.astype(np.float32) * step + np.float32(points[2])
+    found = np.where(magnitude == 1, np.float32(points[0]), np.where(magnitude == 2, np.float32(points[1]), far))
+    found = np.where(magnitude == 0, np.float32(0), found)
+    return np.where(q < 0, -found, found).astype(np.float32)

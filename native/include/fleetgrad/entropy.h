@@ -25,11 +25,15 @@ size_t fg_ec_offsets(const fg_ec *request); /* columns of the matrices whose col
 #define FG_ENTROPY_KERNELS(X)                                                                                             \
   /* The offsets of the request's columns, from the values. work: a float for each of the widest matrix's columns. */ \
   X(void, ec_columns, (const float *values, const fg_ec *request, float *work), (values, request, work))              \
-  /* The bits that ec_encode will take, from every `every`-th pair of blocks. scratch: FG_EC_SCRATCH bytes, aligned to 64. \
-     where = value that isn't finite, or more than 2^21 steps away from zero. */                                      \
-  X(int, ec_bits, (const float *values, size_t n, const fg_ec *request, size_t every, void *scratch, double *bits,    \
-    size_t *where), (values, n, request, every, scratch, bits, where))                                                \
-  /* out: FG_EC_BOUND(n) bytes. FG_RATE where the bits will be out of the request's bounds: *size is how many then. */                                                                                 \
+  /* One pair of blocks (128 values) in `every` of those of like magnitude, in order: at most n / 128 + 1 numbers. Also the largest and the \
+     sum of all magnitudes. FG_OK, or FG_NONFINITE and where. */                                                      \
+  X(int, ec_sample, (const float *values, size_t n, size_t every, uint32_t *groups, size_t *count, float *peak, double *sum, \
+    size_t *where), (values, n, every, groups, count, peak, sum, where))                                              \
+  /* The bits that ec_encode will take, foreseen from the chosen pairs (groups = NULL: counted in all). scratch: FG_EC_SCRATCH bytes, \
+     aligned to 64. where = value that isn't finite, or more than 2^21 steps away from zero. */                       \
+  X(int, ec_bits, (const float *values, size_t n, const fg_ec *request, const uint32_t *groups, size_t count, void *scratch, \
+    double *bits, size_t *where), (values, n, request, groups, count, scratch, bits, where))                         \
+  /* out: FG_EC_BOUND(n) bytes. FG_RATE where the bits will be out of the request's bounds: *size is how many then. */ \
   X(int, ec_encode, (const float *values, size_t n, const fg_ec *request, uint8_t *out, size_t *size, void *scratch,  \
     size_t *where), (values, n, request, out, size, scratch, where))                                                  \
   /* The n values of exactly one stream; the request's step, rounding and log_bins are not read, its offsets are written. \

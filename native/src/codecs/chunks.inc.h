@@ -48,8 +48,9 @@ static inline uint8_t *put_u24(size_t value, uint8_t *out) {
 static inline size_t get_u24(const uint8_t *in) { return (size_t)in[0] | (size_t)in[1] << 8 | (size_t)in[2] << 16; }
 
 static inline uint8_t *put_words(const uint16_t *words, const uint16_t *end, uint8_t *out) {
-  for (; words < end; words++, out += 2) out[0] = (uint8_t)*words, out[1] = (uint8_t)(*words >> 8);
-  return out;
+  size_t bytes = 2 * (size_t)(end - words);
+  memcpy(out, words, bytes);
+  return out + bytes;
 }
 
 /* Writes words and the raw bits that begin at raw_start; returns the end. */

@@ -53,6 +53,9 @@ typedef struct {
   uint16_t frequencies[EC_LEVELS][EC_BINS][RANS_SYMBOLS]; /* of table and bin */
 } EcModel;
 
+/* Blocks of a class up to this have no level that shifts. */
+#define EC_UNSHIFTED (12 + 2 - (EC_OFFSETS - 1))
+
 static inline uint32_t ec_shift(size_t level) { return level > 12 ? (uint32_t)level - 12 : 0; }
 
 /* Class of a block whose |q| sum to s > 0 and whose columns weigh 2^offset each, `weight` in all (512 for neutral ones). */
@@ -69,8 +72,8 @@ static inline size_t ec_level(uint32_t class_, uint32_t offset) {
 /* Merges levels and bins in place of `counts` into the model's tables, for `scale` times what is counted; fills log_bins, tables, table_of
  * and last. Returns the bits that the whole stream of n coordinates takes, columns' offsets apart. `plain` is scratch. */
 double fg_ec_group(EcCounts *counts, EcCounts *plain, uint32_t most_log_bins, double scale, size_t n, EcModel *model);
-/* Frequencies from the counts that fg_ec_group has merged. */
-void fg_ec_normalise(const EcCounts *counts, EcModel *model);
+/* Frequencies from the counts that fg_ec_group has merged. Returns the bits by which they code worse than the counts' own entropy. */
+double fg_ec_normalise(const EcCounts *counts, EcModel *model);
 /* Returns the header's bytes up to the columns' offsets, at most EC_HEADER_BYTES. */
 size_t fg_ec_write(const EcModel *model, uint8_t *out);
 #define EC_HEADER_BYTES (19 + RANS_TABLE_BYTES + EC_LEVELS * (1 + EC_BINS * RANS_TABLE_BYTES))

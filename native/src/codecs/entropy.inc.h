@@ -2,15 +2,18 @@
  *
  * The encoder runs over the vector twice, quantizing anew, so that it keeps no copy of it: once to count, once to code.
  */
+#define EC_TABLES (EC_BINS * RANS_SYMBOLS) /* counters of a level */
+
 typedef struct { /* in the caller's scratch */
   EcCounts counts, plain;
+  uint32_t others[3][EC_LEVELS * EC_TABLES + 272]; /* counters beside counts.symbol; not a multiple of a page apart */
   EcModel model;
   PlaneScratch plane;
-  RansSymbol encoder[EC_LEVELS * EC_BINS * RANS_SYMBOLS];
+  RansSymbol encoder[EC_LEVELS][EC_BINS][RANS_SYMBOLS]; /* a level's own copy of its table */
   RansSymbol classes[RANS_SYMBOLS];
-  uint16_t index[EC_CHUNK];
+  uint16_t index[EC_CHUNK + EC_BLOCK];
   uint16_t class_[EC_CHUNK / EC_BLOCK];
-  uint16_t words[EC_CHUNK + EC_CHUNK / EC_BLOCK + 2];
+  uint16_t words[EC_CHUNK + EC_CHUNK / EC_BLOCK + WORDS_SLACK];
   uint8_t raw[3 * EC_CHUNK + 16];
 } EcEncoder;
 
@@ -26,43 +29,54 @@ _Static_assert(sizeof(EcEncoder) <= FG_EC_SCRATCH && sizeof(EcDecoder) <= FG_EC_
 
 typedef struct { /* sums for the points that ec-dz decodes to, in |x| / step, sixteen lanes so that every ISA adds in one order */
   double sum[3][16];
-  uint64_t count[3];
+  uint32_t count[3][16];
 } Centroids;
 
 static inline void count_centroids(float inverse, const Quantized *pair, const float *x, Centroids *c) {
-  for (size_t i = 0; i < PAIR; i++) {
-    int32_t magnitude = pair->q[i] < 0 ? -pair->q[i] : pair->q[i];
-    if (!magnitude) continue;
-    size_t point = magnitude < 3 ? (size_t)magnitude - 1 : 2;
-    double y = (double)from_bits(bits(x[i]) & MAGNITUDE_MASK) * (double)inverse;
-    c->sum[point][i % 16] += point < 2 ? y : y - (double)magnitude;
-    c->count[point]++;
+  float sum[3][16] = {{0}};
+  for (size_t i = 0; i < PAIR; i += 16)
+    for (size_t lane = 0; lane < 16; lane++) {
+      int32_t q = pair->q[i + lane], magnitude = q < 0 ? -q : q;
+      float y = from_bits(bits(x[i + lane]) & MAGNITUDE_MASK) * inverse;
+      uint32_t one = 0u - (magnitude == 1), two = 0u - (magnitude == 2), far = 0u - (magnitude > 2);
+      sum[0][lane] += from_bits(bits(y) & one);
+      sum[1][lane] += from_bits(bits(y) & two);
+      sum[2][lane] += from_bits(bits(y - (float)magnitude) & far);
+      c->count[0][lane] -= one;
+      c->count[1][lane] -= two;
+      c->count[2][lane] -= far;
+    }
+  for (size_t point = 0; point < 3; point++)
+    for (size_t lane = 0; lane < 16; lane++) c->sum[point][lane] += (double)sum[point][lane];
+}
+
+/* Clears the counters of the levels that a block of this class may meet for the first time. */
+static inline void meet_levels(EcEncoder *s, uint32_t class_, uint32_t *met) {
+  uint32_t levels = (uint32_t)((uint64_t)((1u << EC_OFFSETS) - 1u) << (class_ - 2)) | (class_ + EC_OFFSETS > EC_LEVELS ? 1u << (EC_LEVELS - 1) : 0);
+  levels &= ~*met;
+  *met |= levels;
+  for (; levels; levels &= levels - 1) {
+    size_t level = (size_t)__builtin_ctz(levels);
+    memset(s->counts.symbol[level], 0, sizeof s->counts.symbol[level]);
+    for (size_t i = 0; i < 3; i++) memset(s->others[i] + level * EC_TABLES, 0, sizeof(uint32_t[EC_TABLES]));
   }
 }
 
-/* The pair at coordinate `start`, through `padded` where it crosses the end. */
-static inline const float *pair_at(const float *x, size_t n, size_t start, float padded[PAIR]) {
-  if (n - start >= PAIR) return x + start;
-  memset(padded, 0, PAIR * sizeof *padded);
-  memcpy(padded, x + start, (n - start) * sizeof *x);
-  return padded;
-}
-
-/* Counts every `every`-th pair. FG_OK, or FG_NONFINITE or FG_RANGE and where. Odd symbols go to `odd` first: one counter hit twice in a
- * row would wait for its own store. */
-static int ec_count(const fg_ec *request, const float *x, size_t n, size_t every, EcCounts *counts, EcCounts *odd,
+/* Counts all pairs, or `chosen` ones of those of `groups`. FG_OK, or FG_NONFINITE or FG_RANGE and where. Neighbours have counters of
+ * their own: one hit twice in a row would wait for its own store. */
+static int ec_count(const fg_ec *request, const float *x, size_t n, const uint32_t *groups, size_t chosen, EcEncoder *s,
                     Centroids *centroids, size_t *where) {
-  memset(counts, 0, sizeof *counts);
-  memset(odd, 0, sizeof *odd);
+  EcCounts *counts = &s->counts;
+  memset(counts->level, 0, sizeof counts->level);
+  memset(counts->class_, 0, sizeof counts->class_);
   float padded[PAIR], inverse = 1.0f / request->step, largest = EC_LARGEST * request->step;
-  uint32_t most = bits(largest < 0x1p90f ? largest : 0x1p90f);
+  uint32_t met = 0, most = bits(largest < 0x1p90f ? largest : 0x1p90f);
+  uint32_t *counter[4] = {&counts->symbol[0][0][0], s->others[0], s->others[1], s->others[2]};
   Quantized pair;
-  Walk walk = {request, 0, 0, request->offsets};
-  for (size_t period = 0; period * PAIR < n; period += every) {
-    size_t group = period + (every > 1 ? period / every * 7 % every : 0); /* not in step with a matrix's rows */
-    size_t start = group * PAIR;
-    if (start >= n) break;
-    size_t count = n - start < PAIR ? n - start : PAIR;
+  Walk walk = walk_begin(request);
+  if (!groups) chosen = n / PAIR + (n % PAIR != 0);
+  for (size_t g = 0; g < chosen; g++) {
+    size_t group = groups ? groups[g] : g, start = group * PAIR, count = n - start < PAIR ? n - start : PAIR;
     const float *at = pair_at(x, n, start, padded);
     if (absmax(at, PAIR) > most) {
       for (*where = start;; ++*where) {
@@ -71,33 +85,28 @@ static int ec_count(const fg_ec *request, const float *x, size_t n, size_t every
       }
     }
     walk_offsets(&walk, start, count, pair.offset);
-    memset(pair.offset + count, EC_NEUTRAL, PAIR - count);
     quantize(request, inverse, request->log_bins, at, group, count, &pair);
     for (size_t block = 0; block < 2 && EC_BLOCK * block < count; block++) {
-      size_t left = count - EC_BLOCK * block, length = left < EC_BLOCK ? left : EC_BLOCK;
+      size_t left = count - EC_BLOCK * block, length = left < EC_BLOCK ? left : EC_BLOCK, i = 0;
       uint32_t class_ = pair.class_[block];
+      uint16_t index[EC_BLOCK];
       counts->class_[class_]++;
       if (class_ < 2) continue;
-      const uint16_t *symbols = pair.at + EC_BLOCK * block;
-      const uint8_t *offset = pair.offset + EC_BLOCK * block;
-      uint32_t *even_counts[EC_OFFSETS], *odd_counts[EC_OFFSETS];
-      for (uint32_t o = 0; o < EC_OFFSETS; o++) {
-        even_counts[o] = &counts->symbol[ec_level(class_, o)][0][0];
-        odd_counts[o] = &odd->symbol[ec_level(class_, o)][0][0];
+      meet_levels(s, class_, &met);
+      index_block(&pair, block, index);
+      for (; i + 4 <= length; i += 4) {
+        counter[0][index[i]]++;
+        counter[1][index[i + 1]]++;
+        counter[2][index[i + 2]]++;
+        counter[3][index[i + 3]]++;
       }
-      size_t i = 0;
-      for (; i + 2 <= length; i += 2) {
-        even_counts[offset[i]][symbols[i]]++;
-        odd_counts[offset[i + 1]][symbols[i + 1]]++;
-      }
-      if (i < length) even_counts[offset[i]][symbols[i]]++;
+      for (; i < length; i++) counter[0][index[i]]++;
     }
     if (centroids) count_centroids(inverse, &pair, at, centroids);
   }
   for (size_t level = 0; level < EC_LEVELS; level++)
-    for (size_t bin = 0; bin < EC_BINS; bin++)
-      for (size_t i = 0; i < RANS_SYMBOLS; i++)
-        counts->level[level] += counts->symbol[level][bin][i] += odd->symbol[level][bin][i];
+    for (size_t i = level * EC_TABLES; i < (level + 1) * EC_TABLES && met >> level & 1; i++)
+      counts->level[level] += counter[0][i] += counter[1][i] + counter[2][i] + counter[3][i];
   return FG_OK;
 }
 
@@ -106,39 +115,41 @@ static double offsets_bits(const fg_ec *request, EcEncoder *s) {
   return offsets ? 8.0 * (double)plane_encode(request->offsets, offsets, s->raw, &s->plane) : 0.0;
 }
 
-int FG_ISA(fg_ec_bits)(const float *values, size_t n, const fg_ec *request, size_t every, void *scratch, double *bits_, size_t *where) {
+int FG_ISA(fg_ec_bits)(const float *values, size_t n, const fg_ec *request, const uint32_t *groups, size_t count, void *scratch,
+                       double *bits_, size_t *where) {
   EcEncoder *s = scratch;
-  int error = ec_count(request, values, n, every, &s->counts, &s->plain, NULL, where);
+  int error = ec_count(request, values, n, groups, count, s, NULL, where);
   if (error) return error;
   double counted = 0;
   for (size_t class_ = 0; class_ < EC_CLASSES; class_++) counted += s->counts.class_[class_];
   s->model.kind = request->kind;
-  double scale = (double)((n + EC_BLOCK - 1) / EC_BLOCK) / counted;
+  double scale = (double)(n / EC_BLOCK + (n % EC_BLOCK != 0)) / counted;
   *bits_ = fg_ec_group(&s->counts, &s->plain, request->log_bins, scale, n, &s->model) + offsets_bits(request, s);
   return FG_OK;
 }
 
-/* Indices of a block's symbols among all tables, and its raw bits. */
-static inline void index_block(const EcModel *model, const Quantized *pair, size_t block, size_t length, uint16_t *index,
-                               RawWriter *raw) {
-  const uint16_t *symbols = pair->at + EC_BLOCK * block;
-  const uint8_t *offset = pair->offset + EC_BLOCK * block;
+/* Raw bits of a block's coordinates: those below the symbols, and what escapes. */
+static inline void raw_block(const Quantized *pair, size_t block, size_t length, const uint16_t *index, RawWriter *raw) {
   const int32_t *q = pair->q + EC_BLOCK * block;
-  uint16_t base[EC_OFFSETS];
-  for (uint32_t o = 0; o < EC_OFFSETS; o++)
-    base[o] = (uint16_t)((uint32_t)model->table_of[ec_level(pair->class_[block], o)] << (8 + model->log_bins));
   uint32_t escapes = 0;
+  for (size_t i = 0; i < EC_BLOCK; i++) escapes |= (index[i] & 255u) == EC_ESCAPE;
+  if (!escapes && !shifts(pair->class_[block], pair->offset + EC_BLOCK * block)) return;
   for (size_t i = 0; i < length; i++) {
-    index[i] = (uint16_t)(base[offset[i]] + symbols[i]);
-    escapes |= (symbols[i] & 255u) == EC_ESCAPE;
-  }
-  if (!escapes && pair->class_[block] - 2 + EC_OFFSETS - 1 <= 12) return;
-  for (size_t i = 0; i < length; i++) {
-    uint32_t shift = ec_shift(ec_level(pair->class_[block], offset[i]));
-    if ((symbols[i] & 255u) == EC_ESCAPE)
+    uint32_t shift = ec_shift(index[i] >> 10);
+    if ((index[i] & 255u) == EC_ESCAPE)
       raw_write(raw, (uint32_t)zigzag(q[i]), EC_ESCAPE_BITS);
     else
       raw_write(raw, (uint32_t)q[i] & ((1u << shift) - 1u), shift);
+  }
+}
+
+/* Each level's encoder, of the table that it shares. */
+static void expand_levels(EcEncoder *s) {
+  const EcModel *model = &s->model;
+  for (size_t table = 0, level = 0; table < model->tables; table++) {
+    size_t first = level++;
+    for (size_t bin = 0; bin < (size_t)1 << model->log_bins; bin++) fg_rans_encoder(model->frequencies[table][bin], s->encoder[first][bin]);
+    for (; level <= model->last[table]; level++) memcpy(s->encoder[level], s->encoder[first], sizeof s->encoder[first] >> (EC_LOG_BINS - model->log_bins));
   }
 }
 
@@ -154,43 +165,42 @@ int FG_ISA(fg_ec_encode)(const float *values, size_t n, const fg_ec *request, ui
     *size = fg_ec_write(model, out);
     return FG_OK;
   }
-  int error = ec_count(request, values, n, 1, &s->counts, &s->plain, request->kind == EC_DEADZONE ? &centroids : NULL, where);
+  int error = ec_count(request, values, n, NULL, 0, s, request->kind == EC_DEADZONE ? &centroids : NULL, where);
   if (error) return error;
   double bits_ = fg_ec_group(&s->counts, &s->plain, request->log_bins, 1.0, n, model) + offsets_bits(request, s);
+  bits_ += fg_ec_normalise(&s->counts, model);
   if (request->most > 0 && !(bits_ >= request->least && bits_ <= request->most)) {
     *size = (size_t)bits_;
     return FG_RATE;
   }
-  fg_ec_normalise(&s->counts, model);
   for (size_t point = 0; point < 3; point++) {
     double sum = 0, mean = point < 2 ? (double)(point + 1) : 0.0;
-    for (size_t i = 0; i < 16; i++) sum += centroids.sum[point][i];
-    if (centroids.count[point]) mean = sum / (double)centroids.count[point];
+    uint64_t count = 0;
+    for (size_t i = 0; i < 16; i++) sum += centroids.sum[point][i], count += centroids.count[point][i];
+    if (count) mean = sum / (double)count;
     model->points[point] = (float)(mean * (double)request->step);
   }
   uint8_t *at = out + fg_ec_write(model, out);
   if (model->offsets) at += plane_encode(request->offsets, fg_ec_offsets(request), at, &s->plane);
-  for (size_t table = 0; table < model->tables; table++)
-    for (size_t bin = 0; bin < (size_t)1 << model->log_bins; bin++)
-      fg_rans_encoder(model->frequencies[table][bin], s->encoder + ((table << model->log_bins) + bin) * RANS_SYMBOLS);
+  expand_levels(s);
   fg_rans_encoder(model->classes, s->classes);
 
   float padded[PAIR], inverse = 1.0f / request->step;
   Quantized pair;
-  Walk walk = {request, 0, 0, request->offsets};
+  Walk walk = walk_begin(request);
   for (size_t chunk = 0; chunk < n; chunk += EC_CHUNK) {
     size_t count = n - chunk < EC_CHUNK ? n - chunk : EC_CHUNK, coded = 0, blocks = 0;
     RawWriter raw = {s->raw, 0, 0};
     for (size_t start = chunk; start < chunk + count; start += PAIR) {
       size_t present = n - start < PAIR ? n - start : PAIR;
       walk_offsets(&walk, start, present, pair.offset);
-      memset(pair.offset + present, EC_NEUTRAL, PAIR - present);
       quantize(request, inverse, model->log_bins, pair_at(values, n, start, padded), start / PAIR, present, &pair);
       for (size_t block = 0; block < 2 && EC_BLOCK * block < present; block++) {
         size_t left = present - EC_BLOCK * block, length = left < EC_BLOCK ? left : EC_BLOCK;
         s->class_[blocks++] = (uint16_t)pair.class_[block];
         if (pair.class_[block] < 2) continue;
-        index_block(model, &pair, block, length, s->index + coded, &raw);
+        index_block(&pair, block, s->index + coded);
+        raw_block(&pair, block, length, s->index + coded, &raw);
         coded += length;
       }
     }
@@ -198,7 +208,7 @@ int FG_ISA(fg_ec_encode)(const float *values, size_t n, const fg_ec *request, ui
     uint32_t state[LANES];
     for (size_t i = 0; i < LANES; i++) state[i] = RANS_LEAST;
     uint16_t *end = s->words + sizeof s->words / sizeof *s->words;
-    uint16_t *words = lanes_encode(s->index, coded, s->encoder, lanes, state, end);
+    uint16_t *words = lanes_encode(s->index, coded, &s->encoder[0][0][0], lanes, state, end);
     words = lanes_encode(s->class_, blocks, s->classes, lanes, state, words);
     at = chunk_put(state, lanes, words, end, s->raw, &raw, at);
   }
@@ -206,40 +216,62 @@ int FG_ISA(fg_ec_encode)(const float *values, size_t n, const fg_ec *request, ui
   return FG_OK;
 }
 
+/* out[i] = table[index[i]] for a block; indices are below 16. */
+static inline void look_up(const uint8_t table[16], const uint8_t index[EC_BLOCK], uint8_t out[EC_BLOCK]) {
+#if defined(FG_FOR_AVX2) || defined(FG_FOR_AVX512VNNI)
+  __m256i entries = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)table));
+  for (size_t i = 0; i < EC_BLOCK; i += 32) {
+    __m256i at = _mm256_loadu_si256((const __m256i *)(const void *)(index + i));
+    _mm256_storeu_si256((__m256i *)(void *)(out + i), _mm256_shuffle_epi8(entries, at));
+  }
+#elif defined(__aarch64__) && !defined(FG_FOR_SERIAL)
+  uint8x16_t entries = vld1q_u8(table);
+  for (size_t i = 0; i < EC_BLOCK; i += 16) vst1q_u8(out + i, vqtbl1q_u8(entries, vld1q_u8(index + i)));
+#else
+  for (size_t i = 0; i < EC_BLOCK; i++) out[i] = table[index[i]];
+#endif
+}
+
+/* Adds the bins of the dither's magnitude to a block's contexts. */
+static inline void add_bins(const Random *random, size_t block, uint32_t log_bins, uint8_t context[EC_BLOCK]) {
+  for (size_t w = 0; w < 2; w++)
+    for (size_t half = 0; half < 2; half++)
+      for (size_t i = 0; i < PHILOX_LANES; i++) {
+        int32_t r = (int32_t)(random->word[2 * block + w][i] >> 16 * half & 0xffffu) - 32768;
+        size_t at = 32 * w + 16 * half + i;
+        context[at] = (uint8_t)(context[at] + ((r ^ (r >> 31)) >> (15 - (int)log_bins)));
+      }
+}
+
 /* Decodes the values q of one block of class >= 2. */
-static inline int block_decode(const EcDecoder *s, ChunkReader *reader, uint32_t class_, const uint8_t *offset, const Random *random,
-                               size_t block, size_t length, int flat, int32_t *q) {
+static int block_decode(const EcDecoder *s, ChunkReader *reader, uint32_t class_, const uint8_t *offset, const Random *random,
+                        size_t block, size_t length, int flat, int32_t q[EC_BLOCK]) {
   const EcModel *model = &s->model;
-  uint8_t symbols[EC_BLOCK], context[EC_BLOCK], base[EC_OFFSETS];
+  uint8_t symbols[EC_BLOCK] = {0}, context[EC_BLOCK], base[16] = {0};
   for (uint32_t o = 0; o < EC_OFFSETS; o++) base[o] = (uint8_t)(model->table_of[ec_level(class_, o)] << model->log_bins);
   int error;
   if (flat && !model->log_bins) {
     error = lanes_decode(&reader->lanes, s->slots + (size_t)base[EC_NEUTRAL] * RANS_TOTAL, NULL, length, symbols);
   } else {
-    for (size_t i = 0; i < EC_BLOCK; i++) context[i] = base[offset[i]];
-    if (model->log_bins)
-      for (size_t w = 0; w < 2; w++)
-        for (size_t half = 0; half < 2; half++)
-          for (size_t i = 0; i < PHILOX_LANES; i++) {
-            int32_t r = (int32_t)(random->word[2 * block + w][i] >> 16 * half & 0xffffu) - 32768;
-            size_t at = 32 * w + 16 * half + i;
-            context[at] = (uint8_t)(context[at] + ((r ^ (r >> 31)) >> (15 - (int)model->log_bins)));
-          }
+    look_up(base, offset, context);
+    if (model->log_bins) add_bins(random, block, model->log_bins, context);
     error = lanes_decode(&reader->lanes, s->slots, context, length, symbols);
   }
   if (error) return error;
   uint32_t escapes = 0;
-  for (size_t i = 0; i < length; i++) {
+  for (size_t i = 0; i < EC_BLOCK; i++) {
     q[i] = unzigzag(symbols[i]);
     escapes |= symbols[i] == EC_ESCAPE;
   }
-  if (!escapes && class_ - 2 + EC_OFFSETS - 1 <= 12) return FG_OK;
+  if (!escapes && !shifts(class_, offset)) return FG_OK;
   for (size_t i = 0; i < length; i++) {
     uint32_t shift = ec_shift(ec_level(class_, offset[i]));
-    if (symbols[i] == EC_ESCAPE)
+    if (symbols[i] == EC_ESCAPE) {
       q[i] = unzigzag((int32_t)raw_read(&reader->raw, EC_ESCAPE_BITS));
-    else
+      if (symbol_of(q[i] >> shift) != EC_ESCAPE) return FG_CODE;
+    } else {
       q[i] = (int32_t)((uint32_t)q[i] << shift | raw_read(&reader->raw, shift));
+    }
   }
   return FG_OK;
 }
@@ -267,7 +299,7 @@ int FG_ISA(fg_ec_decode)(const uint8_t *payload, size_t size, const fg_ec *reque
       fg_rans_decoder(model->frequencies[table][bin], s->slots + ((table << model->log_bins) + bin) * RANS_TOTAL);
   fg_rans_decoder(model->classes, s->classes);
 
-  Walk walk = {request, 0, 0, request->offsets};
+  Walk walk = walk_begin(request);
   uint8_t offset[PAIR];
   memset(offset, EC_NEUTRAL, sizeof offset);
   for (size_t chunk = 0; chunk < n; chunk += EC_CHUNK) {
@@ -277,7 +309,7 @@ int FG_ISA(fg_ec_decode)(const uint8_t *payload, size_t size, const fg_ec *reque
     if ((error = chunk_open(&at, end, &reader))) return error;
     if ((error = lanes_decode(&reader.lanes, s->classes, NULL, blocks, s->class_))) return error;
     for (size_t start = 0; start < count; start += PAIR) {
-      int32_t q[PAIR] = {0};
+      int32_t q[PAIR];
       size_t present = count - start < PAIR ? count - start : PAIR;
       const uint8_t *class_ = s->class_ + start / EC_BLOCK;
       float *to = out + chunk + start, decoded[PAIR];
@@ -285,12 +317,16 @@ int FG_ISA(fg_ec_decode)(const uint8_t *payload, size_t size, const fg_ec *reque
         memset(to, 0, present * sizeof *to);
         continue;
       }
-      Random random = {{{0}}};
+      Random random;
       if (request->kind == EC_DITHER) philox_group(request->key, (chunk + start) / PAIR, request->stream, PURPOSE_DITHER, &random);
       if (offsets) walk_offsets(&walk, chunk + start, present, offset);
+      if (present <= EC_BLOCK) memset(q + EC_BLOCK, 0, EC_BLOCK * sizeof *q);
       for (size_t block = 0; block < 2 && EC_BLOCK * block < present; block++) {
         size_t left = present - EC_BLOCK * block, length = left < EC_BLOCK ? left : EC_BLOCK;
-        if (class_[block] < 2) continue;
+        if (class_[block] < 2) {
+          memset(q + EC_BLOCK * block, 0, EC_BLOCK * sizeof *q);
+          continue;
+        }
         error = block_decode(s, &reader, class_[block], offset + EC_BLOCK * block, &random, block, length, !offsets, q + EC_BLOCK * block);
         if (error) return error;
       }

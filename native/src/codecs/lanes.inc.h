@@ -35,14 +35,19 @@ static inline uint32_t rans_put(uint32_t x, RansSymbol e, uint16_t **words) {
 
 #if defined(FG_FOR_AVX512VNNI)
 #include "lanes_avx512.inc.h"
+#define LANES_WIDE 16 /* lanes that one call of lanes_step_wide moves */
+#elif defined(FG_FOR_AVX2)
+#include "lanes_avx2.inc.h"
+#define LANES_WIDE 8
 #endif
+#define WORDS_SLACK 8 /* words below the last that an encoder may write on */
 
 /* Encodes `count` symbols, indices of `table`, backwards; words end at `words`. Returns where they begin now. */
 static inline uint16_t *lanes_encode(const uint16_t *restrict index, size_t count, const RansSymbol *restrict table, size_t lanes,
                                      uint32_t state[restrict LANES], uint16_t *words) {
   size_t i = count;
-#if defined(FG_FOR_AVX512VNNI)
-  if (lanes >= 16) {
+#if defined(LANES_WIDE)
+  if (lanes >= LANES_WIDE) {
     for (; i % lanes; i--) state[(i - 1) % lanes] = rans_put(state[(i - 1) % lanes], table[index[i - 1]], &words);
     return lanes_encode_wide(index, i, table, lanes, state, words);
   }
@@ -87,9 +92,9 @@ static inline int lanes_decode(LaneDecoder *d, const uint32_t *slots, const uint
   size_t i = 0, lanes = d->lanes;
   for (; i + lanes <= count && (size_t)(d->end - d->at) >= 2 * LANES; i += lanes) {
     const uint8_t *tables = context ? context + i : NULL;
-#if defined(FG_FOR_AVX512VNNI)
-    if (lanes >= 16) {
-      for (size_t half = 0; half < lanes; half += 16) lanes_step_wide(d, half, slots, tables, symbols + i);
+#if defined(LANES_WIDE)
+    if (lanes >= LANES_WIDE) {
+      for (size_t first = 0; first < lanes; first += LANES_WIDE) lanes_step_wide(d, first, slots, tables, symbols + i);
       continue;
     }
 #endif

@@ -25,14 +25,6 @@ static inline void multiply_wide(const uint32_t a[PHILOX_LANES], uint32_t factor
   __m512i even = _mm512_mul_epu32(x, f), odd = _mm512_mul_epu32(_mm512_srli_epi64(x, 32), f);
   _mm512_storeu_si512(high, _mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd));
   _mm512_storeu_si512(low, _mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32)));
-#elif defined(FG_FOR_AVX2)
-  for (int i = 0; i < PHILOX_LANES; i += 8) {
-    __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)(a + i)), f = _mm256_set1_epi32((int)factor);
-    __m256i even = _mm256_mul_epu32(x, f), odd = _mm256_mul_epu32(_mm256_srli_epi64(x, 32), f);
-    __m256i upper = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
-    _mm256_storeu_si256((__m256i *)(void *)(high + i), upper);
-    _mm256_storeu_si256((__m256i *)(void *)(low + i), _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa));
-  }
 #else
   for (int i = 0; i < PHILOX_LANES; i++) {
     uint64_t product = (uint64_t)a[i] * factor;
@@ -41,6 +33,45 @@ static inline void multiply_wide(const uint32_t a[PHILOX_LANES], uint32_t factor
   }
 #endif
 }
+
+#if defined(FG_FOR_AVX2)
+
+/* Four counters in 64-bit lanes, of which the low halves count: a product's high half is then one shift away. */
+static inline void philox_four(__m256i word[4], uint64_t key) {
+  const __m256i factor_a = _mm256_set1_epi64x(0xd2511f53), factor_c = _mm256_set1_epi64x(0xcd9e8d57);
+  __m256i a = word[0], b = word[1], c = word[2], d = word[3];
+  uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+  for (int round = 0; round < 10; round++) {
+    __m256i product_a = _mm256_mul_epu32(a, factor_a), product_c = _mm256_mul_epu32(c, factor_c);
+    a = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(product_c, 32), b), _mm256_set1_epi64x(k0));
+    c = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(product_a, 32), d), _mm256_set1_epi64x(k1));
+    b = product_c;
+    d = product_a;
+    k0 += 0x9e3779b9u;
+    k1 += 0xbb67ae85u;
+  }
+  word[0] = a, word[1] = b, word[2] = c, word[3] = d;
+}
+
+static inline void philox_group(uint64_t key, uint64_t group, uint32_t stream, uint32_t purpose, Random *out) {
+  for (uint32_t first = 0; first < PHILOX_LANES; first += 8) {
+    __m256i even[4], odd[4]; /* counters 0, 2, 4, 6 of the eight, and those between */
+    __m256i counter = _mm256_add_epi64(_mm256_set1_epi64x((int64_t)((group << 4) + first)), _mm256_setr_epi64x(0, 2, 4, 6));
+    even[0] = counter;
+    odd[0] = _mm256_or_si256(counter, _mm256_set1_epi64x(1));
+    even[1] = odd[1] = _mm256_set1_epi64x((int64_t)(group >> 28));
+    even[2] = odd[2] = _mm256_set1_epi64x(stream);
+    even[3] = odd[3] = _mm256_set1_epi64x(purpose);
+    philox_four(even, key);
+    philox_four(odd, key);
+    for (int w = 0; w < 4; w++) {
+      __m256i both = _mm256_blend_epi32(even[w], _mm256_slli_epi64(odd[w], 32), 0xaa);
+      _mm256_storeu_si256((__m256i *)(void *)(out->word[w] + first), both);
+    }
+  }
+}
+
+#else
 
 static inline void philox_group(uint64_t key, uint64_t group, uint32_t stream, uint32_t purpose, Random *out) {
   uint32_t a[PHILOX_LANES], b[PHILOX_LANES], c[PHILOX_LANES], d[PHILOX_LANES];
@@ -69,6 +100,8 @@ static inline void philox_group(uint64_t key, uint64_t group, uint32_t stream, u
   memcpy(out->word[2], c, sizeof c);
   memcpy(out->word[3], d, sizeof d);
 }
+
+#endif
 
 void FG_ISA(fg_philox)(uint64_t key, uint64_t group, uint32_t stream, uint32_t purpose, uint32_t *out) {
   Random random;

@@ -9,7 +9,7 @@ typedef struct { /* in the caller's scratch */
   RansSymbol encoder[RANS_SYMBOLS];
   uint32_t slots[RANS_TOTAL];
   uint16_t index[PLANE_CHUNK];
-  uint16_t words[PLANE_CHUNK + 2];
+  uint16_t words[PLANE_CHUNK + WORDS_SLACK];
 } PlaneScratch;
 
 /* Encodes a plane, n >= 1; returns its size, at most n + 1. */
@@ -40,7 +40,7 @@ static size_t plane_encode(const uint8_t *symbols, size_t n, uint8_t *out, Plane
         uint32_t state[LANES];
         for (size_t i = 0; i < LANES; i++) state[i] = RANS_LEAST;
         for (size_t i = 0; i < count; i++) scratch->index[i] = symbols[start + i];
-        uint16_t *end = scratch->words + PLANE_CHUNK + 2;
+        uint16_t *end = scratch->words + PLANE_CHUNK + WORDS_SLACK;
         uint16_t *words = lanes_encode(scratch->index, count, scratch->encoder, lanes, state, end);
         size_t bytes = 2 * (size_t)(end - words);
         if (size + 3 + 4 * lanes + bytes > n) goto raw;

@@ -17,11 +17,18 @@ static float log2_of(uint32_t n) {
   return exponent + y * (2.8853901f + z * (0.9617967f + z * (0.5770780f + z * 0.4121986f)));
 }
 
-void fg_rans_normalise(const uint32_t counts[RANS_SYMBOLS], uint16_t frequencies[RANS_SYMBOLS]) {
+double fg_rans_normalise(const uint32_t counts[RANS_SYMBOLS], uint16_t frequencies[RANS_SYMBOLS]) {
   uint64_t total = 0;
+  size_t end = 0; /* behind the last symbol */
   int32_t sum = 0;
-  for (size_t s = 0; s < RANS_SYMBOLS; s++) total += counts[s];
-  for (size_t s = 0; s < RANS_SYMBOLS; s++) {
+  memset(frequencies, 0, RANS_SYMBOLS * sizeof *frequencies);
+  for (size_t s = 0; s < RANS_SYMBOLS; s++)
+    if (counts[s]) total += counts[s], end = s + 1;
+  if (total == 0) {
+    frequencies[0] = RANS_TOTAL;
+    return 0;
+  }
+  for (size_t s = 0; s < end; s++) {
     uint64_t f = (counts[s] * (uint64_t)RANS_TOTAL + total / 2) / total;
     frequencies[s] = (uint16_t)(counts[s] && f == 0 ? 1 : f);
     sum += frequencies[s];
@@ -30,7 +37,7 @@ void fg_rans_normalise(const uint32_t counts[RANS_SYMBOLS], uint16_t frequencies
     int step = sum > (int32_t)RANS_TOTAL ? -1 : 1;
     size_t best = RANS_SYMBOLS;
     uint64_t best_count = 0, best_f = 1;
-    for (size_t s = 0; s < RANS_SYMBOLS; s++) {
+    for (size_t s = 0; s < end; s++) {
       uint64_t f = frequencies[s], c = counts[s];
       if (c == 0 || (step < 0 && f == 1)) continue;
       int better = step < 0 ? c * best_f < best_count * f : c * best_f > best_count * f;
@@ -39,6 +46,10 @@ void fg_rans_normalise(const uint32_t counts[RANS_SYMBOLS], uint16_t frequencies
     frequencies[best] = (uint16_t)(frequencies[best] + step);
     sum += step;
   }
+  double loss = 0;
+  for (size_t s = 0; s < end; s++)
+    if (counts[s]) loss += (double)counts[s] * (double)(log2_of(counts[s]) - log2_of(frequencies[s]) - log2_of((uint32_t)total) + 12.0f);
+  return loss;
 }
 
 size_t fg_rans_write(const uint16_t frequencies[RANS_SYMBOLS], uint8_t *out) {

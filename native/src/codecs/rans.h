@@ -25,8 +25,9 @@ typedef struct { /* how to encode one symbol: x / f by a multiplication (R. Alve
   uint32_t rest;       /* f | bias << 13 | shift << 26 */
 } RansSymbol;
 
-/* Frequencies that sum to 4096, at least 1 where the count isn't 0. At least one count isn't; counts are below 2^31 in sum. */
-void fg_rans_normalise(const uint32_t counts[RANS_SYMBOLS], uint16_t frequencies[RANS_SYMBOLS]);
+/* Frequencies that sum to 4096, at least 1 where the count isn't 0; counts are below 2^32 in sum. Without any count, symbol 0 has all.
+ * Returns the bits by which they code worse than the counts' own entropy. */
+double fg_rans_normalise(const uint32_t counts[RANS_SYMBOLS], uint16_t frequencies[RANS_SYMBOLS]);
 /* Returns the bytes written, at most RANS_TABLE_BYTES. */
 size_t fg_rans_write(const uint16_t frequencies[RANS_SYMBOLS], uint8_t *out);
 /* Bits that the symbols counted will take under their own frequencies, and in *table those of the written table. */

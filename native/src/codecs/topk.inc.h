@@ -22,7 +22,7 @@ typedef struct { /* in the caller's scratch */
   uint32_t histogram[4][2048];
   uint32_t gap[CHUNK], magnitude[CHUNK]; /* magnitude: bits of x, sign included */
   uint16_t index[2][CHUNK];
-  uint16_t words[2 * CHUNK + 2];
+  uint16_t words[2 * CHUNK + WORDS_SLACK];
   uint8_t raw[4 * CHUNK + 16];
 } TopkEncoder;
 

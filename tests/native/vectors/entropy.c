@@ -1,6 +1,7 @@
 /* rANS and the entropy-coded streams. */
 #include "vectors.h"
 
+#define LONG 70001 /* two chunks, the first of 32 lanes */
 #define N 10007 /* no multiple of a block, a window or any vector; two windows and a leftover */
 
 void entropy(void) {
@@ -29,6 +30,26 @@ void entropy(void) {
         coded[size] = 0;
         expect(fg_ec_decode(coded, size + 1, &request, decoded, N, scratch, &where) == FG_TRAILING, "ec_decode of a longer stream");
       }
+  static float many[LONG], back[LONG];
+  static uint8_t stream[FG_EC_BOUND(LONG)];
+  static uint32_t groups[LONG / 128 + 1];
+  for (size_t i = 0; i < LONG; i++) many[i] = next_float();
+  for (int kind = 0; kind < 2; kind++) {
+    size_t all[1] = {LONG}, none[1] = {0}, count;
+    float peak;
+    double sum, bits;
+    fg_ec request = {kind, 5, key, 0.01f, 0.25f, kind ? 0 : 2, 0, 0, 1, all, none, offsets};
+    expect(!fg_ec_sample(many, LONG, 7, groups, &count, &peak, &sum, &where), "ec_sample");
+    emit(groups, count * sizeof *groups);
+    emit(&peak, sizeof peak);
+    emit(&sum, sizeof sum);
+    expect(!fg_ec_bits(many, LONG, &request, groups, count, scratch, &bits, &where), "ec_bits");
+    emit(&bits, sizeof bits);
+    expect(!fg_ec_encode(many, LONG, &request, stream, &size, scratch, &where), "ec_encode");
+    emit(stream, size);
+    expect(!fg_ec_decode(stream, size, &request, back, LONG, scratch, &where), "ec_decode");
+    emit(back, sizeof back);
+  }
   for (size_t k = 1; k <= N; k += 1429) {
     expect(!fg_topk_encode(values, N, k, coded, &size, scratch, &where), "topk_encode");
     emit(coded, size);
