@@ -4,17 +4,20 @@ import hashlib
 import re
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
 from fleetgrad.broker import events as ev
+from fleetgrad.broker.rounds import RoundSettings
 from fleetgrad.wire import seeds
-from fleetgrad.wire.codecs import codec_of, encode_payload
+from fleetgrad.wire.codecs import codec_of, encode_payload, payload_bound, read_info
 from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.coding.spec import CodecSpec
-from fleetgrad.wire.messages import Bitmap, Receipt
-from fleetgrad.wire.signing import PrivateKey
+from fleetgrad.wire.messages import HEAD, Bitmap, Head, Policy, Receipt
+from fleetgrad.wire.signing import PrivateKey, verify_message
 from tests.broker.conftest import BLK8, COUNT, FEDERATION, KEYS, LAYOUT, World
 
 Bad = Callable[[World], list[bytes]]
@@ -173,3 +176,92 @@ def test_reasons_of_drops_take_bounded_memory() -> None:
         world.message(world.topics.birth(f"x-{i}"), b"")
     assert len(world.rounds.drops) <= 257
     assert sum(world.rounds.drops.values()) == 1000
+
+
+HOSTILE = (
+    CodecSpec(name="raw32"), CodecSpec(name="fp16"), CodecSpec(name="blk4"), CodecSpec(name="rot-2"), CodecSpec(name="ec-dither"),
+    CodecSpec(name="ec-dz"), CodecSpec(name="topk"), CodecSpec(name="lossless"), CodecSpec(name="ring", bits=20),
+    CodecSpec(name="auto"),
+)  # fmt: skip
+
+
+def with_codec(codec: CodecSpec) -> World:
+    world = World(settings=RoundSettings(FEDERATION, Policy(codec=codec), rounds=2, goal=2, minimum=0.5, deadline=60.0))
+    world.birth("dev-1")
+    world.birth("dev-2")
+    return world
+
+
+def recoded(payload: bytes, coded: bytes) -> bytes:
+    """The payload with another coded vector, and a rate that is true of it."""
+    info = msgspec.structs.replace(read_info(payload)[0], rate=8.0 * len(coded) / COUNT)
+    raw = msgspec.msgpack.encode(info)
+    return struct.pack("<H", len(raw)) + raw + coded
+
+
+@pytest.mark.parametrize("codec", HOSTILE, ids=str)
+@pytest.mark.parametrize("hostile", ["ones", "cut", "longer", "noise"])
+def test_a_hostile_vector_in_any_codec_is_refused_in_words_and_the_round_goes_on(
+    codec: CodecSpec, hostile: str
+) -> None:
+    """All bits set, an end cut off or added, random bytes: signed by an enrolled device, so the decoders themselves are asked."""
+    world = with_codec(codec)
+    good = world.payload(codec=codec)
+    coded = bytes(read_info(good)[1])
+    if hostile == "ones":
+        bad = b"\xff" * len(coded)
+    elif hostile == "noise":
+        bad = np.random.default_rng(1).bytes(len(coded))
+    else:
+        bad = coded[:-7] if hostile == "cut" else coded + bytes(7)
+    (receipt,) = world.receipts(world.send("dev-1", world.update("dev-1", recoded(good, bad))), "dev-1")
+    if receipt.verdict == "accepted":
+        # Every bit pattern of the ring's integers is one: what can be said of it is that it is bounded.
+        assert (codec.name, hostile) in {("ring", "ones"), ("ring", "noise")}
+    else:
+        assert receipt.verdict == "refused"
+        assert re.search(r"update from dev-1 refused: .{10}", receipt.reason), receipt.reason
+        assert world.counted() == set()
+    good = world.payload(2, codec=codec, device="dev-2")
+    (other,) = world.receipts(world.send("dev-2", world.update("dev-2", good)), "dev-2")
+    assert other.verdict == "accepted"
+
+
+@pytest.mark.parametrize("codec", HOSTILE, ids=str)
+def test_a_body_beyond_the_rounds_codec_is_dropped_at_its_first_chunk(codec: CodecSpec) -> None:
+    world = with_codec(codec)
+    most = payload_bound(codec, LAYOUT)
+    frames = world.update("dev-1", bytes(most + 1))
+    effects = world.send("dev-1", frames[:1])
+    (note,) = [e.fields["reason"] for e in effects if isinstance(e, ev.Log) and e.event == "message_dropped"]
+    assert f"body of {most + 65} bytes, at most {most + 64}" in str(note)
+    assert not world.rounds._intake._under_way, "nothing is kept of it"
+
+
+def test_a_policy_changed_over_a_restart_judges_each_attempt_by_its_own() -> None:
+    """Devices asked under the old policy finish under it; the next round, and an attempt that nobody was asked for, has the new one."""
+    world = ready()
+    old, rot = world.settings, Policy(codec=CodecSpec(name="rot-4"))
+    world.settings = replace(old, policy=rot)
+    world.start()
+    for device in ("dev-1", "dev-2"):
+        world.birth(device, state="training", round=1, attempt=1)
+    world.settings = old  # what the devices' frames say
+    (receipt,) = world.receipts(world.send("dev-1", world.update("dev-1", world.payload())), "dev-1")
+    assert receipt.verdict == "accepted"
+    world.settings = replace(old, policy=rot)
+    (refused,) = world.query("dev-2", world.payload(2))
+    assert isinstance(refused, Receipt)
+    assert "another policy" in refused.reason
+    world.settings = old
+    world.send("dev-2", world.update("dev-2", world.payload(2, device="dev-2")))
+    heads = [e.payload for e in world.effects if isinstance(e, ev.Publish) and e.topic == world.topics.head]
+    head = verify_message(KEYS["agg"].public, HEAD, heads[-1], Head)
+    assert (head.version, head.policy) == (1, rot)
+    published = [e for e in world.effects if isinstance(e, ev.Published)]
+    assert [(p.codec, round(p.bits or 0, 2)) for p in published] == [("blk8", 8.5)]
+    fresh = World()
+    fresh.settings = replace(fresh.settings, policy=rot)
+    fresh.start()
+    heads = [e.payload for e in fresh.effects if isinstance(e, ev.Publish) and e.topic == fresh.topics.head]
+    assert verify_message(KEYS["agg"].public, HEAD, heads[-1], Head).policy == rot

@@ -228,7 +228,83 @@ A block is its scale, absmax / 127 as float32, and one int8 for each of its up t
 ```
 {coded}
 ```
-"""
+The same vector in the other codecs, coded vector alone, under the keys of `demo`, `dev-1`, round 7, attempt 2:
+{"".join(coded_example(name) for name in EXAMPLES if name in NOTES)}"""
+
+
+NOTES = {
+    "fp16": "Each value as IEEE binary16, rounded to nearest even.",
+    "blk4 to nearest": "As blk8, with absmax / 7 and codes of 4 bits, two's complement; of S bytes, byte j has value j low and j + S high.",
+    "rot-2": "Windows of 64 here (4096 in longer vectors); the last one ends at the vector's end, and what it overlaps is coded there alone.",
+    "ec-dither": "Requested: 4 bits. One chunk of 70 values; its sizes, its lanes' states, the words that they read, raw bits.",
+    "ec-dz": "Requested: 4 bits. As ec-dither, with the points that |q| = 1, 2 and more decode to.",
+    "topk": "A tenth: the 7 largest magnitudes.",
+    "lossless": "Four planes of bytes: exponents, mantissas' upper, middle and lower bits, the sign last.",
+    "ring": "r = 16, step 2^-12: rotated by the round's shared key, in steps, rounded by the device's own.",
+    "auto": "Another vector, of two tensors: weight (33 x 40) and bias (33); requested: 2 bits. Padding isn't in it.",
+}
+
+
+def chunk_notes(coded: bytes) -> dict[int, str]:
+    """Where the one chunk of an entropy-coded stream begins (the only place from which its sizes lead to the end), and its parts."""
+    for at in range(6, len(coded) - 6):
+        words, raw = (int.from_bytes(coded[i : i + 3], "little") for i in (at, at + 3))
+        lanes, size = 1 << (words >> 20), words & 0xFFFFF
+        if at + 6 + 4 * lanes + size + raw == len(coded):
+            found = {
+                at: f"{size} bytes of words, {lanes} lanes",
+                at + 3: f"{raw} bytes of raw bits",
+                at + 6: "states, words, raw bits",
+            }
+            return {k: v for k, v in found.items() if k < len(coded)}
+    raise AssertionError("no chunk")
+
+
+def coded_notes(name: str, coded: bytes) -> dict[int, str]:
+    """What stands at which offset of an example's coded vector."""
+    match name:
+        case "fp16":
+            return {0: f"{SHORT} values"}
+        case "blk4 to nearest":
+            return {0: "scale of block 0, float32", 4: "64 codes", 36: "scale of block 1", 40: "6 codes"}
+        case "rot-2":
+            return {0: "scale of window 0, float32", 4: "codes of its first 6 values, 2 bits each", 6: "scale of the window of values 6 to 69",
+                    10: "its 64 codes"}  # fmt: skip
+        case "ec-dither":
+            return {
+                0: "kind 0, no offsets of columns",
+                1: "log2 of bins",
+                2: "tables",
+                3: "step, float32",
+                7: "tables",
+            } | chunk_notes(coded)
+        case "ec-dz":
+            return {0: "kind 1, no offsets of columns", 1: "log2 of bins", 2: "tables", 3: "step, float32", 7: "points, 3 x float32",
+                    19: "tables"} | chunk_notes(coded)  # fmt: skip
+        case "topk":
+            return {
+                0: "7 values",
+                4: "top: the largest magnitude's bits",
+                6: "tables of gaps and magnitudes",
+            } | chunk_notes(coded)
+        case "lossless":
+            return {0: "plane as it is", 1: "exponents", 71: "plane as it is", 72: "upper bits", 142: "plane as it is", 143: "middle bits",
+                    213: "plane of one byte", 214: "lower bits and sign"}  # fmt: skip
+        case "ring":
+            return {0: f"{SHORT} integers mod 2^16"}
+    return {
+        0: "large tensors in codec 5, ec-dither",
+        1: "its parameter",
+        2: "bias, 33 values in fp16",
+        68: "stream of the 1320 values of weight",
+    }
+
+
+def coded_example(name: str) -> str:
+    """One codec's bytes in SPEC.md."""
+    made = payload(EXAMPLES[name], layout_of(name))
+    coded = made[2 + int.from_bytes(made[:2], "little") :]
+    return f"\n**{name}**, {len(coded)} bytes. {NOTES[name]}\n```\n{dump(coded, coded_notes(name, coded))}\n```\n"
 
 
 def spec_with_example(text: str) -> str:

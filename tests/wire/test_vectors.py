@@ -58,6 +58,12 @@ def test_the_spec_shows_the_same_bytes(make_vectors: ModuleType) -> None:
     text = make_vectors.SPEC.read_text()
     assert make_vectors.spec_with_example(text) == text, AGAIN
     header = bytes.fromhex(VECTORS["update"]["headers"][0])
+    shown = {name: text.split(f"**{name}**")[1].split("```")[1] for name in make_vectors.NOTES}
+    for name, block in shown.items():
+        payload = bytes.fromhex(VECTORS["payloads"][name]["payload"])
+        assert (
+            bytes.fromhex("".join(line[6:53] for line in block.strip("\n").splitlines())) == payload[2 + payload[0] :]
+        )
     dumped = text.split(make_vectors.BEGIN)[1].split("```")
     for block, raw in (
         (dumped[1], header),

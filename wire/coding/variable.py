@@ -9,6 +9,7 @@ from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.seeds import Keys
 
 SLACK, SLACK_BYTES = 1.25, 8192  # over the requested rate: tables, and vectors that have few rates
+NEAR, FAR = 0.004, 0.1  # relative misses of the rate: good enough, and hopeless
 TOPK_SLACK_BYTES, TOPK_VALUE_BYTES = 2000, 9  # what the encoder's own buffer has room for
 
 
@@ -27,9 +28,15 @@ def entropy_encode(
     values: Floats, kind: entropy.Kind, bits: float, key: int, layout: entropy.Layout, most: int
 ) -> Bytes:
     """A stream of at most `most` bytes, at the requested rate unless these values have none near it."""
+    target = bits * values.size / 8
     while True:
         coded = entropy.encode(values, kind=kind, key=key, bits=bits, layout=layout)
         if coded.size <= most:
+            # The search for a step ends on an estimate, and the choice of tables can make the rate jump: look about a little.
+            for part in (0.5, 1.0) if NEAR < abs(coded.size / target - 1) < FAR else ():
+                again = min(bits * (1 - part * (coded.size / target - 1)), entropy.MOST_BITS)
+                other = entropy.encode(values, kind=kind, key=key, bits=again, layout=layout)
+                coded = min(coded, other, key=lambda c: abs(c.size - target))
             return coded
         bits /= 2
         if bits < entropy.LEAST_BITS:
