@@ -102,36 +102,51 @@ typedef struct {
   int first, last;
 } Store;
 
-static inline __attribute__((always_inline)) void store_row(const Store *s, size_t i, const int32_t *sums, size_t columns) {
-  Overlaid *partial = s->partial + i * s->pitch;
-  float *out = s->out + i * s->pitch, scale = s->row_scale[i];
-  uint32_t sum[TILE_LANES], row_off = (uint32_t)s->row_off[i];
-  for (size_t j = 0; j < columns; j++) sum[j] = (uint32_t)sums[j] - row_off - (uint32_t)s->column_off[j];
-  if (!s->first)
-    for (size_t j = 0; j < columns; j++) sum[j] += (uint32_t)partial[j];
-  if (!s->last) {
-    for (size_t j = 0; j < columns; j++) partial[j] = (int32_t)sum[j];
-    return;
+/* Vectors wherever they lie; a memcpy of several goes by way of the stack, in pieces that the loads then wait for. */
+typedef NativeInt LooseInt __attribute__((aligned(4), may_alias));
+typedef NativeFloat LooseFloat __attribute__((aligned(4), may_alias));
+
+/* `rows` rows of sixteen sums that are the last and have nothing before them: the usual case. */
+static inline void store_16(const Store *s, size_t rows, const int32_t *sums, size_t width) {
+  for (size_t v = 0; v < TILE_LANES; v += NATIVE_LANES) {
+    NativeInt off = *(const LooseInt *)(const void *)(s->column_off + v);
+    NativeFloat scale = *(const LooseFloat *)(const void *)(s->column_scale + v);
+    for (size_t i = 0; i < rows; i++) {
+      NativeInt sum = *(const LooseInt *)(const void *)(sums + i * width + v) - off - s->row_off[i];
+      *(LooseFloat *)(void *)(s->out + i * s->pitch + v) = __builtin_convertvector(sum, NativeFloat) * (scale * s->row_scale[i]);
+    }
   }
-  float x[TILE_LANES];
-  for (size_t j = 0; j < columns; j++) x[j] = (float)(int32_t)sum[j] * (scale * s->column_scale[j]);
-  if (s->base)
-    for (size_t j = 0; j < columns; j++) x[j] = s->base[i * s->pitch + j] + x[j];
-  memcpy(out, x, columns * sizeof *x);
 }
 
-static void store_tile(const Store *s, size_t rows, const int32_t *sums, size_t width, size_t columns) {
+static void store_columns(const Store *s, size_t rows, const int32_t *sums, size_t width, size_t columns) {
   for (size_t i = 0; i < rows; i++, sums += width) {
-    if (columns >= 16) store_row(s, i, sums, 16);
-    if (columns == 16) continue;
-    Store right = *s;
-    size_t done = columns >= 16 ? 16 : 0;
-    right.partial += done, right.out += done, right.column_off += done, right.column_scale += done;
-    if (right.base) right.base += done;
-    if (columns == 32)
-      store_row(&right, i, sums + done, 16);
+    Overlaid *partial = s->partial + i * s->pitch;
+    uint32_t sum[TILE_LANES], row_off = (uint32_t)s->row_off[i];
+    for (size_t j = 0; j < columns; j++) sum[j] = (uint32_t)sums[j] - row_off - (uint32_t)s->column_off[j];
+    if (!s->first)
+      for (size_t j = 0; j < columns; j++) sum[j] += (uint32_t)partial[j];
+    if (!s->last) {
+      memcpy(partial, sum, columns * sizeof *sum);
+      continue;
+    }
+    float x[TILE_LANES], scale = s->row_scale[i];
+    for (size_t j = 0; j < columns; j++) x[j] = (float)(int32_t)sum[j] * (scale * s->column_scale[j]);
+    if (s->base)
+      for (size_t j = 0; j < columns; j++) x[j] = s->base[i * s->pitch + j] + x[j];
+    memcpy(s->out + i * s->pitch, x, columns * sizeof *x);
+  }
+}
+
+static void store_tile(Store s, size_t rows, const int32_t *sums, size_t width, size_t columns) {
+  for (size_t done = 0; done < columns; done += TILE_LANES) {
+    if (columns - done < TILE_LANES)
+      store_columns(&s, rows, sums + done, width, columns - done);
+    else if (s.first && s.last && !s.base)
+      store_16(&s, rows, sums + done, width);
     else
-      store_row(&right, i, sums + done, columns - done);
+      store_columns(&s, rows, sums + done, width, TILE_LANES);
+    s.partial += TILE_LANES, s.out += TILE_LANES, s.column_off += TILE_LANES, s.column_scale += TILE_LANES;
+    if (s.base) s.base += TILE_LANES;
   }
 }
 
@@ -167,7 +182,7 @@ void FG_ISA(fg_matmul_grad_rows)(const fg_matmul_grad *job, size_t chunk) {
         product_tile(of, each, of * TILE_RUN, &all, 1, b, width, sums);
         store.row_off = row_off + i, store.row_scale = l.x_scale + row + i;
         store.partial = partial + at, store.out = job->out + at, store.base = base ? base + at : NULL;
-        store_tile(&store, of, sums, width, n - column < width ? n - column : width);
+        store_tile(store, of, sums, width, n - column < width ? n - column : width);
       }
     }
   }

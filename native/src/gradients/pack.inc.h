@@ -16,26 +16,33 @@ static inline void transpose4(Four v[4]) {
   v[3] = FROM_BOTH(b, d, 2, 3, 6, 7);
 }
 
-/* Codes of `count` neighbours with one scale. A last vector overlaps the one before it: what it writes twice is the same. */
-static inline void quantize16(const float *x, float inverse, int32_t bias, Code *out) {
-  for (size_t i = 0; i < 16; i++) out[i] = (Code)(quantized(x[i], inverse) + bias);
-}
-
+/* Eight codes of eight neighbours. Conversion rounds to nearest even, as adding ROUND_FLOAT does. */
 static inline void quantize8(const float *x, float inverse, int32_t bias, Code *out) {
+#if defined(FG_FOR_AVX2)
+  (void)bias; /* 0 here */
+  __m256i q = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x), _mm256_set1_ps(inverse)));
+  _mm_storeu_si128((__m128i *)(void *)out, _mm_packs_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1)));
+#elif defined(FG_FOR_AVX512VNNI)
+  __m256i q = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x), _mm256_set1_ps(inverse)));
+  _mm_storel_epi64((__m128i *)(void *)out, _mm256_cvtepi32_epi8(_mm256_add_epi32(q, _mm256_set1_epi32(bias))));
+#elif defined(__aarch64__) && !defined(FG_FOR_SERIAL)
+  (void)bias;
+  int32x4_t low = vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(x), inverse)), high = vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(x + 4), inverse));
+  vst1_s8(out, vmovn_s16(vcombine_s16(vmovn_s32(low), vmovn_s32(high))));
+#else
   for (size_t i = 0; i < 8; i++) out[i] = (Code)(quantized(x[i], inverse) + bias);
+#endif
 }
 
-static void quantize_run(const float *x, size_t count, float inverse, int32_t bias, Code *out) {
+/* Codes of `count` neighbours with one scale. A last vector overlaps the one before it: what it writes twice is the same. */
+static inline void quantize_run(const float *x, size_t count, float inverse, int32_t bias, Code *out) {
   size_t i = 0;
-  if (count >= 16) {
-    for (; i + 16 <= count; i += 16) quantize16(x + i, inverse, bias, out + i);
-    if (i < count) quantize16(x + count - 16, inverse, bias, out + count - 16);
-  } else if (count >= 8) {
-    quantize8(x, inverse, bias, out);
-    quantize8(x + count - 8, inverse, bias, out + count - 8);
-  } else {
+  if (count < 8) {
     for (; i < count; i++) out[i] = (Code)(quantized(x[i], inverse) + bias);
+    return;
   }
+  for (; i + 8 <= count; i += 8) quantize8(x + i, inverse, bias, out + i);
+  if (i < count) quantize8(x + count - 8, inverse, bias, out + count - 8);
 }
 
 static void widen_run(const int8_t *codes, size_t count, Code *out) {
@@ -93,15 +100,21 @@ static inline void pack_group(const float *x, size_t pitch, size_t positions, si
   memcpy(out, words, sizeof words);
 }
 
+#define AHEAD 16 /* rows of a matrix that are fetched before they are needed */
+
 /* Rows of a product from columns of a matrix in row order: a panel of TILE_ROWS rows after the other, each [run][row][TILE_RUN].
  * columns <= GRAD_STRIPE; depth is a multiple of TILE_RUN; positions from `positions` on are zero. */
 static void pack_rows(const float *x, const int8_t *codes, size_t pitch, size_t positions, size_t depth, size_t columns,
                       const float *inverse, Code *out) {
+  const size_t element = codes ? sizeof *codes : sizeof *x;
   int32_t q[TILE_RUN][GRAD_STRIPE];
   uint32_t line[GRAD_STRIPE * WORD_OF(TILE_RUN)];
   for (size_t p = 0; p < depth; p += TILE_RUN) {
     for (size_t r = 0; r < TILE_RUN; r++) {
       size_t at = (p + r) * pitch;
+      if (p + r + AHEAD < positions) /* rows lie too far apart for the processor to foresee */
+        for (size_t j = 0; j < columns; j += 64 / element)
+          __builtin_prefetch(codes ? (const void *)(codes + at + AHEAD * pitch + j) : (const void *)(x + at + AHEAD * pitch + j));
       if (p + r >= positions)
         for (size_t j = 0; j < columns; j++) q[r][j] = TILE_BIAS;
       else if (codes)

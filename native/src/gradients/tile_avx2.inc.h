@@ -33,7 +33,7 @@ typedef int16_t Code;
   "vpaddd %%ymm14, %[s" #i "0], %[s" #i "0]\n"        \
   "vpaddd %%ymm12, %[s" #i "1], %[s" #i "1]\n"
 #define SUMS(i) [s##i##0] "+x"(s##i##0), [s##i##1] "+x"(s##i##1)
-#define ROW(i) [a##i] "r"(a[i])
+#define ROW(i) [a##i] "r"(a##i)
 #define USED "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "memory"
 #define EACH_RUN                                              \
   for (const Segment *s = segments; s < segments + count; s++) \
@@ -43,6 +43,7 @@ typedef int16_t Code;
   _mm256_storeu_si256((__m256i *)(void *)(sums + 16 * (i) + 8), s##i##1)
 
 static inline void tile_of_4(const Code *const *a, size_t step, const Segment *segments, size_t count, const Code *b, int32_t *sums) {
+  const Code *a0 = a[0], *a1 = a[1], *a2 = a[2], *a3 = a[3]; /* or the compiler reads them again for each run */
   __m256i s00, s01, s10, s11, s20, s21, s30, s31;
   s00 = s01 = s10 = s11 = s20 = s21 = s30 = s31 = _mm256_setzero_si256();
   EACH_RUN __asm__(LOAD_COLUMNS ADD_ROW(0) ADD_ROW(1) ADD_ROW(2) ADD_ROW(3)
@@ -56,6 +57,7 @@ static inline void tile_of_4(const Code *const *a, size_t step, const Segment *s
 }
 
 static inline void tile_of_2(const Code *const *a, size_t step, const Segment *segments, size_t count, const Code *b, int32_t *sums) {
+  const Code *a0 = a[0], *a1 = a[1];
   __m256i s00, s01, s10, s11;
   s00 = s01 = s10 = s11 = _mm256_setzero_si256();
   EACH_RUN __asm__(LOAD_COLUMNS ADD_ROW(0) ADD_ROW(1)
@@ -67,6 +69,7 @@ static inline void tile_of_2(const Code *const *a, size_t step, const Segment *s
 }
 
 static inline void tile_of_1(const Code *const *a, size_t step, const Segment *segments, size_t count, const Code *b, int32_t *sums) {
+  const Code *a0 = a[0];
   __m256i s00, s01;
   s00 = s01 = _mm256_setzero_si256();
   EACH_RUN __asm__(LOAD_COLUMNS ADD_ROW(0) : SUMS(0) : ROW(0), [at] "r"(at), [b] "r"(b) : USED);
