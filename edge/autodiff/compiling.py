@@ -25,9 +25,9 @@ from fleetgrad.edge.autodiff.errors import ModelError, UnsupportedModel
 from fleetgrad.edge.autodiff.front import Model, read
 from fleetgrad.edge.autodiff.graph import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET, Builder
 from fleetgrad.edge.autodiff.registry import differentiate, downstream, objections, path, upstream
+from fleetgrad.native.kernels import OP_ABI
 from fleetgrad.wire import plan
 
-OP_ABI = 1  # version of the custom ops that an int8 plan needs; 0: none
 LITTLE = np.dtype("<f4")
 
 

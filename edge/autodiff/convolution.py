@@ -2,17 +2,18 @@
 
 dX = ConvTranspose(dY, W)                     (1x1: Conv with W transposed)
 db = sum of dY over batch and positions
-dW, int8:       rows of windows [N P, taps C] and of dY [N P, M] meet in fleetgrad.MatMulWeightGrad
+dW, int8:       fleetgrad.ConvWeightGrad, whatever the attributes; in three dimensions rows of windows [N P, taps C] and of
+                dY [N P, M] meet in fleetgrad.MatMulWeightGrad, and with groups it is fp32
 dW, fp32, 1x1:  sum over the batch of dY [M, P] X^T [P, C]
 dW, fp32, k x k: the same for each tap, without an im2col buffer; with few channels a Conv with a one-hot kernel
                  makes the im2col
-dW, groups:     Conv of X with dY as kernel, batch and channels swapped (always fp32)
+dW, groups:     Conv of X with dY as kernel, batch and channels swapped
 """
 
 import numpy as np
 
 from fleetgrad.edge.autodiff.errors import Unsupported
-from fleetgrad.edge.autodiff.graph import Builder, Node
+from fleetgrad.edge.autodiff.graph import DOMAIN, Builder, Node
 from fleetgrad.edge.autodiff.registry import Gradients, vjp
 from fleetgrad.edge.autodiff.windows import Windows, windows
 
@@ -29,9 +30,12 @@ def conv(g: Builder, node: Node, dy: str) -> Gradients:
     dx = _input(g, node, dy, w, group) if node.need(0) else None
     dw = None
     if node.need(1):
-        if group > 1:
+        int8 = g.int8 and node.x[1] in node.weights
+        if int8 and len(w.x) <= 2:
+            dw = _native(g, node, dy, w, group)
+        elif group > 1:
             dw = _swapped(g, node, dy, w, group)
-        elif g.int8 and node.x[1] in node.weights:
+        elif int8:
             dw = _rows(g, node, dy, w)
         else:
             dw = _taps(g, node, dy, w)
@@ -53,6 +57,20 @@ def _input(g: Builder, node: Node, dy: str, w: Windows, group: int) -> str:
         group=group,
         pads=[*w.before, *(max(e, 0) for e in w.ends)],
         output_padding=[max(-e, 0) for e in w.ends],
+    )
+
+
+def _native(g: Builder, node: Node, dy: str, w: Windows, group: int) -> str:
+    return g.op(
+        "ConvWeightGrad",
+        node.x[0],
+        dy,
+        domain=DOMAIN,
+        kernel_shape=w.kernel,
+        strides=w.stride,
+        dilations=w.dilation,
+        pads=[*w.before, *w.after],
+        group=group,
     )
 
 

@@ -56,7 +56,7 @@ class Builder:
     """Collects nodes and constants of a gradient graph.
 
     `shapes` are the forward values' shapes, `taken` names that exist already, `dtype` the float type of constants, and
-    `int8` whether weight gradients go through `fleetgrad.MatMulWeightGrad`.
+    `int8` whether weight gradients go through the custom ops of the domain `fleetgrad`.
     """
 
     def __init__(

@@ -136,10 +136,11 @@ def test_frozen_weights_stay_in_the_graph_and_get_no_gradient(tmp_path: Path) ->
     assert not {"ConvTranspose", "Resize"} & {n.op_type for n in train.graph.node}
 
 
-def test_int8_plans_use_the_custom_op_for_dense_and_conv_weights(tmp_path: Path) -> None:
+def test_int8_plans_use_the_custom_ops_for_dense_and_conv_weights(tmp_path: Path) -> None:
     compile_model(zoo.digits_cnn(), loss="cross-entropy", output=tmp_path / "plan")
     kinds = [n.op_type for n in onnx.load(tmp_path / "plan" / plan.TRAIN).graph.node]
-    assert kinds.count("MatMulWeightGrad") == 4
+    assert kinds.count("MatMulWeightGrad") == 2
+    assert kinds.count("ConvWeightGrad") == 2
 
 
 def test_mse_has_the_gradient_of_its_mean(tmp_path: Path) -> None:
@@ -344,3 +345,38 @@ def test_groups_pools_and_residuals_train_together(tmp_path: Path, kind: plan.Gr
     exact = gradients(model, x, np.arange(5) % 3, tmp_path / "q", gradients="fp32")
     for name, value in found.items():
         assert np.abs(value - exact[name]).max() <= 0.02 * np.abs(exact[name]).max()  # int8 has steps of 1/127
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "attributes"),
+    [
+        ((4, 11), (6, 4, 3), {}),
+        ((4, 11), (6, 2, 4), {"group": 2, "strides": [2], "pads": [1, 2]}),
+        ((3, 9, 8), (5, 3, 3, 2), {"pads": [1, 0, 2, 1]}),
+        ((3, 9, 8), (5, 3, 3, 3), {"strides": [2, 3], "dilations": [2, 1]}),
+        ((3, 9, 8), (5, 3, 3, 3), {"strides": [2, 2], "auto_pad": "SAME_LOWER"}),
+        ((4, 9, 8), (6, 2, 3, 3), {"group": 2}),
+        ((4, 9, 8), (4, 1, 3, 3), {"group": 4, "strides": [2, 2], "pads": [1, 1, 1, 1]}),
+        ((4, 9, 8), (8, 1, 3, 3), {"group": 4}),
+        ((2, 5, 4, 6), (3, 2, 2, 2, 2), {}),
+        ((2, 5, 4, 6), (4, 1, 2, 2, 2), {"group": 2}),
+    ],
+)  # fmt: skip
+def test_a_convolutions_int8_gradient_points_where_the_standard_ops_do(
+    tmp_path: Path, size: tuple[int, ...], kernel: tuple[int, ...], attributes: dict[str, Any]
+) -> None:
+    nodes = [node("Conv", "x k", "a", **attributes), node("Flatten", "a", "f"), node("MatMul", "f w", "y")]
+    random = np.random.Generator(np.random.PCG64(7))
+    forward = make(nodes[:2], {"k": np.zeros(kernel, np.float32)}, ("N", *size), outputs=("f",))
+    session = onnxruntime.InferenceSession(forward.SerializeToString(), providers=["CPUExecutionProvider"])
+    width = session.run(None, {"x": np.zeros((1, *size), np.float32)})[0].shape[1]
+    weights = {n: random.standard_normal(s).astype(np.float32) for n, s in {"k": kernel, "w": (width, 3)}.items()}
+    model = make(nodes, weights, ("N", *size))
+    x, y = random.standard_normal((6, *size), np.float32), random.standard_normal((6, 3), np.float32)
+    found = [
+        gradients(model, x, y, tmp_path / kind, loss="mse", gradients=kind)["k"].astype(np.float64)
+        for kind in ("int8", "fp32")
+    ]
+    assert found[0].shape == kernel
+    a, b = (v.ravel() for v in found)
+    assert a @ b / (np.linalg.norm(a) * np.linalg.norm(b)) > 0.9995

@@ -78,6 +78,37 @@ def test_int8_gradients_point_where_fp32_ones_do() -> None:
         assert layer.low >= 0.9995, layer
 
 
+def separable() -> onnx.ModelProto:
+    """A convolution, a depthwise one with stride, one of four groups, and one of a single tap: what mobile networks are made of."""
+    c = zoo._Chain(5)
+    c.conv("stem", 1, 16, 3)
+    for name, group, taps, attributes in (
+        ("depthwise", 16, 3, {"pads": [1, 1, 1, 1], "strides": [2, 2]}),
+        ("grouped", 4, 3, {"pads": [1, 1, 1, 1]}),
+        ("pointwise", 1, 1, {}),
+    ):
+        w = c.draw(f"{name}.weight", (16, 16 // group, taps, taps), 2 * group / (16 * taps * taps))
+        c.layer("Conv", w, c.draw(f"{name}.bias", (16,), 0.0), kernel_shape=[taps, taps], group=group, **attributes)
+        c.layer("Relu")
+    c.layer("Flatten")
+    c.dense("dense", 256, 10, last=True)
+    return c.model("separable", (1, 8, 8), 10)
+
+
+def test_int8_gradients_of_grouped_and_depthwise_convolutions_point_where_fp32_ones_do() -> None:
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    found = fidelity.measure(
+        separable(), (x / 16).astype(np.float32).reshape(-1, 1, 8, 8), y.astype(np.int64), steps=120
+    )
+    print(*found, sep="\n")
+    assert len(found) == 5
+    for layer in found:
+        assert layer.median >= 0.9999, layer
+        assert layer.low >= 0.9995, layer
+
+
 def test_the_measure_notices_a_bad_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     """With one plan's gradients turned around, the cosine is negative: the measure can fail."""
     real = fidelity.session
