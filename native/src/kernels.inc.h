@@ -32,3 +32,9 @@
 #include "layers/batch_norm.inc.h"
 
 #include "optimizers/step.inc.h"
+
+#include "recurrent/activations.inc.h"
+#include "recurrent/product.inc.h"
+#include "recurrent/lstm.inc.h"
+#include "recurrent/gru.inc.h"
+#include "recurrent/embedding.inc.h"
