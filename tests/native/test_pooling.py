@@ -132,6 +132,8 @@ def square(size: int, taps: int, stride: int, pad: int = 0) -> list[Axis]:
 
 NAMED = {
     "2x2 s2": Case((2, 5), square(28, 2, 2), False, 1),
+    "2x2 s2, odd": Case((2, 2), [(13, 2, 2, 1, 0, 0), (35, 2, 2, 1, 0, 0)], False, 8),
+    "2x2 s2, padded at the end": Case((2, 2), [(40, 2, 2, 1, 0, 1)] * 2, False, 9),
     "2x2 s2, odd, ceil": Case((2, 2), square(15, 2, 2), True, 2),
     "3x3 s2, overlapping": Case((2, 3), square(23, 3, 2, 1), False, 3),
     "3x3 s1": Case((1, 2), square(12, 3, 1, 1), False, 4),
@@ -222,6 +224,20 @@ def test_nan_wins_over_numbers_and_minus_infinity_gives_the_first_tap_inside(isa
     x[0, 0, 1] = [5, np.nan, 7]
     y, argmax = pooling.max_pool(x, [1, 3])
     assert np.isnan(y[0, 0, 1, 0]) and argmax[0, 0, 1, 0] == 1
+
+
+def test_side_by_side_windows_treat_nan_and_infinities_alike(isa: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.choice(np.array([np.nan, -np.inf, np.inf, 0, 1], F32), (2, 3, 12, 70))
+    dy = rng.standard_normal((2, 3, 6, 35), F32)
+    wide, same = {"strides": [2, 2]}, {"strides": [2, 2], "pads": [1, 0, 0, 0]}  # padding leads to the general body
+    y, argmax = pooling.max_pool(x, [2, 2], **wide)
+    below = np.concatenate([x[:, :, 1:], x[:, :, :1]], axis=2)
+    expected, index = pooling.max_pool(below, [2, 2], **same)  # windows of rows (pad, 1), (2, 3), ...
+    assert np.array_equal(y[:, :, 1:], expected[:, :, 1:6], equal_nan=True)
+    assert (argmax[:, :, 1:] == index[:, :, 1:6]).all()
+    dx = pooling.max_pool_grad(x, dy, [2, 2], **wide)
+    assert dx.tobytes() == pooling.max_pool_argmax_grad(argmax, dy, x.shape, [2, 2], **wide).tobytes()
 
 
 def test_a_window_of_more_taps_than_argmax_holds_still_has_a_gradient(isa: str) -> None:

@@ -27,8 +27,10 @@ static inline double lanes_total(const HalfDouble *lanes) {
   return total;
 }
 
-/* Adds to `first` the sum of a - origin_a, to `second` that of (a - origin_a) (b - origin_b), over the batch's rows of one channel. */
-static void norm_sums(const fg_norm *s, const float *a, double origin_a, const float *b, double origin_b, double *first, double *second) {
+/* Adds to `first` the sum of a - origin_a, to `second` that of (a - origin_a) (b - origin_b), over the batch's rows of one channel. `same`: b
+ * is a. */
+static inline __attribute__((always_inline)) void norm_sums(const fg_norm *s, const float *a, double origin_a, const float *b,
+                                                            double origin_b, int same, double *first, double *second) {
   HalfDouble sum[NORM_PARTS], product[NORM_PARTS];
   for (int k = 0; k < NORM_PARTS; k++) sum[k] = product[k] = (HalfDouble){0};
   size_t n = s->positions;
@@ -37,7 +39,7 @@ static void norm_sums(const fg_norm *s, const float *a, double origin_a, const f
     for (; i + NORM_LANES <= n; i += NORM_LANES)
 #pragma GCC unroll 8
       for (int k = 0; k < NORM_PARTS; k++) {
-        HalfDouble d = widen(a + i + k * HALF_LANES) - origin_a, e = widen(b + i + k * HALF_LANES) - origin_b;
+        HalfDouble d = widen(a + i + k * HALF_LANES) - origin_a, e = same ? d : widen(b + i + k * HALF_LANES) - origin_b;
         sum[k] += d;
         product[k] += d * e;
       }
@@ -107,7 +109,7 @@ void FG_ISA(fg_batch_norm)(const float *x, const float *scale, const float *bias
     if (n == 1)
       norm_column_sums(s, from, origin, from, origin, count, sum, square);
     else
-      norm_sums(s, from, origin[0], from, origin[0], sum, square);
+      norm_sums(s, from, origin[0], from, origin[0], 1, sum, square);
     for (size_t k = 0; k < count; k++) {
       double shift = sum[k] / values, mean = origin[k] + shift, var = square[k] / values - shift * shift;
       if (var < 0.0) var = 0.0;
@@ -137,7 +139,7 @@ void FG_ISA(fg_batch_norm_grad)(const float *x, const float *dy, const float *sc
     if (n == 1)
       norm_column_sums(s, dy + c, zeros, x + c, origin, count, sum, product);
     else
-      norm_sums(s, dy + c * n, 0.0, x + c * n, origin[0], sum, product);
+      norm_sums(s, dy + c * n, 0.0, x + c * n, origin[0], 0, sum, product);
     for (size_t k = 0; k < count; k++) {
       double inverse = (double)invstd[c + k], slopes = (double)scale[c + k] * inverse;
       if (dscale) dscale[c + k] = (float)(product[k] * inverse);

@@ -101,15 +101,67 @@ static void prepare_maxima(const Pool *pool) {
   fill_row(pool->image, pool->cut.p.count[0] * pool->cut.p.count[1] * pool->cut.p.plane, -__builtin_inff());
 }
 
+/* Windows of 2x2 side by side, the pooling of most small networks: straight from the plane's rows, with the same results. Rows of less than
+ * a vector go the other way. */
+static int side_by_side(const fg_window *w) {
+  for (int axis = 0; axis < 2; axis++)
+    if (w->kernel[axis] != 2 || w->stride[axis] != 2 || w->dilation[axis] != 1 || w->before[axis] || 2 * w->output[axis] > w->input[axis])
+      return 0;
+  return w->output[1] >= NATIVE_LANES;
+}
+
+static inline void consider(NativeFloat value, int32_t tap, NativeFloat *most, NativeInt *winner) {
+  NativeInt wins = (value > *most) | (value != value);
+  *most = choose(wins, value, *most);
+  *winner = (wins & tap) | (~wins & *winner);
+}
+
+/* Maxima of n windows of two rows, and which tap each is. */
+static inline void max_pairs(const float *top, const float *bottom, size_t n, float *y, int32_t *index) {
+  for (size_t j = 0; j < n; j += NATIVE_LANES) {
+    size_t at = j + NATIVE_LANES <= n ? j : n - NATIVE_LANES;
+    NativeFloat a = load_lanes(top + 2 * at), b = load_lanes(top + 2 * at + NATIVE_LANES);
+    NativeFloat c = load_lanes(bottom + 2 * at), d = load_lanes(bottom + 2 * at + NATIVE_LANES);
+    NativeFloat most = PICK(a, b, EVENS);
+    NativeInt winner = {0};
+    consider(PICK(a, b, ODDS), 1, &most, &winner);
+    consider(PICK(c, d, EVENS), 2, &most, &winner);
+    consider(PICK(c, d, ODDS), 3, &most, &winner);
+    if (y) store_lanes(y + at, most);
+    if (index) memcpy(index + at, &winner, sizeof winner);
+  }
+}
+
+/* The gradient of n windows into two rows. */
+static inline void spread_pairs(const float *dy, const int32_t *index, size_t n, float *top, float *bottom) {
+  for (size_t j = 0; j < n; j += NATIVE_LANES) {
+    size_t at = j + NATIVE_LANES <= n ? j : n - NATIVE_LANES;
+    NativeInt value, winner;
+    memcpy(&value, dy + at, sizeof value);
+    memcpy(&winner, index + at, sizeof winner);
+    NativeFloat a = (NativeFloat)(value & (winner == 0)), b = (NativeFloat)(value & (winner == 1));
+    NativeFloat c = (NativeFloat)(value & (winner == 2)), d = (NativeFloat)(value & (winner == 3));
+    store_lanes(top + 2 * at, PICK(a, b, ZIP_LOW));
+    store_lanes(top + 2 * at + NATIVE_LANES, PICK(a, b, ZIP_HIGH));
+    store_lanes(bottom + 2 * at, PICK(c, d, ZIP_LOW));
+    store_lanes(bottom + 2 * at + NATIVE_LANES, PICK(c, d, ZIP_HIGH));
+  }
+}
+
 void FG_ISA(fg_max_pool)(const float *x, const fg_window *w, size_t begin, size_t end, float *y, uint8_t *argmax, void *scratch) {
   Pool pool = prepare_pool(w, scratch);
-  size_t n = w->output[1];
-  prepare_maxima(&pool);
+  size_t n = w->output[1], width = w->input[1];
+  int pairs = side_by_side(w);
+  if (!pairs) prepare_maxima(&pool);
   for (size_t plane = begin; plane < end; plane++) {
-    cut_into_phases(&pool.cut, x + plane * w->input[0] * w->input[1], pool.image);
+    const float *from = x + plane * w->input[0] * width;
+    if (!pairs) cut_into_phases(&pool.cut, from, pool.image);
     for (size_t row = 0; row < w->output[0]; row++) {
       size_t at = (plane * w->output[0] + row) * n;
-      max_row_of(&pool, row, y ? y + at : NULL, argmax ? pool.index : NULL);
+      if (pairs)
+        max_pairs(from + 2 * row * width, from + (2 * row + 1) * width, n, y ? y + at : NULL, argmax ? pool.index : NULL);
+      else
+        max_row_of(&pool, row, y ? y + at : NULL, argmax ? pool.index : NULL);
       if (argmax)
         for (size_t i = 0; i < n; i++) argmax[at + i] = (uint8_t)pool.index[i];
     }
@@ -163,8 +215,24 @@ static void join_phases(const Pool *pool, int whole, float *dx) {
 void FG_ISA(fg_max_pool_grad)(const float *x, const uint8_t *argmax, const float *dy, const fg_window *w, size_t begin, size_t end,
                               float *dx, void *scratch) {
   Pool pool = prepare_pool(w, scratch);
-  size_t n = w->output[1], size = pool.cut.p.count[0] * pool.cut.p.count[1] * pool.cut.p.plane;
+  size_t n = w->output[1], width = w->input[1], size = pool.cut.p.count[0] * pool.cut.p.count[1] * pool.cut.p.plane;
   int add = !apart(w), whole = covers(&pool.cut);
+  if (side_by_side(w)) {
+    for (size_t plane = begin; plane < end; plane++) {
+      float *out = dx + plane * w->input[0] * width;
+      if (!whole) fill_row(out, w->input[0] * width, 0.0f);
+      for (size_t row = 0; row < w->output[0]; row++, out += 2 * width) {
+        size_t at = (plane * w->output[0] + row) * n;
+        const float *from = x ? x + (plane * w->input[0] + 2 * row) * width : NULL;
+        if (x)
+          max_pairs(from, from + width, n, NULL, pool.index);
+        else
+          for (size_t i = 0; i < n; i++) pool.index[i] = argmax[at + i];
+        spread_pairs(dy + at, pool.index, n, out, out + width);
+      }
+    }
+    return;
+  }
   if (x) prepare_maxima(&pool);
   for (size_t plane = begin; plane < end; plane++) {
     if (x) cut_into_phases(&pool.cut, x + plane * w->input[0] * w->input[1], pool.image);
