@@ -1,6 +1,7 @@
 /* All families' bodies, for the ISA that the including file has chosen. */
 #include "basics.inc.h"
 
+#include "codecs/vectors.inc.h"
 #include "codecs/plain.inc.h"
 #include "codecs/blocks.inc.h"
 #include "codecs/checksum.inc.h"

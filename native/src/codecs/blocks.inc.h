@@ -14,6 +14,7 @@
  *   base = mix(mix(block + low key) ^ high key)    h = mix(base + j * 0x9e3779b9)    j = 0..31
  *   v    = (s + 1/2) / 65536, s the low (value j) or high (value j + 32) half of h, less 32768
  */
+#define ALWAYS_INLINE __attribute__((always_inline)) /* so that each codec gets its loop, without the others' branches */
 #define RANGE_BITS 0x6c800000u /* bits of 2^90, the most that a value or a scale may be */
 
 static inline uint32_t mix(uint32_t z) {
@@ -24,16 +25,11 @@ static inline uint32_t mix(uint32_t z) {
 
 static inline uint32_t block_base(uint64_t key, size_t block) { return mix(mix((uint32_t)block + (uint32_t)key) ^ (uint32_t)(key >> 32)); }
 
-/* v for 16 bits that stand in the upper part of a float's 23-bit fraction: [1, 2) less 3/2, on the middle of its step. Exact. */
-static inline float centred(uint32_t fraction) { return from_bits(0x3f800000u | fraction) - (1.5f - 0x1p-17f); }
-
-static inline void block_noise(uint32_t base, float *noise) {
-  for (uint32_t j = 0; j < FG_BLOCK / 2; j++) {
-    uint32_t h = mix(base + j * 0x9e3779b9u);
-    noise[j] = centred(h << 7 & 0x7fff80u);
-    noise[j + FG_BLOCK / 2] = centred(h >> 9 & 0x7fff80u);
-  }
-}
+#if defined(FG_FOR_AVX2) || defined(FG_FOR_AVX512VNNI)
+#include "blocks_avx2.inc.h"
+#else
+#include "blocks_portable.inc.h"
+#endif
 
 /* scale and 1 / scale from the absmax's bits, or zeros where the scale would be under 2^-90. */
 static inline void block_scale(uint32_t most, float levels, float *scale, float *inverse) {
@@ -42,85 +38,86 @@ static inline void block_scale(uint32_t most, float levels, float *scale, float 
   if (!(*scale >= LEAST_SCALE)) *scale = *inverse = 0.0f;
 }
 
-/* Codes of up to 64 values; the low byte of each sum is the integer that it was rounded to. */
-static inline void block_codes(const float *x, size_t count, float inverse, float levels, const float *noise, uint8_t *codes) {
-  if (noise) {
-    for (size_t i = 0; i < count; i++) {
-      float y = x[i] * inverse + noise[i];
-      y = y < levels ? y : levels;
-      y = y > -levels ? y : -levels;
-      codes[i] = (uint8_t)bits(y + ROUND_FLOAT);
-    }
-  } else {
-    for (size_t i = 0; i < count; i++) codes[i] = (uint8_t)bits(x[i] * inverse + ROUND_FLOAT);
-  }
-}
-
-static inline int blocks_encode(const float *values, size_t n, int narrow, const uint64_t *key, uint8_t *out, size_t *where) {
-  const float levels = narrow ? 7.0f : 127.0f;
-  for (size_t start = 0; start < n; start += FG_BLOCK) {
-    const float *x = values + start;
-    size_t count = n - start < FG_BLOCK ? n - start : FG_BLOCK, half = (count + 1) / 2;
-    uint32_t most = absmax(x, count);
-    if (most > RANGE_BITS) return refuse(values, RANGE_BITS, start, where);
-    float scale, inverse, noise[FG_BLOCK];
-    block_scale(most, levels, &scale, &inverse);
-    memcpy(out, &scale, 4);
-    out += 4;
-    if (key) block_noise(block_base(*key, start / FG_BLOCK), noise);
-    uint8_t codes[FG_BLOCK] = {0};
-    block_codes(x, count, inverse, levels, key ? noise : NULL, codes);
-    if (narrow) {
-      for (size_t j = 0; j < half; j++) out[j] = (uint8_t)((codes[j] & 15u) | (j + half < count ? codes[j + half] & 15u : 0u) << 4);
-      out += half;
-    } else {
-      memcpy(out, codes, count);
-      out += count;
-    }
-  }
+/* One block: its scale to out, its codes to `codes`. Returns the error, if any. */
+static inline ALWAYS_INLINE int block_encode(const float *x, int levels, const uint64_t *key, size_t block, uint8_t *out, uint8_t *codes) {
+  uint32_t most = block_absmax(x);
+  if (most > RANGE_BITS) return FG_RANGE;
+  float scale, inverse;
+  block_scale(most, (float)levels, &scale, &inverse);
+  memcpy(out, &scale, 4);
+  if (key)
+    block_stochastic(x, inverse, levels, block_base(*key, block), codes);
+  else
+    block_nearest(x, inverse, codes);
   return FG_OK;
 }
 
-static inline int blocks_decode(const uint8_t *payload, size_t n, int narrow, float *out, size_t *where) {
-  for (size_t start = 0; start < n; start += FG_BLOCK) {
-    size_t count = n - start < FG_BLOCK ? n - start : FG_BLOCK, half = (count + 1) / 2;
-    uint32_t raw;
-    memcpy(&raw, payload, 4);
-    payload += 4;
-    float scale = from_bits(raw);
-    *where = start / FG_BLOCK;
-    if (raw != 0 && !(raw <= RANGE_BITS && scale >= LEAST_SCALE)) return FG_SCALE;
-    int8_t codes[FG_BLOCK + 1];
-    int bad = 0, zero = raw == 0;
-    if (narrow) {
-      for (size_t j = 0; j < half; j++) {
-        codes[j] = (int8_t)(((payload[j] & 15) ^ 8) - 8);
-        codes[j + half] = (int8_t)((payload[j] >> 4 ^ 8) - 8);
-      }
-      if (count % 2) bad = codes[count] != 0;
-      payload += half;
-    } else {
-      memcpy(codes, payload, count);
-      payload += count;
-    }
-    for (size_t i = 0; i < count; i++) {
-      bad |= codes[i] == (narrow ? -8 : -128);
-      bad |= zero & (codes[i] != 0);
-      out[start + i] = scale * (float)codes[i];
-    }
-    if (bad) return FG_CODE;
+static inline ALWAYS_INLINE int blocks_encode(const float *values, size_t n, int levels, const uint64_t *key, uint8_t *out, size_t *where) {
+  size_t start = 0, left = n % FG_BLOCK, half = (left + 1) / 2;
+  uint8_t codes[FG_BLOCK];
+  for (; start + FG_BLOCK <= n; start += FG_BLOCK) {
+    if (block_encode(values + start, levels, key, start / FG_BLOCK, out, levels == 127 ? out + 4 : codes))
+      return refuse(values, RANGE_BITS, start, where);
+    if (levels == 7) block_narrow(codes, out + 4);
+    out += 4 + (levels == 127 ? FG_BLOCK : FG_BLOCK / 2);
   }
+  if (left == 0) return FG_OK;
+  float padded[FG_BLOCK] = {0};
+  memcpy(padded, values + start, left * sizeof *padded);
+  if (block_encode(padded, levels, key, start / FG_BLOCK, out, codes)) return refuse(values, RANGE_BITS, start, where);
+  out += 4;
+  if (levels == 127)
+    memcpy(out, codes, left);
+  else
+    for (size_t j = 0; j < half; j++) out[j] = (uint8_t)((codes[j] & 15u) | (j + half < left ? codes[j + half] & 15u : 0u) << 4);
+  return FG_OK;
+}
+
+/* Reads a block's scale: 1 where it is one that an encoder writes. */
+static inline int block_scale_read(const uint8_t *in, float *scale) {
+  uint32_t raw;
+  memcpy(&raw, in, 4);
+  *scale = from_bits(raw);
+  return raw == 0 || (raw <= RANGE_BITS && *scale >= LEAST_SCALE);
+}
+
+static inline ALWAYS_INLINE int blocks_decode(const uint8_t *in, size_t n, int levels, float *out, size_t *where) {
+  size_t start = 0, left = n % FG_BLOCK, half = (left + 1) / 2;
+  uint8_t codes[FG_BLOCK];
+  float scale;
+  for (; start + FG_BLOCK <= n; start += FG_BLOCK) {
+    *where = start / FG_BLOCK;
+    if (!block_scale_read(in, &scale)) return FG_SCALE;
+    if (levels == 7) block_widen(in + 4, codes);
+    if (block_floats(levels == 127 ? in + 4 : codes, -levels - 1, scale, out + start)) return FG_CODE;
+    in += 4 + (levels == 127 ? FG_BLOCK : FG_BLOCK / 2);
+  }
+  if (left == 0) return FG_OK;
+  *where = start / FG_BLOCK;
+  if (!block_scale_read(in, &scale)) return FG_SCALE;
+  in += 4;
+  float some[FG_BLOCK];
+  memset(codes, 0, sizeof codes);
+  if (levels == 127)
+    memcpy(codes, in, left);
+  else
+    for (size_t j = 0; j < half; j++) {
+      codes[j] = (uint8_t)(((in[j] & 15u) ^ 8u) - 8u);
+      codes[j + half] = (uint8_t)((in[j] >> 4 ^ 8u) - 8u);
+    }
+  if ((left < FG_BLOCK && codes[left] != 0) || block_floats(codes, -levels - 1, scale, some)) return FG_CODE;
+  memcpy(out + start, some, left * sizeof *out);
   return FG_OK;
 }
 
 int FG_ISA(fg_blk8_encode)(const float *values, size_t n, const uint64_t *key, uint8_t *out, size_t *where) {
-  return blocks_encode(values, n, 0, key, out, where);
+  return key ? blocks_encode(values, n, 127, key, out, where) : blocks_encode(values, n, 127, NULL, out, where);
 }
 
-int FG_ISA(fg_blk8_decode)(const uint8_t *payload, size_t n, float *out, size_t *where) { return blocks_decode(payload, n, 0, out, where); }
+int FG_ISA(fg_blk8_decode)(const uint8_t *payload, size_t n, float *out, size_t *where) { return blocks_decode(payload, n, 127, out, where); }
 
 int FG_ISA(fg_blk4_encode)(const float *values, size_t n, const uint64_t *key, uint8_t *out, size_t *where) {
-  return blocks_encode(values, n, 1, key, out, where);
+  return key ? blocks_encode(values, n, 7, key, out, where) : blocks_encode(values, n, 7, NULL, out, where);
 }
 
-int FG_ISA(fg_blk4_decode)(const uint8_t *payload, size_t n, float *out, size_t *where) { return blocks_decode(payload, n, 1, out, where); }
+int FG_ISA(fg_blk4_decode)(const uint8_t *payload, size_t n, float *out, size_t *where) { return blocks_decode(payload, n, 7, out, where); }

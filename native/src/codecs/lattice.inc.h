@@ -2,9 +2,20 @@
  *
  *   z = floor(rotation(x) / step + uniform)  mod 2^r      sum of x = rotation back((sum of z, read as signed r-bit numbers) * step)
  *
- * r is 16, 20 or 32. On the wire: 16 bits, or 16-bit numbers and then a plane of the upper 4 bits (byte j: values j and j + S), or 32 bits.
+ * The uniform number is (s + 1/2) / 65536, s the 16 bits that Philox gives the rotated coordinate (as for dither, with a purpose of its own).
+ * z's whole part is split off first, so that the chance of rounding up is the fraction that is left, however large z is.
+ *
+ * r is 16, 20 or 32. On the wire: 16 bits, or 16-bit numbers and then a plane of the upper 4 bits (byte j: values j and j + S, S = ceil(n / 2)),
+ * or 32 bits, all little-endian.
+ *
+ *   r = 20 of 1, -1, 70000:   01 00  ff ff  70 11  |  10 0f
  */
-static inline float uniform24(uint32_t word) { return (float)(int32_t)(word >> 8) * 0x1p-24f; }
+/* z = whole number + fraction; 1 where the number to be added makes it one more. */
+static inline int32_t lattice_round(float z, uint32_t half) {
+  int32_t floor = (int32_t)z;
+  floor -= z < (float)floor;
+  return floor + ((float)(int32_t)half * 0x1p-16f + 0x1p-17f < z - (float)floor);
+}
 
 int FG_ISA(fg_lattice_encode)(const float *values, size_t n, float step, uint32_t most, uint64_t shared, uint64_t own,
                               uint32_t stream, uint32_t *out, size_t *where) {
@@ -13,29 +24,29 @@ int FG_ISA(fg_lattice_encode)(const float *values, size_t n, float step, uint32_
   float y[2 * WINDOW], inverse = 1.0f / step, bound = (float)most;
   for (size_t i = 0; i < windows; i++) {
     size_t start = i * window, count = i + 1 == windows ? window + left : window;
-    memcpy(y, values + start, count * sizeof *y);
-    if (absmax(y, count) > 0x6c800000u) {
-      for (*where = start;; ++*where) {
-        uint32_t u = bits(values[*where]) & MAGNITUDE_MASK;
-        if (u > 0x6c800000u) return u >= EXPONENT_MASK ? FG_NONFINITE : FG_RANGE;
-      }
+    if (absmax(values + start, count) > RANGE_BITS) return refuse(values, RANGE_BITS, start, where);
+    rotate(values + start, y, window, shared, stream, i, 1.0f);
+    if (count > window) {
+      memcpy(y + window, values + start + window, left * sizeof *y);
+      rotate(y + left, y + left, window, shared, stream, windows, 1.0f);
     }
-    rotate(y, window, shared, stream, i);
-    if (count > window) rotate(y + left, window, shared, stream, windows);
-    for (size_t from = 0; from < count; from += 64) {
+    for (size_t from = 0; from < count; from += PHILOX_DITHER) {
       Random random;
-      philox_group(own, (start + from) / 64 + (i + 1 == windows), stream, PURPOSE_ROUNDING, &random);
-      size_t length = count - from < 64 ? count - from : 64;
+      philox_group(own, (start + from) / PHILOX_DITHER, stream, PURPOSE_ROUNDING, &random);
+      size_t length = count - from < PHILOX_DITHER ? count - from : PHILOX_DITHER;
+      int beyond = 0;
       for (size_t j = 0; j < length; j++) {
-        float z = y[from + j] * inverse;
-        if (!(z < bound && z > -bound)) {
-          *where = start + from + j;
-          return FG_RANGE;
-        }
-        float shifted = z + uniform24(random.word[j / 16][j % 16]);
-        int32_t floor = (int32_t)shifted;
-        floor -= shifted < (float)floor;
-        out[start + from + j] = (uint32_t)floor;
+        y[from + j] *= inverse;
+        beyond |= !(y[from + j] < bound && y[from + j] > -bound);
+      }
+      if (beyond) {
+        for (*where = start + from; y[*where - start] < bound && y[*where - start] > -bound;) ++*where;
+        return FG_RANGE;
+      }
+      for (size_t row = 0; row < length; row += 16) {
+        size_t lanes = length - row < 16 ? length - row : 16;
+        for (size_t c = 0; c < lanes; c++)
+          out[start + from + row + c] = (uint32_t)lattice_round(y[from + row + c], random.word[row / 32][c] >> row % 32 & 0xffffu);
       }
     }
   }
@@ -51,28 +62,38 @@ void FG_ISA(fg_lattice_decode)(const uint32_t *sum, size_t n, uint32_t r, float 
 }
 
 void FG_ISA(fg_lattice_pack)(const uint32_t *values, size_t n, uint32_t r, uint8_t *out) {
-  size_t bytes = r == 32 ? 4 : 2;
-  for (size_t i = 0; i < n; i++)
-    for (size_t byte = 0; byte < bytes; byte++) out[bytes * i + byte] = (uint8_t)(values[i] >> 8 * byte);
-  if (r != 20) return;
+  if (r == 32) {
+    memcpy(out, values, 4 * n);
+    return;
+  }
+  for (size_t start = 0; start < n; start += 1024) {
+    uint16_t low[1024];
+    size_t count = n - start < 1024 ? n - start : 1024;
+    for (size_t i = 0; i < count; i++) low[i] = (uint16_t)values[start + i];
+    memcpy(out + 2 * start, low, 2 * count);
+  }
+  if (r == 16) return;
   size_t half = (n + 1) / 2;
-  for (size_t j = 0; j < half; j++)
-    out[2 * n + j] = (uint8_t)((values[j] >> 16 & 15u) | (j + half < n ? values[j + half] >> 16 & 15u : 0u) << 4);
+  out += 2 * n;
+  for (size_t j = 0; j < n - half; j++) out[j] = (uint8_t)((values[j] >> 16 & 15u) | (values[j + half] >> 12 & 0xf0u));
+  if (n % 2) out[half - 1] = (uint8_t)(values[half - 1] >> 16 & 15u);
 }
 
 int FG_ISA(fg_lattice_unpack)(const uint8_t *payload, size_t n, uint32_t r, uint32_t *out) {
-  size_t bytes = r == 32 ? 4 : 2, half = (n + 1) / 2;
-  for (size_t i = 0; i < n; i++) {
-    out[i] = (uint32_t)payload[bytes * i] | (uint32_t)payload[bytes * i + 1] << 8;
-    if (r == 32) out[i] |= (uint32_t)payload[4 * i + 2] << 16 | (uint32_t)payload[4 * i + 3] << 24;
+  if (r == 32) {
+    memcpy(out, payload, 4 * n);
+    return FG_OK;
   }
-  if (r != 20) return FG_OK;
-  for (size_t j = 0; j < half; j++) {
-    out[j] |= (payload[2 * n + j] & 15u) << 16;
-    if (j + half < n)
-      out[j + half] |= (uint32_t)(payload[2 * n + j] >> 4) << 16;
-    else if (payload[2 * n + j] >> 4)
-      return FG_CODE;
+  for (size_t start = 0; start < n; start += 1024) {
+    uint16_t low[1024];
+    size_t count = n - start < 1024 ? n - start : 1024;
+    memcpy(low, payload + 2 * start, 2 * count);
+    for (size_t i = 0; i < count; i++) out[start + i] = low[i];
   }
-  return FG_OK;
+  if (r == 16) return FG_OK;
+  size_t half = (n + 1) / 2;
+  payload += 2 * n;
+  for (size_t j = 0; j < half; j++) out[j] |= (payload[j] & 15u) << 16;
+  for (size_t j = 0; j < n - half; j++) out[j + half] |= (uint32_t)(payload[j] >> 4) << 16;
+  return n % 2 && payload[half - 1] >> 4 ? FG_CODE : FG_OK;
 }

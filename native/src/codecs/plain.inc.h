@@ -41,23 +41,24 @@ static inline uint16_t half_of(float x) {
   uint32_t sign = bits(x) >> 16 & 0x8000u, magnitude = bits(x) & MAGNITUDE_MASK;
   uint32_t normal = (magnitude - HALF_REBIAS + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
   uint32_t small = bits(from_bits(magnitude) + 0.5f) - 0x3f000000u; /* beside 0.5 a float's last bit is 2^-24, a half's least step */
-  return (uint16_t)(sign | (magnitude < HALF_NORMAL ? small : normal));
+  uint32_t is_small = 0u - (magnitude < HALF_NORMAL); /* a mask: with ?: the compiler branches around the addition */
+  return (uint16_t)(sign | (small & is_small) | (normal & ~is_small));
 }
 
 static inline float float_of(uint16_t half) {
   uint32_t magnitude = half & 0x7fffu;
   uint32_t normal = (magnitude << 13) + HALF_REBIAS, small = bits((float)(int32_t)magnitude * 0x1p-24f);
-  return from_bits((uint32_t)(half & 0x8000u) << 16 | (magnitude < 0x400u ? small : normal));
+  uint32_t is_small = 0u - (magnitude < 0x400u);
+  return from_bits((uint32_t)(half & 0x8000u) << 16 | (small & is_small) | (normal & ~is_small));
 }
 
 int FG_ISA(fg_fp16_encode)(const float *values, size_t n, uint8_t *out, size_t *where) {
   for (size_t start = 0; start < n; start += 1024) {
     size_t count = n - start < 1024 ? n - start : 1024;
     if (absmax(values + start, count) >= HALF_OVERFLOW) return refuse(values, HALF_OVERFLOW - 1, start, where);
-    for (size_t i = start; i < start + count; i++) {
-      uint16_t half = half_of(values[i]);
-      memcpy(out + 2 * i, &half, 2);
-    }
+    uint16_t halves[1024];
+    for (size_t i = 0; i < count; i++) halves[i] = half_of(values[start + i]);
+    memcpy(out + 2 * start, halves, 2 * count);
   }
   return FG_OK;
 }
@@ -65,11 +66,9 @@ int FG_ISA(fg_fp16_encode)(const float *values, size_t n, uint8_t *out, size_t *
 int FG_ISA(fg_fp16_decode)(const uint8_t *payload, size_t n, float *out, size_t *where) {
   for (size_t start = 0; start < n; start += 1024) {
     size_t count = n - start < 1024 ? n - start : 1024;
-    for (size_t i = start; i < start + count; i++) {
-      uint16_t half;
-      memcpy(&half, payload + 2 * i, 2);
-      out[i] = float_of(half); /* exponent 31 becomes 2^16 and more, which nothing else does */
-    }
+    uint16_t halves[1024];
+    memcpy(halves, payload + 2 * start, 2 * count);
+    for (size_t i = 0; i < count; i++) out[start + i] = float_of(halves[i]); /* exponent 31 becomes 2^16 and more, which nothing else does */
     if (absmax(out + start, count) >= 0x47800000u) {
       refuse(out, 0x477fffffu, start, where);
       return FG_NONFINITE;
