@@ -154,6 +154,8 @@ static double lanes_sum(const NativeFloat lanes[PARTS]) {
 static inline double codes_few(const float *y, size_t n, float inverse, uint32_t k, const Levels *levels, uint8_t *codes) {
   size_t count = (size_t)1 << (k - 1);
   NativeFloat product[PARTS] = {0};
+  NativeInt sign;
+  for (size_t i = 0; i < NATIVE_LANES; i++) sign[i] = 1 << (k - 1);
   for (size_t start = 0; start < n; start += 16) {
     NativeInt code[PARTS];
 #pragma GCC unroll 4
@@ -164,7 +166,7 @@ static inline double codes_few(const float *y, size_t n, float inverse, uint32_t
 #pragma GCC unroll 16
       for (size_t t = 1; t < count; t++) index -= a > levels->threshold[t];
       product[part] += magnitude * lookup(levels->level, count, index);
-      code[part] = index | (((NativeInt)x < 0) & (1 << (k - 1)));
+      code[part] = index | (((NativeInt)x < 0) & sign);
     }
     store_bytes(code, codes + start);
   }
