@@ -14,6 +14,7 @@ from fleetgrad.broker import cli, settings
 from fleetgrad.edge import config
 from fleetgrad.edge.autodiff import zoo
 from fleetgrad.edge.training.plan_dir import open_plan
+from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.signing import load_private_key, load_public_key
 
 Run = Callable[..., tuple[int, str, str]]
@@ -166,3 +167,58 @@ def test_every_help_page_explains_its_flags(run: Run, words: tuple[str, ...]) ->
     assert " ".join(words) in out
     if words in {("new",), ("device", "add"), ("watch",), ("demo",)}:
         assert f"fleetgrad {' '.join(words)} " in " ".join(out.replace("│", " ").split()).partition("Usage:")[2][20:]
+
+
+@pytest.mark.parametrize(
+    ("flags", "spec"),
+    [
+        ([], CodecSpec(name="blk8")),
+        (["--codec", "auto", "--bits", "2"], CodecSpec(name="auto", bits=2)),
+        (["--codec", "auto", "--bytes", "400KB"], CodecSpec(name="auto", bytes=400_000)),
+        (["--codec", "auto", "--bytes", "1.5MiB"], CodecSpec(name="auto", bytes=1_572_864)),
+        (["--codec", "rot-2"], CodecSpec(name="rot-2")),
+        (["--codec", "topk", "--fraction", "0.01"], CodecSpec(name="topk", fraction=0.01)),
+        (["--codec", "ring", "--bits", "20", "--step", "0.001"], CodecSpec(name="ring", bits=20, step=0.001)),
+        (["--codec", "blk4", "--rounding", "nearest"], CodecSpec(name="blk4", rounding="nearest")),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)
+def test_a_codec_is_named_by_its_options(
+    run: Run, model: Path, tmp_path: Path, flags: list[str], spec: CodecSpec
+) -> None:
+    code, _, err = run("new", tmp_path / "digits", "--model", model, *flags)
+    assert code == 0, err
+    assert settings.load(tmp_path / "digits").codec == spec
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--codec", "zip"], "--codec 'zip': expected one of raw32, fp16"),
+        (["--codec", "rot-9"], "--codec 'rot-9'"),
+        (["--codec", "rot-2", "--bits", "2"], "--bits: codec rot-2 takes no parameters"),
+        (["--bits", "2"], "--bits: codec blk8 takes only rounding"),
+        (["--codec", "auto", "--bits", "40"], "--bits: 40, codec auto takes 0.05 to 16"),
+        (["--codec", "auto", "--bits", "2", "--bytes", "4KB"], "--bytes: codec auto takes bits or bytes, not both"),
+        (["--codec", "auto", "--bytes", "much"], "--bytes 'much': expected a size as 400KB"),
+        (["--codec", "topk", "--fraction", "2"], "--fraction: 2, codec topk takes more than 0"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)
+def test_a_codec_that_cannot_be_is_refused_by_its_option(
+    run: Run, model: Path, tmp_path: Path, flags: list[str], says: str
+) -> None:
+    code, _, err = run("new", tmp_path / "digits", "--model", model, *flags)
+    assert code == 2
+    assert says in " ".join(err.replace("│", " ").split())
+    assert not (tmp_path / "digits").exists()
+
+
+def test_help_says_which_codec_is_for_what(run: Run) -> None:
+    for command in ("new", "demo"):
+        code, out, _ = run(command, "--help")
+        assert code == 0
+        told = " ".join(out.replace("│", " ").split())
+        for name in ("auto", "ec-dither", "ec-dz", "topk", "rot-1", "blk8", "ring", "--bits", "--bytes", "--fraction"):
+            assert name in told, name
+        assert "where devices take part in every round" in told

@@ -8,10 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from fleetgrad.broker.journal import Attempt, Boot, Contribution, JournalError, Row, SqliteJournal, Version
+from fleetgrad.broker.journal import (
+    APPLICATION_ID,
+    Attempt,
+    Boot,
+    Config,
+    Contribution,
+    JournalError,
+    Row,
+    SqliteJournal,
+    Version,
+)
 
 ROWS: list[Row] = [
     Boot(1),
+    Config("cc", "{}"),
     Attempt(1, 1, "open", 0, "cc"),
     Attempt(1, 1, "collecting", 0, "cc"),
     Contribution(1, 1, "dev-1", "ab", 10, 20, 3, 0.5, 8.5),
@@ -25,16 +36,44 @@ def test_rows_are_read_back_as_they_were_committed(tmp_path: Path) -> None:
     journal.close()
     memory = SqliteJournal(tmp_path / "j").load()
     assert memory.boot == 1
-    assert memory.attempts == {(1, 1): ROWS[2]}
-    assert memory.contributions == {(1, 1, "dev-1"): ROWS[3]}
-    assert memory.versions == [ROWS[4]]
+    assert memory.configs == {"cc": "{}"}
+    assert memory.attempts == {(1, 1): ROWS[3]}
+    assert memory.contributions == {(1, 1, "dev-1"): ROWS[4]}
+    assert memory.versions == [ROWS[5]]
+
+
+def test_a_journal_of_the_first_version_is_carried_over(tmp_path: Path) -> None:
+    """Made by the statements of schema 1; nothing that it holds is lost, and a policy that it didn't hold is empty."""
+    with sqlite3.connect(tmp_path / "j") as old:
+        old.executescript(
+            """CREATE TABLE boot (number INTEGER NOT NULL);
+            CREATE TABLE attempt (round INTEGER, attempt INTEGER, state TEXT NOT NULL, version INTEGER NOT NULL,
+                                  PRIMARY KEY (round, attempt)) WITHOUT ROWID;
+            CREATE TABLE contribution (round INTEGER, attempt INTEGER, device TEXT, payload TEXT NOT NULL, size INTEGER NOT NULL,
+                                       weight INTEGER NOT NULL, steps INTEGER NOT NULL, loss REAL NOT NULL,
+                                       PRIMARY KEY (round, attempt, device)) WITHOUT ROWID;
+            CREATE TABLE version (number INTEGER PRIMARY KEY, params TEXT NOT NULL, size INTEGER NOT NULL, parent TEXT NOT NULL,
+                                  sha256 TEXT NOT NULL, record TEXT NOT NULL);
+            INSERT INTO boot VALUES (4);
+            INSERT INTO attempt VALUES (1, 1, 'published', 0);
+            INSERT INTO contribution VALUES (1, 1, 'dev-1', 'ab', 10, 20, 3, 0.5);
+            PRAGMA user_version=1;"""
+        )
+        old.execute(f"PRAGMA application_id={APPLICATION_ID}")
+    old.close()
+    for _ in range(2):
+        journal = SqliteJournal(tmp_path / "j")
+        memory = journal.load()
+        assert (memory.boot, memory.attempts) == (4, {(1, 1): Attempt(1, 1, "published", 0, "")})
+        assert memory.contributions == {(1, 1, "dev-1"): Contribution(1, 1, "dev-1", "ab", 10, 20, 3, 0.5, 0.0)}
+        journal.close()
 
 
 def test_a_commit_is_all_or_nothing(tmp_path: Path) -> None:
     journal = SqliteJournal(tmp_path / "j")
     journal.commit(ROWS)
     with pytest.raises(JournalError):
-        journal.commit([Attempt(2, 1, "open", 0, "cc"), ROWS[3]])  # the second row's key is taken
+        journal.commit([Attempt(2, 1, "open", 0, "cc"), ROWS[4]])  # the second row's key is taken
     assert set(journal.load().attempts) == {(1, 1)}
 
 
