@@ -1,7 +1,7 @@
 # Everything the project can do, by name. CI calls only these targets, so what passes here passes there.
 #   make demo | test        for users: set-up included, they use the built wheel (build/venv)
 #   make dev                for work: .venv, editable install
-#   make lint | types | ci | ci-full | bench | bench-NAME
+#   make lint | types | ci | ci-full | fuzz | bench | bench-NAME
 
 PYTHON  ?= python3
 VENV    := .venv
@@ -10,7 +10,7 @@ LOG     := build/log
 SOURCES := $(shell find native wire edge broker hardware -type f -not -name '*.so' -not -name '*.pyc' -not -name '*.md') setup.py pyproject.toml MANIFEST.in
 ARGS    ?=
 
-.PHONY: help dev lint types test demo bench ci ci-full clean
+.PHONY: help dev lint types test demo bench fuzz ci ci-full clean
 help:
 	@sed -n '2,4p' Makefile
 
@@ -53,6 +53,11 @@ types: dev
 ci: lint types test
 ci-full: lint types $(USER)/.made
 	$(USER)/bin/python tests/suites.py --full $(ARGS)
+
+# --- fuzzing, MINUTES for each target; ARGS=blocks chooses one -------------------------------------------------------
+MINUTES ?= 5
+fuzz: dev
+	$(VENV)/bin/python -m tests.fuzz.harness --minutes $(MINUTES) $(ARGS)
 
 # --- figures ---------------------------------------------------------------------------------------------------------
 bench: $(USER)/.made

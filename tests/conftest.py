@@ -15,6 +15,8 @@ TOOLS: dict[str, Callable[[], bool]] = {
     "clang": lambda: shutil.which("clang") is not None,
     "armv7": lambda: bool(shutil.which("qemu-arm-static") and shutil.which("arm-linux-gnueabihf-gcc")),
     "qemu": lambda: bool(shutil.which("qemu-aarch64-static") and shutil.which("aarch64-linux-gnu-gcc")),
+    "arm64": lambda: os.geteuid() == 0 and bool(shutil.which("qemu-aarch64-static") and shutil.which("mmdebstrap")),
+    "atheris": lambda: importlib.util.find_spec("atheris") is not None,
     "torch": lambda: importlib.util.find_spec("torch") is not None,
     "docker": lambda: shutil.which("dockerd") is not None,
     "systemd": lambda: shutil.which("systemd-analyze") is not None,

@@ -46,8 +46,12 @@ enum { FG_SERIAL, FG_AVX2, FG_AVX512VNNI, FG_NEON, FG_NEONDOTPROD, FG_NEONI8MM, 
 #include "fleetgrad/optimizers.h"
 #include "fleetgrad/recurrent.h"
 
+#if defined(FG_CODECS_ONLY)
+#define FG_KERNELS(X) FG_CODEC_KERNELS(X) FG_ENTROPY_KERNELS(X)
+#else
 #define FG_KERNELS(X) \
   FG_CODEC_KERNELS(X) FG_ENTROPY_KERNELS(X) FG_GRADIENT_KERNELS(X) FG_LAYER_KERNELS(X) FG_OPTIMIZER_KERNELS(X) FG_RECURRENT_KERNELS(X)
+#endif
 
 #define FG_DECLARE(type, name, parameters, arguments) type fg_##name parameters;
 FG_KERNELS(FG_DECLARE)

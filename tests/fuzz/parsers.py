@@ -1,0 +1,140 @@
+"""The fuzz targets in Python, under atheris: what arrives over MQTT is refused in the documented way, or comes back as it was sent.
+
+python tests/fuzz/parsers.py frame|message|payload|manifest LIBFUZZER-OPTIONS
+"""
+
+import base64
+import contextlib
+import sys
+from collections.abc import Callable
+from types import UnionType
+from typing import Any
+
+import msgspec
+import numpy as np
+
+try:
+    import atheris
+except ImportError:  # seeds.py uses the rest of this file
+    atheris = None
+
+with atheris.instrument_imports(include=["fleetgrad"]) if __name__ == "__main__" else contextlib.nullcontext():
+    from fleetgrad.native import kernels
+    from fleetgrad.wire import chunks, codecs, frames, plan
+    from fleetgrad.wire import messages as wire
+    from fleetgrad.wire.coding.layout import VectorLayout
+    from fleetgrad.wire.coding.spec import DEFAULTS, NAMES, CodecSpec
+    from fleetgrad.wire.seeds import Keys
+    from fleetgrad.wire.signing import MALFORMED, PrivateKey, Untrusted, sign_message, verify_message
+
+KEY = PrivateKey.from_seed(bytes(range(32)))
+KEYS = Keys(own=1, shared=2)
+LAYOUT = VectorLayout.stacked(
+    [("w", (20, 60)), ("b", (60,)), ("v", (3,))]
+)  # small tensors and a large one, and padding
+SPECS = [CodecSpec(name=name, **DEFAULTS.get(name, {})) for name in NAMES]
+MOST = 200_000  # bytes of the largest body that the frame's reader accepts
+# What each kind of message may be; the first three travel signed.
+MESSAGES: tuple[tuple[str, type | UnionType], ...] = (
+    (wire.HEAD, wire.Head),
+    (wire.BIRTH, wire.Birth),
+    (wire.COMMAND, wire.Command),
+    ("status", wire.DeviceStatus),
+    ("aggregator", wire.AggregatorStatus),
+    ("metrics", wire.Metrics),
+)
+
+
+def frame(data: bytes) -> None:
+    """u8 options (bit 0: make the CRC right, as anyone can) | frame."""
+    raw = bytearray(data[1:])
+    if data[:1] and data[0] & 1 and len(raw) >= frames.HEADER_BYTES:
+        raw[118:122] = bytes(4)
+        raw[118:122] = kernels.crc32c(bytes(raw)).to_bytes(4, "little")
+    try:
+        header, chunk = frames.parse(bytes(raw), most=MOST)
+    except Untrusted:
+        return
+    assert frames.frame(header, header.seq, chunk) == raw, "an accepted frame is written to the same bytes"
+    assembly = chunks.Assembly(header)
+    assert assembly.add(header, chunk) and not assembly.add(header, chunk), "a chunk is new once"
+    assert chunks.absent(assembly.received, header.nchunks) == [i for i in range(header.nchunks) if i != header.seq]
+    if assembly.complete:
+        frames.signature_holds(KEY.public, header, assembly.body)
+
+
+def message(data: bytes) -> None:
+    """u8 kind (bit 7: a finished JWS; else JSON, which is signed here, as a broken signer would) | text."""
+    if not data:
+        return
+    typ, kind = MESSAGES[(data[0] & 127) % len(MESSAGES)]
+    raw = data[1:]
+    signed = typ in (wire.HEAD, wire.BIRTH, wire.COMMAND)
+    try:
+        if signed:
+            read = verify_message(KEY.public, typ, raw if data[0] & 128 else sign(typ, raw), kind)
+        else:
+            read = msgspec.json.decode(raw, type=kind)
+    except (Untrusted, *MALFORMED):
+        return
+    again: Any = msgspec.json.decode(msgspec.json.encode(read), type=kind)
+    assert again == read, "an accepted message says the same when it is written again"
+    if signed:
+        assert verify_message(KEY.public, typ, sign_message(KEY, typ, read), kind) == read
+
+
+def payload(data: bytes) -> None:
+    """u8 codec (bit 7: an info that is right is put before) | payload."""
+    if not data:
+        return
+    spec = SPECS[(data[0] & 127) % len(SPECS)]
+    raw = data[1:]
+    if data[0] & 128:
+        codec = codecs.codec_of(spec)
+        rate = 8.0 * len(raw) / LAYOUT.count
+        info = wire.UpdateInfo(
+            codec=codec.id, parameter=codec.parameter, count=LAYOUT.count, rate=rate, weight=1, steps=1, loss=0.5
+        )
+        text = msgspec.msgpack.encode(info)
+        raw = len(text).to_bytes(2, "little") + text + raw
+    out = np.empty(LAYOUT.count, np.float32)
+    try:
+        info, coded = codecs.read_info(raw)
+        assert len(coded) < len(raw)
+        assert codecs.decode_payload(raw, spec, LAYOUT, KEYS, out) == info
+    except codecs.CodecError:
+        return
+    assert np.isfinite(out).all(), "an accepted payload decodes to finite values"
+    assert len(raw) <= codecs.payload_bound(spec, LAYOUT), "and is within the bound that a reader is told"
+
+
+def manifest(data: bytes) -> None:
+    """A plan's manifest."""
+    try:
+        read = plan.decode(data)
+    except plan.PlanError:
+        return
+    assert plan.decode(plan.encode(read)) == read, "an accepted manifest says the same when it is written again"
+    assert read.travels <= read.length <= plan.MAX_FLOATS
+
+
+def sign(typ: str, raw: bytes) -> bytes:
+    """Any bytes as the message of a JWS that verifies."""
+    header = msgspec.json.encode({"alg": "EdDSA", "typ": typ, "kid": KEY.public.kid})
+    text = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in (header, raw))
+    return text + b"." + base64.urlsafe_b64encode(KEY.sign(text)).rstrip(b"=")
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "frame": frame,
+    "message": message,
+    "payload": payload,
+    "manifest": manifest,
+}
+
+if __name__ == "__main__":
+    name = sys.argv.pop(1)
+    target = TARGETS[name]
+    sys.argv[0] = f"{sys.executable} {__file__} {name}"  # libFuzzer starts itself anew to merge, through a shell
+    atheris.Setup(sys.argv, target)
+    atheris.Fuzz()
