@@ -5,7 +5,7 @@
 Names are UTF-8, integers little-endian. Each (purpose, federation, device, round, attempt) has its own key: one shared key would
 make the devices' rounding errors equal, and the average would no longer remove them. Within an update, what tells one tensor's
 random numbers from another's is the coordinate's place in the coded vector: it is part of Philox's counter, beside a stream number (0)
-and the kernel's purpose (docs/codecs.md).
+and the kernel's purpose (native/src/codecs/philox.inc.h).
 
 The ring codec's rotation is shared by intent, since only equal rotations can be added; its key has an empty device and attempt 0.
 The rounding in it is each device's own.
