@@ -20,7 +20,7 @@ def rot_encode(values: Floats, out: Bytes, *, k: int, key: int, stream: int = 0)
     """Encodes float32[n] into uint8[rot_size(n, k)]; returns that size.
 
     Unbiased over `key` (64 bits), with an error of D / (1 - D) times the squared norm, D that of the k-bit Lloyd-Max quantizer (Vargaftik et al.,
-    ICML 2022). Raises KernelError on NaN, infinity and magnitudes over 2^90, with the index.
+    ICML 2022). Raises KernelError on NaN, infinity and magnitudes over 2^80, with the index.
     """
     check("rot encode", values, np.float32)
     check("rot encode", out, np.uint8, rot_size(values.size, k))
@@ -57,7 +57,7 @@ def ring_encode(
     """Integers z with rotation(values) / step rounded stochastically, as uint32 (two's complement): their sums decode to sums.
 
     `shared` is the rotation's key, the same for all who are added; `own` draws the rounding and is nobody else's. Raises KernelError where
-    |rotated value / step| isn't below `most` (at most 2^23), with the rotated coordinate's index.
+    |rotated value / step| isn't below `most` (at most 2^23), with the rotated coordinate's index, and on NaN, infinity and magnitudes over 2^90.
     """
     check("ring encode", values, np.float32)
     if not (LEAST_STEP <= step <= MOST_STEP and 1 <= most <= 2**23):
@@ -68,7 +68,7 @@ def ring_encode(
         pointer("float *", values), values.size, step, most, _key("ring encode", shared), _key("ring encode", own), stream,
         pointer("uint32_t *", out), where,
     )  # fmt: skip
-    if error == lib.FG_RANGE:
+    if error == lib.FG_RANGE and abs(values.ravel()[where[0]]) <= MOST_STEP:
         raise KernelError(
             f"ring encode: rotated coordinate {where[0]} is {most} steps of {step:g} or more: take a larger step"
         )
@@ -113,4 +113,4 @@ def _key(act: str, key: int) -> int:
 
 def _raise(act: str, error: int, values: Floats, where: int) -> None:
     if error:
-        raise KernelError(f"{act}: value {where} of {values.size}: {text(error)} ({values[where]})")
+        raise KernelError(f"{act}: value {where} of {values.size}: {text(error)} ({values.ravel()[where]})")

@@ -34,7 +34,7 @@
     (key, group, stream, purpose, out))                                                                               \
   /* Bytes of n values in rot-k, k = 1..8. */                                                                         \
   X(size_t, rot_size, (size_t n, uint32_t k), (n, k))                                                                 \
-  /* rot-k with the rotation of (key, stream); values up to 2^90. where = value. */                                   \
+  /* rot-k with the rotation of (key, stream); values up to 2^80. where = value. */                                   \
   X(int, rot_encode, (const float *values, size_t n, uint32_t k, uint64_t key, uint32_t stream, uint8_t *out, size_t *where), \
     (values, n, k, key, stream, out, where))                                                                          \
   /* Decodes exactly fg_rot_size(n, k) bytes; where = window. */                                                      \
