@@ -74,7 +74,7 @@ def windows(count: int) -> list[tuple[int, int]]:
 
 
 def window_size(count: int) -> int:
-    return min(WINDOW, 2 ** (count.bit_length() - 1))
+    return min(WINDOW, 1 << (count.bit_length() - 1))
 
 
 def rotated(values: Floats, key: int, stream: int) -> Floats:
@@ -138,7 +138,7 @@ def read(payload: bytes, count: int, k: int) -> list[tuple[np.float32, NDArray[n
 def lloyd_max(k: int) -> NDArray[np.float64]:
     """The non-negative levels for N(0, 1), by fixed-point iteration with over-relaxation."""
     half = 2 ** (k - 1)
-    level = (np.arange(half) + 0.5) * 4.2 / half
+    level: NDArray[np.float64] = (np.arange(half) + 0.5) * 4.2 / half
     error = np.vectorize(math.erf)
     for _ in range(40000):
         cut = np.concatenate([[0.0], (level[1:] + level[:-1]) / 2, [np.inf]])
