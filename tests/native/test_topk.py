@@ -98,7 +98,9 @@ def test_with_error_feedback_all_arrives_and_the_residual_stays_bounded(seed: in
         norms.append(float(np.linalg.norm(residual)))
         # topk leaves out at most 1 - k / d of the squared norm, and rounds what it keeps: a contraction in every round.
         assert norms[-1] ** 2 <= (1 - 0.98 * k / size) * float(np.linalg.norm(v)) ** 2
-    assert max(norms[60:]) < 1.05 * max(norms[:60])  # it doesn't grow
+    # What that contraction bounds a residual by, whatever the values: it doesn't grow for ever.
+    shrink = (1 - 0.98 * k / size) ** 0.5
+    assert max(norms) <= shrink / (1 - shrink) * float(np.linalg.norm(constant))
     assert np.linalg.norm(sent / 120 - constant) < 0.1 * np.linalg.norm(constant)
 
 
@@ -117,7 +119,9 @@ def test_what_is_not_finite_or_too_large_is_refused_with_its_index(isa: str, bad
 
 
 def test_every_cut_of_a_stream_and_every_byte_behind_it_is_refused(isa: str, seed: int) -> None:
+    print(f"seed {seed}")
     values = sgd(np.random.default_rng(seed), 3000)
+    values[-1] = 1  # it is kept: a shorter vector has no place for it
     coded = round_trip(values, 300)
     out = np.empty(values.size, np.float32)
     for size in range(len(coded)):

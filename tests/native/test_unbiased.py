@@ -81,7 +81,8 @@ def test_rotations_are_right_on_average(name: str, first: int, count: int, tail:
 @pytest.mark.parametrize("name", CODECS)
 def test_the_mean_of_a_hundred_devices_has_a_hundredth_of_the_error(seed: int, name: str) -> None:
     print(f"seed {seed}")
-    values = np.random.default_rng(seed).standard_t(4, 20_000).astype(np.float32)
+    # Few values that make up most of the error would leave the ratio to chance: here its deviation is under 1 %.
+    values = np.random.default_rng(seed).laplace(size=50_000).astype(np.float32)
     sent = CODECS[name]
     devices = 100
     arrived = np.stack([sent(values, seed + i) for i in range(devices)]).astype(np.float64)
