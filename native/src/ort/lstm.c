@@ -6,9 +6,9 @@
  *   ->  dprojected [D, T, B, 4H], previous_h [D, T, B, H], dinitial_h, dinitial_c.
  *
  * Then dW = dprojected^T X, dX = sum over D of dprojected W, dR = dprojected^T previous_h, dB = sum of dprojected over T and B: matrix
- * products, which stay nodes of their own. onnxruntime's are 1.3 times as fast as ours, which may not fuse multiply and add (measured
- * on Zen 3; the gap is wider where an instruction set has no second adder), and as nodes they can be the int8 MatMulWeightGrad. Peepholes, clip, activations other than
- * the default and layout = 1 don't exist here. Attribute reverse = 1: a layer of one direction that runs backwards.
+ * products, which stay nodes of their own. onnxruntime fuses multiply and add there, which kernels that give the same bytes everywhere may
+ * not; and as nodes they can be the int8 MatMulWeightGrad. Peepholes, clip, activations other than the default and layout = 1 don't exist
+ * here. Attribute reverse = 1: a layer of one direction that runs backwards.
  */
 #include "layer.h"
 #include "ops.h"
