@@ -208,26 +208,43 @@ static inline size_t piece_of(const fg_conv_grad *job, const ConvLayout *l, size
   return start;
 }
 
+/* Segments of a block that lie side by side in dY and need no padding: where they begin, and how long they are together. */
+typedef struct {
+  size_t image;  /* floats to the image's first plane */
+  size_t start;  /* in a plane: a float, or with flat a position */
+  size_t length;
+} Piece;
+
 static void pack_block(const fg_conv_grad *job, const ConvLayout *l, size_t group, size_t block) {
   enum { PITCH = GRAD_DEPTH + 16 };
   Code lanes[TILE_LANES * PITCH];
+  Piece pieces[MOST_SEGMENTS];
   size_t first, count = block_of(job, l, block, &first), outputs = job->y_size[0] * job->y_size[1], positions = 0;
+  Piece *end = pieces;
+  for (size_t s = first; s < first + count; s++) {
+    size_t length, start = piece_of(job, l, s, &length), line = s / l->pieces;
+    if (!l->flat) start += line % job->y_size[0] * job->y_size[1], line /= job->y_size[0];
+    size_t image = line * job->outputs * outputs;
+    if (end > pieces && end[-1].image == image && end[-1].start + end[-1].length == start && end[-1].length % TILE_PAD == 0)
+      end[-1].length += length;
+    else
+      *end++ = (Piece){image, start, length};
+  }
   Code *b = l->dy + (group * l->blocks + block) * l->np * l->depth;
   for (size_t column = 0; column < l->np; column += TILE_LANES) {
     for (size_t j = 0; j < TILE_LANES; j++) {
       size_t m = group * l->out_group + column + j, at = 0;
       Code *lane = lanes + j * PITCH;
-      for (size_t s = first; s < first + count; s++) {
-        size_t length, start = piece_of(job, l, s, &length), padded = up_to(length, TILE_PAD);
+      for (const Piece *piece = pieces; piece < end; piece++) {
+        size_t length = piece->length, padded = up_to(length, TILE_PAD);
         if (column + j >= l->out_group) {
           memset(lane + at, 0, padded * sizeof *lane);
         } else {
-          size_t n = s / l->pieces / (l->flat ? 1 : job->y_size[0]), row = l->flat ? 0 : s / l->pieces % job->y_size[0];
-          const float *dy = job->dy + (n * job->outputs + m) * outputs;
+          const float *dy = job->dy + piece->image + m * outputs;
           if (l->flat)
-            pack_flat(job, l, dy, l->dy_inverse[m], start, length, lane + at);
+            pack_flat(job, l, dy, l->dy_inverse[m], piece->start, length, lane + at);
           else
-            quantize_run(dy + row * job->y_size[1] + start, length, l->dy_inverse[m], 0, lane + at);
+            quantize_run(dy + piece->start, length, l->dy_inverse[m], 0, lane + at);
           for (size_t i = length; i < padded; i++) lane[at + i] = 0;
         }
         at += padded;
@@ -331,8 +348,8 @@ static void tiled_rows(const fg_conv_grad *job, const ConvLayout *l, size_t grou
       if (!l->flat) start += line % job->y_size[0] * l->plane[1], line /= job->y_size[0];
       segments[s - first] = (Segment){line * l->image + start, up_to(length, TILE_PAD)};
     }
-#if defined(TILE_ROW_CORRECTION)
-    for (size_t r = 0; r < rows; r++) row_off[r] = TILE_ROW_CORRECTION(at[r], TILE_RUN, segments, count);
+#if defined(TILE_ROWS_CORRECTION)
+    for (size_t r = 0; r < rows; r += 4) TILE_ROWS_CORRECTION(rows - r < 4 ? rows - r : 4, at + r, segments, count, row_off + r);
 #endif
     size_t place = group * l->blocks + block;
     int fresh = block % l->exact_blocks == 0, complete = (block + 1) % l->exact_blocks == 0 || block + 1 == l->blocks;

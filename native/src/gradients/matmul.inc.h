@@ -2,6 +2,7 @@
 #define GRAD_EXACT 65536 /* positions whose products an int32 holds: 128 * 127 * 65536 < 2^31 */
 #define GRAD_DEPTH 512   /* positions that are worked on at a time: a panel of columns stays in L1 */
 #define GRAD_ROWS GRAD_STRIPE /* rows of dW that one task computes */
+#define GRAD_GAP 16      /* codes of each row behind a block: panels 4 KiB apart would compete for the same few lines of L1 */
 
 typedef struct {
   float *x_scale, *dy_scale, *x_inverse, *dy_inverse;
@@ -103,17 +104,26 @@ typedef struct {
 } Store;
 
 /* Vectors wherever they lie; a memcpy of several goes by way of the stack, in pieces that the loads then wait for. */
-typedef NativeInt LooseInt __attribute__((aligned(4), may_alias));
+typedef uint32_t LooseSum __attribute__((vector_size(4 * NATIVE_LANES), aligned(4), may_alias));
 typedef NativeFloat LooseFloat __attribute__((aligned(4), may_alias));
 
-/* `rows` rows of sixteen sums that are the last and have nothing before them: the usual case. */
-static inline void store_16(const Store *s, size_t rows, const int32_t *sums, size_t width) {
+/* `rows` rows of sixteen sums. */
+static inline __attribute__((always_inline)) void store_16(const Store *s, size_t rows, const int32_t *sums, size_t width, int first, int last,
+                                                           const float *base) {
   for (size_t v = 0; v < TILE_LANES; v += NATIVE_LANES) {
-    NativeInt off = *(const LooseInt *)(const void *)(s->column_off + v);
-    NativeFloat scale = *(const LooseFloat *)(const void *)(s->column_scale + v);
+    LooseSum off = *(const LooseSum *)(const void *)(s->column_off + v);
+    LooseFloat scale = *(const LooseFloat *)(const void *)(s->column_scale + v);
     for (size_t i = 0; i < rows; i++) {
-      NativeInt sum = *(const LooseInt *)(const void *)(sums + i * width + v) - off - s->row_off[i];
-      *(LooseFloat *)(void *)(s->out + i * s->pitch + v) = __builtin_convertvector(sum, NativeFloat) * (scale * s->row_scale[i]);
+      size_t at = i * s->pitch + v;
+      LooseSum sum = *(const LooseSum *)(const void *)(sums + i * width + v) - off - (uint32_t)s->row_off[i];
+      if (!first) sum += *(const LooseSum *)(const void *)(s->partial + at);
+      if (!last) {
+        *(LooseSum *)(void *)(s->partial + at) = sum;
+        continue;
+      }
+      NativeFloat x = __builtin_convertvector((NativeInt)sum, NativeFloat) * (scale * s->row_scale[i]);
+      if (base) x = *(const LooseFloat *)(const void *)(base + at) + x;
+      *(LooseFloat *)(void *)(s->out + at) = x;
     }
   }
 }
@@ -141,49 +151,72 @@ static void store_tile(Store s, size_t rows, const int32_t *sums, size_t width, 
   for (size_t done = 0; done < columns; done += TILE_LANES) {
     if (columns - done < TILE_LANES)
       store_columns(&s, rows, sums + done, width, columns - done);
-    else if (s.first && s.last && !s.base)
-      store_16(&s, rows, sums + done, width);
+    else if (s.first && s.last && !s.base) /* the usual case */
+      store_16(&s, rows, sums + done, width, 1, 1, NULL);
+    else if (!s.last)
+      store_16(&s, rows, sums + done, width, s.first, 0, NULL);
     else
-      store_columns(&s, rows, sums + done, width, TILE_LANES);
+      store_16(&s, rows, sums + done, width, s.first, 1, s.base);
     s.partial += TILE_LANES, s.out += TILE_LANES, s.column_off += TILE_LANES, s.column_scale += TILE_LANES;
     if (s.base) s.base += TILE_LANES;
   }
 }
 
+/* How many positions tiles read of a block, and how many of them there are. */
+static inline size_t block_depth(const fg_matmul_grad *job, const MatmulLayout *l, size_t block, size_t *count) {
+  size_t start = block * l->depth;
+  *count = job->k - start < l->depth ? job->k - start : l->depth;
+  return up_to(*count, TILE_RUN);
+}
+
+/* Columns [row, row + rows) of X at a block's positions, for tiles to read, and their corrections. */
+static void pack_chunk(const fg_matmul_grad *job, const MatmulLayout *l, size_t block, size_t row, size_t rows, Code *a, int32_t *row_off) {
+  size_t count, depth = block_depth(job, l, block, &count), at = block * l->depth * job->m + row;
+  pack_rows(job->x ? job->x + at : NULL, job->codes ? job->codes + at : NULL, job->m, count, depth, depth + GRAD_GAP, rows, l->x_inverse + row, a);
+#if defined(TILE_ROW_CORRECTION)
+  Segment all = {0, depth};
+  size_t first = 0;
+  for (; first + TILE_ROWS <= rows; first += TILE_ROWS) TILE_PANEL_CORRECTION(a + first * (depth + GRAD_GAP), depth, row_off + first);
+  for (size_t i = first; i < rows; i++)
+    row_off[i] = TILE_ROW_CORRECTION(a + first * (depth + GRAD_GAP) + (i - first) * TILE_RUN, (rows - first) * TILE_RUN, &all, 1);
+#else
+  memset(row_off, 0, rows * sizeof *row_off);
+#endif
+}
+
+/* What these rows get from a block. */
+static void multiply_chunk(const fg_matmul_grad *job, const MatmulLayout *l, size_t block, size_t row, size_t rows, const Code *a,
+                           const int32_t *row_off) {
+  size_t n = job->n, count, depth = block_depth(job, l, block, &count), start = block * l->depth, next = start + l->depth;
+  int32_t sums[TILE_ROWS * TILE_WIDTH];
+  Segment all = {0, depth};
+  Store store = {.pitch = n, .first = start % GRAD_EXACT == 0, .last = next >= job->k || next % GRAD_EXACT == 0};
+  const float *base = start < GRAD_EXACT ? job->base : job->out;
+  Overlaid *partial = l->sums ? (Overlaid *)l->sums : (Overlaid *)(void *)job->out;
+  for (size_t column = 0; column < n; column += TILE_WIDTH) {
+    size_t width = panel_width(l->np, column);
+    const Code *b = l->b + block * l->np * l->depth + column * l->depth;
+    store.column_off = l->corrections + block * l->np + column;
+    store.column_scale = l->dy_scale + column;
+    for (size_t i = 0; i < rows; i += TILE_ROWS) {
+      size_t of = rows - i < TILE_ROWS ? rows - i : TILE_ROWS, at = (row + i) * n + column;
+      const Code *each[TILE_ROWS];
+      for (size_t r = 0; r < of; r++) each[r] = a + i * (depth + GRAD_GAP) + r * TILE_RUN;
+      product_tile(of, each, of * TILE_RUN, &all, 1, b, width, sums);
+      store.row_off = row_off + i, store.row_scale = l->x_scale + row + i;
+      store.partial = partial + at, store.out = job->out + at, store.base = base ? base + at : NULL;
+      store_tile(store, of, sums, width, n - column < width ? n - column : width);
+    }
+  }
+}
+
 void FG_ISA(fg_matmul_grad_rows)(const fg_matmul_grad *job, size_t chunk) {
   MatmulLayout l = matmul_layout(job);
-  size_t m = job->m, n = job->n, row = chunk * GRAD_ROWS, rows = m - row < GRAD_ROWS ? m - row : GRAD_ROWS;
-  Code a[GRAD_DEPTH * GRAD_ROWS];
-  int32_t row_off[GRAD_ROWS] = {0}, sums[TILE_ROWS * TILE_WIDTH];
+  size_t row = chunk * GRAD_ROWS, rows = job->m - row < GRAD_ROWS ? job->m - row : GRAD_ROWS;
+  Code a[(GRAD_DEPTH + GRAD_GAP) * GRAD_ROWS];
+  int32_t row_off[GRAD_ROWS];
   for (size_t block = 0; block < l.blocks; block++) {
-    size_t start = block * l.depth, count = job->k - start < l.depth ? job->k - start : l.depth, depth = up_to(count, TILE_RUN);
-    Segment all = {0, depth};
-    pack_rows(job->x ? job->x + start * m + row : NULL, job->codes ? job->codes + start * m + row : NULL, m, count, depth, rows,
-              l.x_inverse + row, a);
-#if defined(TILE_ROW_CORRECTION)
-    for (size_t i = 0; i < rows; i++) {
-      size_t panel = i / TILE_ROWS * TILE_ROWS, of = rows - panel < TILE_ROWS ? rows - panel : TILE_ROWS;
-      row_off[i] = TILE_ROW_CORRECTION(a + panel * depth + (i - panel) * TILE_RUN, of * TILE_RUN, &all, 1);
-    }
-#endif
-    size_t next = start + l.depth;
-    Store store = {.pitch = n, .first = start % GRAD_EXACT == 0, .last = next >= job->k || next % GRAD_EXACT == 0};
-    const float *base = start < GRAD_EXACT ? job->base : job->out;
-    Overlaid *partial = l.sums ? (Overlaid *)l.sums : (Overlaid *)(void *)job->out;
-    for (size_t column = 0; column < n; column += TILE_WIDTH) {
-      size_t width = panel_width(l.np, column);
-      const Code *b = l.b + block * l.np * l.depth + column * l.depth;
-      store.column_off = l.corrections + block * l.np + column;
-      store.column_scale = l.dy_scale + column;
-      for (size_t i = 0; i < rows; i += TILE_ROWS) {
-        size_t of = rows - i < TILE_ROWS ? rows - i : TILE_ROWS, at = (row + i) * n + column;
-        const Code *each[TILE_ROWS];
-        for (size_t r = 0; r < of; r++) each[r] = a + i * depth + r * TILE_RUN;
-        product_tile(of, each, of * TILE_RUN, &all, 1, b, width, sums);
-        store.row_off = row_off + i, store.row_scale = l.x_scale + row + i;
-        store.partial = partial + at, store.out = job->out + at, store.base = base ? base + at : NULL;
-        store_tile(store, of, sums, width, n - column < width ? n - column : width);
-      }
-    }
+    pack_chunk(job, &l, block, row, rows, a, row_off);
+    multiply_chunk(job, &l, block, row, rows, a, row_off);
   }
 }

@@ -49,6 +49,10 @@ static void widen_run(const int8_t *codes, size_t count, Code *out) {
   for (size_t i = 0; i < count; i++) out[i] = (Code)(codes[i] + TILE_BIAS);
 }
 
+#if defined(FG_FOR_AVX2)
+#include "pack_avx2.inc.h"
+#endif
+
 /* Sixteen columns, each a row of `rows` that are `pitch` codes apart, into a panel of `width`. positions: a multiple of TILE_PAD. */
 static void interleave(const Code *rows, size_t pitch, size_t positions, Code *panel, size_t width) {
   const size_t bytes = TILE_GROUP * sizeof(Code);
@@ -84,6 +88,12 @@ static inline uint32_t word_of(const int32_t *q, size_t pitch, size_t word) {
 
 /* A group of TILE_GROUP positions of at most 16 columns of a matrix in row order; what is outside is zero. */
 static inline void pack_group(const float *x, size_t pitch, size_t positions, size_t columns, const float *inverse, Code *out) {
+#if defined(FG_FOR_AVX2)
+  if (positions >= TILE_GROUP && columns == TILE_LANES) {
+    pack_pairs(x, pitch, inverse, out);
+    return;
+  }
+#endif
   int32_t q[TILE_GROUP][TILE_LANES];
   for (size_t r = 0; r < TILE_GROUP; r++) {
     if (r < positions && columns == TILE_LANES) {
@@ -102,33 +112,40 @@ static inline void pack_group(const float *x, size_t pitch, size_t positions, si
 
 #define AHEAD 16 /* rows of a matrix that are fetched before they are needed */
 
-/* Rows of a product from columns of a matrix in row order: a panel of TILE_ROWS rows after the other, each [run][row][TILE_RUN].
- * columns <= GRAD_STRIPE; depth is a multiple of TILE_RUN; positions from `positions` on are zero. */
-static void pack_rows(const float *x, const int8_t *codes, size_t pitch, size_t positions, size_t depth, size_t columns,
+/* Rows of a product from columns of a matrix in row order: a panel of TILE_ROWS rows after the other, each [run][row][TILE_RUN],
+ * a row's share of it `reach` codes. columns <= GRAD_STRIPE; depth is a multiple of TILE_RUN; positions from `positions` on are zero. */
+static void pack_rows(const float *x, const int8_t *codes, size_t pitch, size_t positions, size_t depth, size_t reach, size_t columns,
                       const float *inverse, Code *out) {
   const size_t element = codes ? sizeof *codes : sizeof *x;
   int32_t q[TILE_RUN][GRAD_STRIPE];
   uint32_t line[GRAD_STRIPE * WORD_OF(TILE_RUN)];
   for (size_t p = 0; p < depth; p += TILE_RUN) {
+    for (size_t r = p + AHEAD; r < p + AHEAD + TILE_RUN && r < positions; r++) /* rows lie too far apart for the processor to foresee */
+      for (size_t j = 0; j < columns; j += 64 / element)
+        __builtin_prefetch(codes ? (const void *)(codes + r * pitch + j) : (const void *)(x + r * pitch + j));
+    size_t done = 0; /* columns, a multiple of TILE_ROWS */
+#if defined(FG_FOR_AVX2)
+    if (p + TILE_RUN <= positions) {
+      done = pack_run(codes ? NULL : x + p * pitch, codes ? codes + p * pitch : NULL, pitch, reach, columns, inverse, out + p * TILE_ROWS);
+      if (done == columns) continue;
+    }
+#endif
     for (size_t r = 0; r < TILE_RUN; r++) {
       size_t at = (p + r) * pitch;
-      if (p + r + AHEAD < positions) /* rows lie too far apart for the processor to foresee */
-        for (size_t j = 0; j < columns; j += 64 / element)
-          __builtin_prefetch(codes ? (const void *)(codes + at + AHEAD * pitch + j) : (const void *)(x + at + AHEAD * pitch + j));
       if (p + r >= positions)
-        for (size_t j = 0; j < columns; j++) q[r][j] = TILE_BIAS;
+        for (size_t j = done; j < columns; j++) q[r][j] = TILE_BIAS;
       else if (codes)
-        for (size_t j = 0; j < columns; j++) q[r][j] = codes[at + j] + TILE_BIAS;
+        for (size_t j = done; j < columns; j++) q[r][j] = codes[at + j] + TILE_BIAS;
       else
-        for (size_t j = 0; j < columns; j++) q[r][j] = quantized(x[at + j], inverse[j]) + TILE_BIAS;
+        for (size_t j = done; j < columns; j++) q[r][j] = quantized(x[at + j], inverse[j]) + TILE_BIAS;
     }
-    for (size_t j = 0; j < columns; j++)
+    for (size_t j = done; j < columns; j++)
       for (size_t w = 0; w < WORD_OF(TILE_RUN); w++) line[j * WORD_OF(TILE_RUN) + w] = word_of(&q[0][j], GRAD_STRIPE, w);
-    size_t first = 0;
+    size_t first = done;
     for (; first + TILE_ROWS <= columns; first += TILE_ROWS)
-      memcpy(out + first * depth + p * TILE_ROWS, line + first * WORD_OF(TILE_RUN), TILE_ROWS * TILE_RUN * sizeof(Code));
+      memcpy(out + first * reach + p * TILE_ROWS, line + first * WORD_OF(TILE_RUN), TILE_ROWS * TILE_RUN * sizeof(Code));
     if (first < columns)
-      memcpy(out + first * depth + p * (columns - first), line + first * WORD_OF(TILE_RUN),
+      memcpy(out + first * reach + p * (columns - first), line + first * WORD_OF(TILE_RUN),
              (columns - first) * TILE_RUN * sizeof(Code));
   }
 }

@@ -17,13 +17,17 @@ typedef int16_t Code;
 #define TILE_BIAS 0
 #define DOT_STEP 16
 #define TILE_ROW_CORRECTION row_correction
+#define TILE_ROWS_CORRECTION row_corrections
+#define TILE_PANEL_CORRECTION panel_correction
 #define TILE_COLUMN_CORRECTION column_correction
 
 /* Columns 0-7 and 8-15: positions 0 and 1 in ymm8 and ymm9, 2 and 3 in ymm10 and ymm11. */
-#define LOAD_COLUMNS "vmovdqu (%[b]), %%ymm8\n vmovdqu 32(%[b]), %%ymm9\n vmovdqu 64(%[b]), %%ymm10\n vmovdqu 96(%[b]), %%ymm11\n"
-#define ADD_ROW(i)                                    \
-  "vpbroadcastd (%[a" #i "],%[at]), %%ymm12\n"        \
-  "vpbroadcastd 4(%[a" #i "],%[at]), %%ymm13\n"       \
+#define LOAD_COLUMNS(bytes)                                                                   \
+  "vmovdqu " #bytes "+0(%[b]), %%ymm8\n vmovdqu " #bytes "+32(%[b]), %%ymm9\n"                \
+  "vmovdqu " #bytes "+64(%[b]), %%ymm10\n vmovdqu " #bytes "+96(%[b]), %%ymm11\n"
+#define ADD_ROW(i, at)                                \
+  "vpbroadcastd (%[a" #i "],%[" #at "]), %%ymm12\n"   \
+  "vpbroadcastd 4(%[a" #i "],%[" #at "]), %%ymm13\n"  \
   "vpaddw %%ymm12, %%ymm10, %%ymm14\n"                \
   "vpaddw %%ymm13, %%ymm8, %%ymm15\n"                 \
   "vpmaddwd %%ymm14, %%ymm15, %%ymm14\n"              \
@@ -32,6 +36,8 @@ typedef int16_t Code;
   "vpmaddwd %%ymm12, %%ymm13, %%ymm12\n"              \
   "vpaddd %%ymm14, %[s" #i "0], %[s" #i "0]\n"        \
   "vpaddd %%ymm12, %[s" #i "1], %[s" #i "1]\n"
+#define FETCH_ROWS "prefetcht0 1024(%[a0],%[at])\n"
+#define FOUR_ROWS(at) ADD_ROW(0, at) ADD_ROW(1, at) ADD_ROW(2, at) ADD_ROW(3, at)
 #define SUMS(i) [s##i##0] "+x"(s##i##0), [s##i##1] "+x"(s##i##1)
 #define ROW(i) [a##i] "r"(a##i)
 #define USED "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "memory"
@@ -42,14 +48,25 @@ typedef int16_t Code;
   _mm256_storeu_si256((__m256i *)(void *)(sums + 16 * (i)), s##i##0); \
   _mm256_storeu_si256((__m256i *)(void *)(sums + 16 * (i) + 8), s##i##1)
 
+/* Two runs a turn; what the next rows are packed in is fetched meanwhile, for it lies in L2. */
 static inline void tile_of_4(const Code *const *a, size_t step, const Segment *segments, size_t count, const Code *b, int32_t *sums) {
   const Code *a0 = a[0], *a1 = a[1], *a2 = a[2], *a3 = a[3]; /* or the compiler reads them again for each run */
   __m256i s00, s01, s10, s11, s20, s21, s30, s31;
   s00 = s01 = s10 = s11 = s20 = s21 = s30 = s31 = _mm256_setzero_si256();
-  EACH_RUN __asm__(LOAD_COLUMNS ADD_ROW(0) ADD_ROW(1) ADD_ROW(2) ADD_ROW(3)
-                   : SUMS(0), SUMS(1), SUMS(2), SUMS(3)
-                   : ROW(0), ROW(1), ROW(2), ROW(3), [at] "r"(at), [b] "r"(b)
-                   : USED);
+  for (const Segment *s = segments; s < segments + count; s++) {
+    size_t p = 0, at = s->start * 2;
+    for (; p + 8 <= s->length; p += 8, at += step * 4, b += 128)
+      __asm__(FETCH_ROWS LOAD_COLUMNS(0) FOUR_ROWS(at) LOAD_COLUMNS(128) FOUR_ROWS(at_next)
+              : SUMS(0), SUMS(1), SUMS(2), SUMS(3)
+              : ROW(0), ROW(1), ROW(2), ROW(3), [at] "r"(at), [at_next] "r"(at + step * 2), [b] "r"(b)
+              : USED);
+    if (p == s->length) continue;
+    __asm__(LOAD_COLUMNS(0) FOUR_ROWS(at)
+            : SUMS(0), SUMS(1), SUMS(2), SUMS(3)
+            : ROW(0), ROW(1), ROW(2), ROW(3), [at] "r"(at), [b] "r"(b)
+            : USED);
+    b += 64;
+  }
   STORE_ROW(0);
   STORE_ROW(1);
   STORE_ROW(2);
@@ -60,7 +77,7 @@ static inline void tile_of_2(const Code *const *a, size_t step, const Segment *s
   const Code *a0 = a[0], *a1 = a[1];
   __m256i s00, s01, s10, s11;
   s00 = s01 = s10 = s11 = _mm256_setzero_si256();
-  EACH_RUN __asm__(LOAD_COLUMNS ADD_ROW(0) ADD_ROW(1)
+  EACH_RUN __asm__(LOAD_COLUMNS(0) ADD_ROW(0, at) ADD_ROW(1, at)
                    : SUMS(0), SUMS(1)
                    : ROW(0), ROW(1), [at] "r"(at), [b] "r"(b)
                    : USED);
@@ -72,7 +89,7 @@ static inline void tile_of_1(const Code *const *a, size_t step, const Segment *s
   const Code *a0 = a[0];
   __m256i s00, s01;
   s00 = s01 = _mm256_setzero_si256();
-  EACH_RUN __asm__(LOAD_COLUMNS ADD_ROW(0) : SUMS(0) : ROW(0), [at] "r"(at), [b] "r"(b) : USED);
+  EACH_RUN __asm__(LOAD_COLUMNS(0) ADD_ROW(0, at) : SUMS(0) : ROW(0), [at] "r"(at), [b] "r"(b) : USED);
   STORE_ROW(0);
 }
 
@@ -89,22 +106,55 @@ static void product_tile(size_t rows, const Code *const *a, size_t step, const S
 
 /* x0 x2 + x1 x3, summed over a row's runs: for each, the lower half of a 64-bit lane; the upper one's pair is zero. */
 static int32_t row_correction(const Code *a, size_t step, const Segment *segments, size_t count) {
-  __m256i sum = _mm256_setzero_si256();
+  __m128i sum = _mm_setzero_si128();
   for (const Segment *s = segments; s < segments + count; s++) {
     const Code *at = a + s->start;
-    size_t p = 0;
-    if (step == 4)
-      for (; p + 16 <= s->length; p += 16, at += 16) {
-        __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)at);
-        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(x, _mm256_srli_epi64(x, 32)));
-      }
-    for (; p < s->length; p += 4, at += step) {
+    for (size_t p = 0; p < s->length; p += 4, at += step) {
       __m128i x = _mm_loadl_epi64((const __m128i *)(const void *)at);
-      sum = _mm256_add_epi32(sum, _mm256_zextsi128_si256(_mm_madd_epi16(x, _mm_srli_epi64(x, 32))));
+      sum = _mm_add_epi32(sum, _mm_madd_epi16(x, _mm_srli_epi64(x, 32)));
     }
   }
-  __m128i half = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
-  return _mm_cvtsi128_si32(half) + _mm_extract_epi32(half, 2);
+  return _mm_cvtsi128_si32(sum);
+}
+
+/* The same for up to four rows whose runs lie one behind the other. */
+static void row_corrections(size_t rows, const Code *const *a, const Segment *segments, size_t count, int32_t *sums) {
+  __m256i total[4];
+  const Code *row[4];
+  for (size_t i = 0; i < 4; i++) total[i] = _mm256_setzero_si256(), row[i] = a[i < rows ? i : 0];
+  for (const Segment *s = segments; s < segments + count; s++) {
+    size_t p = 0;
+    for (; p + 16 <= s->length; p += 16)
+      for (size_t i = 0; i < 4; i++) {
+        __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)(row[i] + s->start + p));
+        total[i] = _mm256_add_epi32(total[i], _mm256_madd_epi16(x, _mm256_srli_epi64(x, 32)));
+      }
+    for (; p + 8 <= s->length; p += 8)
+      for (size_t i = 0; i < 4; i++) {
+        __m128i x = _mm_loadu_si128((const __m128i *)(const void *)(row[i] + s->start + p));
+        total[i] = _mm256_add_epi32(total[i], _mm256_zextsi128_si256(_mm_madd_epi16(x, _mm_srli_epi64(x, 32))));
+      }
+    if (p < s->length)
+      for (size_t i = 0; i < 4; i++) {
+        __m128i x = _mm_loadl_epi64((const __m128i *)(const void *)(row[i] + s->start + p));
+        total[i] = _mm256_add_epi32(total[i], _mm256_zextsi128_si256(_mm_madd_epi16(x, _mm_srli_epi64(x, 32))));
+      }
+  }
+  for (size_t i = 0; i < rows; i++) {
+    __m128i half = _mm_add_epi32(_mm256_castsi256_si128(total[i]), _mm256_extracti128_si256(total[i], 1));
+    sums[i] = _mm_cvtsi128_si32(half) + _mm_extract_epi32(half, 2);
+  }
+}
+
+/* And for four whose runs lie side by side: a 64-bit lane each. */
+static void panel_correction(const Code *a, size_t positions, int32_t *sums) {
+  __m256i sum = _mm256_setzero_si256();
+  for (size_t p = 0; p < positions; p += 4, a += 16) {
+    __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)a);
+    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(x, _mm256_srli_epi64(x, 32)));
+  }
+  __m256i low = _mm256_permutevar8x32_epi32(sum, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
+  _mm_storeu_si128((__m128i *)(void *)sums, _mm256_castsi256_si128(low));
 }
 
 /* y0 y2 + y1 y3, summed over each column's runs. */
@@ -137,6 +187,8 @@ static inline __attribute__((always_inline)) void dots_of(size_t taps, const Cod
 
 #undef LOAD_COLUMNS
 #undef ADD_ROW
+#undef FETCH_ROWS
+#undef FOUR_ROWS
 #undef SUMS
 #undef ROW
 #undef USED
