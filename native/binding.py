@@ -53,8 +53,8 @@ def check(act: str, array: NDArray[_A], dtype: type[np.generic], size: int | Non
 
 
 def pointer(kind: str, array: NDArray[_A]) -> Any:
-    """The array's data as a C pointer of type `kind`."""
-    return ffi.cast(kind, array.ctypes.data)
+    """The array's data as a C pointer of type `kind`; array.ctypes takes four times as long."""
+    return ffi.cast(kind, ffi.from_buffer(array))
 
 
 def read_only(data: Buffer) -> tuple[Any, int]:
@@ -66,7 +66,7 @@ def read_only(data: Buffer) -> tuple[Any, int]:
 def workspace(size: int) -> Bytes:
     """Memory aligned to 64 bytes for a kernel to work in; pages that it doesn't touch cost nothing."""
     memory = np.empty(size + 64, np.uint8)
-    start = -memory.ctypes.data % 64
+    start = -int(pointer("uintptr_t", memory)) % 64
     return memory[start : start + size]
 
 
