@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from fleetgrad.native import binding
 from fleetgrad.native.bench.graphs import Feeds, Graph
-from fleetgrad.native.bench.kernels import best_seconds, row
+from fleetgrad.native.bench.kernels import best_seconds, in_turns, row
 
 DEPTHWISE = [  # channels, height = width, stride, batch; 3x3 taps with padding 1, as MobileNet has them
     (32, 112, 1, 1), (96, 56, 2, 1), (384, 14, 1, 1), (32, 112, 1, 8), (96, 56, 2, 8), (384, 14, 1, 8),
@@ -19,7 +19,9 @@ DEPTHWISE = [  # channels, height = width, stride, batch; 3x3 taps with padding 
 ]  # fmt: skip
 
 
-def compare(figure: str, feeds: Feeds, own: Any, forms: Mapping[str, Any], bound: float | None) -> dict[str, Any]:
+def compare(
+    figure: str, feeds: Feeds, own: Any, forms: Mapping[str, Any], bound: float | None, near: float = 1e-3
+) -> dict[str, Any]:
     """One row: how many times as fast as the fastest standard form the node is; refuses forms that compute something else.
 
     `own` and the forms are functions that write the model into a Graph and return the output's name, or several names.
@@ -44,12 +46,10 @@ def compare(figure: str, feeds: Feeds, own: Any, forms: Mapping[str, Any], bound
     runs = {form: prepared(form, write) for form, write in forms.items()}
     for form in forms:
         for a, b in zip(results[""], results[form], strict=True):
-            assert np.allclose(a, b.reshape(a.shape), rtol=1e-3, atol=1e-3 * np.abs(a).max()), (figure, form)
+            assert np.allclose(a, b.reshape(a.shape), rtol=near, atol=near * np.abs(a).max()), (figure, form)
     name = min(runs, key=lambda form: best_seconds(runs[form], 3))
-    ours = theirs = np.inf
-    for _ in range(6):  # in turns, so that both meet the machine in the same moods
-        ours = min(ours, best_seconds(node, 5))
-        theirs = min(theirs, best_seconds(runs[name], 5))
+    found = in_turns({"": node, name: runs[name]}, turns=6)
+    ours, theirs = found[""], found[name]
     peer = f"onnxruntime: {name}, {theirs * 1e3:.2f} ms"
     return row(f"{figure} ({binding.capability()})", theirs / ours, "x as fast", peer, bound)
 

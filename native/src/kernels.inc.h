@@ -1,6 +1,7 @@
 /* All families' bodies, for the ISA that the including file has chosen. */
 #include "basics.inc.h"
 
+#if !defined(FG_GRADIENTS_ONLY) /* what times the gradients' tiles */
 #include "codecs/vectors.inc.h"
 #include "codecs/plain.inc.h"
 #include "codecs/blocks.inc.h"
@@ -17,6 +18,7 @@
 #include "codecs/eden.inc.h"
 #include "codecs/lattice.inc.h"
 #include "codecs/sum.inc.h"
+#endif
 
 #if !defined(FG_CODECS_ONLY) /* the fuzzers, whose sanitizers take long to compile, need nothing that decodes nothing */
 #include "gradients/tiles.inc.h"
@@ -25,6 +27,7 @@
 #include "gradients/matmul.inc.h"
 #include "gradients/convolution.inc.h"
 
+#if !defined(FG_GRADIENTS_ONLY)
 #include "layers/lanes.inc.h"
 #include "layers/phases.inc.h"
 #include "layers/correlate.inc.h"
@@ -40,4 +43,5 @@
 #include "recurrent/lstm.inc.h"
 #include "recurrent/gru.inc.h"
 #include "recurrent/embedding.inc.h"
+#endif
 #endif

@@ -1,12 +1,16 @@
 """The benches' peers and theory are what they claim to be: a weak peer would flatter us."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fleetgrad.native.bench import eden, results
+from fleetgrad.native import binding
+from fleetgrad.native.bench import eden, products, results
 from fleetgrad.native.bench.theory import eden_nmse, entropy, lloyd_max, nmse
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(("bits", "distortion"), [(1, 0.3634), (2, 0.1175), (3, 0.03455), (4, 0.00950), (6, 6.44e-4)])
@@ -73,3 +77,21 @@ def test_the_page_counts_missed_and_unmeasured_promises() -> None:
     assert "1 kept, 1 missed, 1 not measured" in text
     assert "| a ratio | 1.5 | ratio | <= 1.02 | **missed** | a peer |" in text
     assert "skipped: torch is not installed" in text
+
+
+@pytest.mark.needs("gcc")
+def test_the_product_that_is_timed_is_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(products, "ROUNDS", 1)
+    found = products.product_rows([(600, 21, 37), (40, 64, 32)], 600)  # which refuses one that gives something else
+    measured = [r for r in found if r["value"] is not None]
+    assert len(measured) == 2 * len(set(products.FAMILIES) & set(binding.capabilities()))
+    assert all(0 < r["value"] <= 1.1 for r in measured)  # a little over 1 if the clock changes between the two
+    assert {r["bound"] is None for r in measured if "40x64x32" in r["figure"]} <= {True}
+
+
+def test_a_family_that_the_cpu_lacks_is_said_to_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(binding, "capabilities", lambda: ("serial",))
+    found = products.product_rows([(256, 16, 16)], 256)
+    assert [results.state_text(r) for r in found] == ["not measured"] * len(products.FAMILIES)
+    assert found[0]["peer"] == "skipped: this CPU has no VNNI"
