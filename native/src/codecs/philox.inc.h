@@ -17,24 +17,39 @@ typedef struct {
   uint32_t word[4][PHILOX_LANES];
 } Random;
 
-/* high and low halves of a * factor, lane by lane. */
-static inline void multiply_wide(const uint32_t a[PHILOX_LANES], uint32_t factor, uint32_t high[PHILOX_LANES],
-                                 uint32_t low[PHILOX_LANES]) {
-#if defined(FG_FOR_AVX512VNNI) /* the compiler would take 64-bit products, which are slow */
-  __m512i x = _mm512_loadu_si512(a), f = _mm512_set1_epi32((int)factor);
-  __m512i even = _mm512_mul_epu32(x, f), odd = _mm512_mul_epu32(_mm512_srli_epi64(x, 32), f);
-  _mm512_storeu_si512(high, _mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd));
-  _mm512_storeu_si512(low, _mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32)));
-#else
-  for (int i = 0; i < PHILOX_LANES; i++) {
-    uint64_t product = (uint64_t)a[i] * factor;
-    high[i] = (uint32_t)(product >> 32);
-    low[i] = (uint32_t)product;
+#if defined(FG_FOR_AVX512VNNI)
+
+/* Eight counters in 64-bit lanes, of which the low halves count: a product's high half is then one shift away. */
+static inline void philox_eight(__m512i word[4], uint64_t key) {
+  const __m512i factor_a = _mm512_set1_epi64(0xd2511f53), factor_c = _mm512_set1_epi64(0xcd9e8d57);
+  __m512i a = word[0], b = word[1], c = word[2], d = word[3];
+  uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+  for (int round = 0; round < 10; round++) {
+    __m512i product_a = _mm512_mul_epu32(a, factor_a), product_c = _mm512_mul_epu32(c, factor_c);
+    a = _mm512_ternarylogic_epi64(_mm512_srli_epi64(product_c, 32), b, _mm512_set1_epi64(k0), 0x96); /* exclusive or of three */
+    c = _mm512_ternarylogic_epi64(_mm512_srli_epi64(product_a, 32), d, _mm512_set1_epi64(k1), 0x96);
+    b = product_c;
+    d = product_a;
+    k0 += 0x9e3779b9u;
+    k1 += 0xbb67ae85u;
   }
-#endif
+  word[0] = a, word[1] = b, word[2] = c, word[3] = d;
 }
 
-#if defined(FG_FOR_AVX2)
+static inline void philox_group(uint64_t key, uint64_t group, uint32_t stream, uint32_t purpose, Random *out) {
+  __m512i even[4], odd[4]; /* counters 0, 2, .. 14 of the sixteen, and those between */
+  even[0] = _mm512_add_epi64(_mm512_set1_epi64((int64_t)(group << 4)), _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14));
+  odd[0] = _mm512_or_si512(even[0], _mm512_set1_epi64(1));
+  even[1] = odd[1] = _mm512_set1_epi64((int64_t)(group >> 28));
+  even[2] = odd[2] = _mm512_set1_epi64(stream);
+  even[3] = odd[3] = _mm512_set1_epi64(purpose);
+  philox_eight(even, key);
+  philox_eight(odd, key);
+  for (int w = 0; w < 4; w++)
+    _mm512_storeu_si512(out->word[w], _mm512_mask_blend_epi32(0xaaaa, even[w], _mm512_slli_epi64(odd[w], 32)));
+}
+
+#elif defined(FG_FOR_AVX2)
 
 /* Four counters in 64-bit lanes, of which the low halves count: a product's high half is then one shift away. */
 static inline void philox_four(__m256i word[4], uint64_t key) {
@@ -72,6 +87,16 @@ static inline void philox_group(uint64_t key, uint64_t group, uint32_t stream, u
 }
 
 #else
+
+/* high and low halves of a * factor, lane by lane. */
+static inline void multiply_wide(const uint32_t a[PHILOX_LANES], uint32_t factor, uint32_t high[PHILOX_LANES],
+                                 uint32_t low[PHILOX_LANES]) {
+  for (int i = 0; i < PHILOX_LANES; i++) {
+    uint64_t product = (uint64_t)a[i] * factor;
+    high[i] = (uint32_t)(product >> 32);
+    low[i] = (uint32_t)product;
+  }
+}
 
 static inline void philox_group(uint64_t key, uint64_t group, uint32_t stream, uint32_t purpose, Random *out) {
   uint32_t a[PHILOX_LANES], b[PHILOX_LANES], c[PHILOX_LANES], d[PHILOX_LANES];

@@ -51,7 +51,7 @@ static inline NativeFloat butterfly_lanes(NativeFloat x) {
 }
 
 /* log2(count) levels on `count` registers that lie `stride` floats apart, after those inside a register where `lanes` says so. */
-static inline void butterfly_registers(float *at, size_t stride, size_t count, int lanes) {
+static inline ALWAYS_INLINE void butterfly_registers(float *at, size_t stride, size_t count, int lanes) {
   NativeFloat x[RADIX];
 #pragma GCC unroll 16
   for (size_t i = 0; i < count; i++) x[i] = lanes ? butterfly_lanes(load(at + i * stride)) : load(at + i * stride);
@@ -68,7 +68,7 @@ static inline void butterfly_registers(float *at, size_t stride, size_t count, i
   for (size_t i = 0; i < count; i++) store(at + i * stride, x[i]);
 }
 
-static inline void pass(float *x, size_t n, size_t h, size_t count) {
+static inline ALWAYS_INLINE void pass(float *x, size_t n, size_t h, size_t count) {
   for (size_t block = 0; block < n; block += count * h)
     for (size_t i = 0; i < h; i += NATIVE_LANES) butterfly_registers(x + block + i, h, count, 0);
 }
