@@ -31,6 +31,7 @@ LEAST_BITS, MOST_BITS = 0.01, 16.0  # per coordinate
 LEAST_STEP, MOST_STEP = 2.0**-90, 2.0**90
 TOLERANCE = 0.007  # of the rate: the last step of the search
 SAMPLE = 65536  # coordinates that the search for a step looks at before it looks at all
+SLOPE = 0.65  # of a coordinate's bit that an octave of the step saves, to begin with: those under the step have none to give
 COARSE = 8  # it begins with one in so many of those
 OFFSET_BITS, OFFSET_SHARE = 1.6, 0.05  # what a column's offset costs, and the most of the stream that all may take
 LEAST_TARGET = 400  # bits of a stream that isn't mostly header
@@ -97,8 +98,9 @@ def encode(
         search.run(groups, near=0.03)
     for attempt in range(12):
         request.struct.least, request.struct.most = (bound * search.target for bound in (1 - TOLERANCE, 1 + TOLERANCE))
-        if attempt == 11 or abs(search.miss) < 128 or search.stuck:
+        if attempt == 11 or search.best[0] < 64 or search.stuck:
             request.struct.most = 0.0  # as near as it gets: a vector with few different values has few rates
+            search.step = search.best[1]
         coded = _encode(request, values, search.step, out, scratch)
         if isinstance(coded, float):
             search.learn(coded)
@@ -135,9 +137,13 @@ class _Search:
         largest = peak / (1 - ROUNDING) if request.struct.kind else peak * (64 if target >= LEAST_TARGET else 4)
         self.least, self.most = max(peak * 2.0**-20, LEAST_STEP), min(max(largest, LEAST_STEP), MOST_STEP)
         self.step = self._bounded(5 * mean * 2.0 ** (-target / values.size))
-        self.slope = -float(values.size)  # bits per octave of the step
+        self.slope = -SLOPE * values.size  # bits per octave of the step
         self.last: tuple[float, float] | None = None
         self.miss = math.inf  # bits over the target at the last step
+        self.best = (
+            math.inf,
+            self.step,
+        )  # the least miss, and its step: another table more or less makes the bits jump
         self.stuck = False  # the step is at a bound, or found twice
 
     def run(self, groups: NDArray[np.uint32], near: float) -> None:
@@ -147,7 +153,7 @@ class _Search:
             self.learn(self._estimate(groups))
             if abs(self.miss) < near * self.target or self.stuck:
                 break
-        self.last, self.stuck, self.miss = None, False, math.inf
+        self.last, self.stuck, self.miss, self.best = None, False, math.inf, (math.inf, self.step)
 
     def learn(self, measured: float) -> None:
         """Moves the step by what the slope says, at most two octaves, given that it needs `measured` bits."""
@@ -156,6 +162,7 @@ class _Search:
             slope = (measured - self.last[1]) / (at - self.last[0])
             self.slope = min(max(slope, -2.0 * self.values.size), -0.02 * self.target)
         self.last, self.miss = (at, measured), measured - self.target
+        self.best = min(self.best, (abs(self.miss), before))
         self.step = self._bounded(self.step * 2.0 ** min(max(-self.miss / self.slope, -2.0), 2.0))
         self.stuck = self.step == before
 

@@ -245,6 +245,34 @@ NOTES = {
 }
 
 
+def plane_notes(coded: bytes) -> dict[int, str]:
+    """The parts of each of lossless's four planes."""
+    found: dict[int, str] = {}
+    at = 0
+    for name in ("exponents", "upper bits", "middle bits", "lower bits and sign"):
+        mode = coded[at]
+        found |= {at: ("plane as it is", "plane of one byte", "coded plane")[mode], at + 1: name}
+        at += 1 + (SHORT, 1, 0)[mode]
+        if mode == 2:
+            found[at] = f"table of {name}"
+            at = table_end(coded, at)
+            field = int.from_bytes(coded[at : at + 3], "little")
+            lanes, size = 1 << (field >> 20), field & 0xFFFFF
+            found |= {at: f"{size} bytes of words, {lanes} lanes", at + 3: "states, words"}
+            at += 3 + 4 * lanes + size
+    return found
+
+
+def table_end(coded: bytes, at: int) -> int:
+    """Behind the table of frequencies that begins there (native/src/codecs/rans.h)."""
+    last, symbol, at = coded[at], 0, at + 1
+    while symbol <= last:
+        first = coded[at]
+        symbol += 1 + (coded[at + 1] if first == 0 else 0)
+        at += 2 if first == 0 or first >= 128 else 1
+    return at
+
+
 def chunk_notes(coded: bytes) -> dict[int, str]:
     """Where the one chunk of an entropy-coded stream begins (the only place from which its sizes lead to the end), and its parts."""
     for at in range(6, len(coded) - 6):
@@ -288,8 +316,7 @@ def coded_notes(name: str, coded: bytes) -> dict[int, str]:
                 6: "tables of gaps and magnitudes",
             } | chunk_notes(coded)
         case "lossless":
-            return {0: "plane as it is", 1: "exponents", 71: "plane as it is", 72: "upper bits", 142: "plane as it is", 143: "middle bits",
-                    213: "plane of one byte", 214: "lower bits and sign"}  # fmt: skip
+            return plane_notes(coded)
         case "ring":
             return {0: f"{SHORT} integers mod 2^16"}
     return {

@@ -25,8 +25,12 @@ static inline uint32_t mix(uint32_t z) {
 
 static inline uint32_t block_base(uint64_t key, size_t block) { return mix(mix((uint32_t)block + (uint32_t)key) ^ (uint32_t)(key >> 32)); }
 
-#if defined(FG_FOR_AVX2) || defined(FG_FOR_AVX512VNNI)
+#if defined(FG_FOR_AVX512VNNI)
+#include "blocks_avx512.inc.h"
+#include "blocks_bytes.inc.h"
+#elif defined(FG_FOR_AVX2)
 #include "blocks_avx2.inc.h"
+#include "blocks_bytes.inc.h"
 #else
 #include "blocks_portable.inc.h"
 #endif

@@ -76,7 +76,7 @@ double fg_ec_group(EcCounts *counts, EcCounts *plain, uint32_t most_log_bins, do
   for (size_t level = 0; level < EC_LEVELS; level++) {
     if (!counts->level[level]) continue;
     raw += (double)counts->level[level] * ec_shift(level) * scale;
-    for (size_t bin = 0; bin < EC_BINS; bin++) raw += (double)counts->symbol[level][bin][EC_ESCAPE] * EC_ESCAPE_BITS * scale;
+    for (size_t bin = 0; bin < (size_t)1 << most_log_bins; bin++) raw += (double)counts->symbol[level][bin][EC_ESCAPE] * EC_ESCAPE_BITS * scale;
   }
   if (most_log_bins) { /* all bins or none */
     memcpy(plain->level, counts->level, sizeof plain->level);
@@ -111,7 +111,7 @@ double fg_ec_group(EcCounts *counts, EcCounts *plain, uint32_t most_log_bins, do
   memcpy(classes, counts->class_, sizeof counts->class_);
   bits += fg_rans_cost(classes, &table) * scale;
   bits += table + raw + 8.0 * (model->kind == EC_DITHER ? 7 : 19);
-  double chunks = (double)((n + EC_CHUNK - 1) / EC_CHUNK), lanes = bits / chunks / (24.0 * 160.0);
+  double chunks = (double)((n + EC_CHUNK - 1) / EC_CHUNK), lanes = bits / chunks / RANS_LANE_BITS;
   return bits + chunks * (8.0 * 6 + 24.0 * (lanes < 1 ? 1 : lanes > 32 ? 32 : lanes / 1.4)); /* lanes: a power of two below */
 }
 

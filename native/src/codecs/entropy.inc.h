@@ -51,14 +51,15 @@ static inline void count_centroids(float inverse, const Quantized *pair, const f
 }
 
 /* Clears the counters of the levels that a block of this class may meet for the first time. */
-static inline void meet_levels(EcEncoder *s, uint32_t class_, uint32_t *met) {
+static inline void meet_levels(EcEncoder *s, uint32_t class_, uint32_t log_bins, uint32_t *met) {
   uint32_t levels = (uint32_t)((uint64_t)((1u << EC_OFFSETS) - 1u) << (class_ - 2)) | (class_ + EC_OFFSETS > EC_LEVELS ? 1u << (EC_LEVELS - 1) : 0);
   levels &= ~*met;
   *met |= levels;
   for (; levels; levels &= levels - 1) {
     size_t level = (size_t)__builtin_ctz(levels);
-    memset(s->counts.symbol[level], 0, sizeof s->counts.symbol[level]);
-    for (size_t i = 0; i < 3; i++) memset(s->others[i] + level * EC_TABLES, 0, sizeof(uint32_t[EC_TABLES]));
+    size_t bytes = sizeof s->counts.symbol[level][0] << log_bins;
+    memset(s->counts.symbol[level], 0, bytes);
+    for (size_t i = 0; i < 3; i++) memset(s->others[i] + level * EC_TABLES, 0, bytes);
   }
 }
 
@@ -92,7 +93,7 @@ static int ec_count(const fg_ec *request, const float *x, size_t n, const uint32
       uint16_t index[EC_BLOCK];
       counts->class_[class_]++;
       if (class_ < 2) continue;
-      meet_levels(s, class_, &met);
+      meet_levels(s, class_, request->log_bins, &met);
       index_block(&pair, block, index);
       for (; i + 4 <= length; i += 4) {
         counter[0][index[i]]++;
@@ -104,9 +105,12 @@ static int ec_count(const fg_ec *request, const float *x, size_t n, const uint32
     }
     if (centroids) count_centroids(inverse, &pair, at, centroids);
   }
-  for (size_t level = 0; level < EC_LEVELS; level++)
-    for (size_t i = level * EC_TABLES; i < (level + 1) * EC_TABLES && met >> level & 1; i++)
-      counts->level[level] += counter[0][i] += counter[1][i] + counter[2][i] + counter[3][i];
+  for (; met; met &= met - 1) {
+    size_t level = (size_t)__builtin_ctz(met), first = level * EC_TABLES, tables = (size_t)RANS_SYMBOLS << request->log_bins;
+    uint32_t sum = 0;
+    for (size_t i = first; i < first + tables; i++) sum += counter[0][i] += counter[1][i] + counter[2][i] + counter[3][i];
+    counts->level[level] = sum;
+  }
   return FG_OK;
 }
 

@@ -14,10 +14,10 @@ typedef struct {
   uint32_t state[LANES];
 } LaneDecoder;
 
-/* Lanes for a chunk of about `bits`: their states cost 24 bits each over what they hold, and should take 1 in 160. */
+/* Lanes for a chunk of about `bits`. */
 static inline size_t lanes_for(double bits_) {
   size_t lanes = 1;
-  while (lanes < LANES && (double)(2 * lanes) * 24.0 * 160.0 <= bits_) lanes *= 2;
+  while (lanes < LANES && (double)(2 * lanes) * RANS_LANE_BITS <= bits_) lanes *= 2;
   return lanes;
 }
 
@@ -35,7 +35,7 @@ static inline uint32_t rans_put(uint32_t x, RansSymbol e, uint16_t **words) {
 
 #if defined(FG_FOR_AVX512VNNI)
 #include "lanes_avx512.inc.h"
-#define LANES_WIDE 16 /* lanes that one call of lanes_step_wide moves */
+#define LANES_WIDE 16 /* lanes of a LanesWide, which one call of lanes_step_wide moves */
 #elif defined(FG_FOR_AVX2)
 #include "lanes_avx2.inc.h"
 #define LANES_WIDE 8
@@ -87,19 +87,37 @@ static inline void lanes_step(LaneDecoder *d, size_t lanes, const uint32_t *slot
   d->at = at;
 }
 
+#if defined(LANES_WIDE)
+/* Symbols as long as whole steps are left; returns how many. The states stay in registers, so `lanes` is constant. */
+static inline ALWAYS_INLINE size_t lanes_steps_wide(LaneDecoder *d, size_t lanes, const uint32_t *slots, const uint8_t *context,
+                                                    size_t count, uint8_t *symbols) {
+  LanesWide state[LANES / LANES_WIDE];
+  const uint8_t *at = d->at;
+  size_t i = 0;
+  memcpy(state, d->state, lanes * sizeof *d->state);
+  for (; i + lanes <= count && (size_t)(d->end - at) >= 2 * LANES; i += lanes)
+#pragma GCC unroll 4
+    for (size_t v = 0; v < lanes / LANES_WIDE; v++)
+      state[v] = lanes_step_wide(state[v], &at, slots, context ? context + i + v * LANES_WIDE : NULL, symbols + i + v * LANES_WIDE);
+  memcpy(d->state, state, lanes * sizeof *d->state);
+  d->at = at;
+  return i;
+}
+#endif
+
 /* `count` symbols by one table (context NULL) or by a table each; FG_OK or FG_TRUNCATED. */
 static inline int lanes_decode(LaneDecoder *d, const uint32_t *slots, const uint8_t *context, size_t count, uint8_t *symbols) {
   size_t i = 0, lanes = d->lanes;
-  for (; i + lanes <= count && (size_t)(d->end - d->at) >= 2 * LANES; i += lanes) {
-    const uint8_t *tables = context ? context + i : NULL;
 #if defined(LANES_WIDE)
-    if (lanes >= LANES_WIDE) {
-      for (size_t first = 0; first < lanes; first += LANES_WIDE) lanes_step_wide(d, first, slots, tables, symbols + i);
-      continue;
-    }
+  if (lanes == 32)
+    i = lanes_steps_wide(d, 32, slots, context, count, symbols);
+  else if (lanes == 16)
+    i = lanes_steps_wide(d, 16, slots, context, count, symbols);
+  else if (lanes == LANES_WIDE)
+    i = lanes_steps_wide(d, LANES_WIDE, slots, context, count, symbols);
 #endif
-    lanes_step(d, lanes, slots, tables, symbols + i);
-  }
+  for (; i + lanes <= count && (size_t)(d->end - d->at) >= 2 * LANES; i += lanes)
+    lanes_step(d, lanes, slots, context ? context + i : NULL, symbols + i);
   int short_ = 0;
   for (; i < count; i++) {
     size_t table = context ? (size_t)context[i] * RANS_TOTAL : 0;

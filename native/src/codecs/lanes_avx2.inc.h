@@ -87,32 +87,34 @@ static inline uint16_t *lanes_encode_wide(const uint16_t *restrict index, size_t
   return words;
 }
 
-/* Lanes first..first + 7 of one step; at least 16 bytes of words are left. */
-static inline void lanes_step_wide(LaneDecoder *d, size_t first, const uint32_t *slots, const uint8_t *context, uint8_t *symbols) {
+typedef __m256i LanesWide;
+
+/* One step of eight lanes; at least 16 bytes of words are left at *at. */
+static inline __m256i lanes_step_wide(__m256i x, const uint8_t **at, const uint32_t *slots, const uint8_t *context, uint8_t *symbols) {
   const __m256i low12 = _mm256_set1_epi32(0xfff);
-  __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)(d->state + first)), at = _mm256_and_si256(x, low12);
+  __m256i index = _mm256_and_si256(x, low12);
   if (context) {
-    __m128i tables = _mm_loadl_epi64((const __m128i *)(const void *)(context + first));
-    at = _mm256_or_si256(at, _mm256_slli_epi32(_mm256_cvtepu8_epi32(tables), RANS_BITS));
+    __m128i tables = _mm_loadl_epi64((const __m128i *)(const void *)context);
+    index = _mm256_or_si256(index, _mm256_slli_epi32(_mm256_cvtepu8_epi32(tables), RANS_BITS));
   }
-  __m256i e = _mm256_i32gather_epi32((const int *)(const void *)slots, at, 4);
+  __m256i e = _mm256_i32gather_epi32((const int *)(const void *)slots, index, 4);
   __m256i f = _mm256_add_epi32(_mm256_and_si256(e, low12), _mm256_set1_epi32(1));
   x = _mm256_mullo_epi32(f, _mm256_srli_epi32(x, RANS_BITS));
   x = _mm256_add_epi32(x, _mm256_and_si256(_mm256_srli_epi32(e, 12), low12));
   __m256i empty = _mm256_cmpgt_epi32(_mm256_set1_epi32(RANS_LEAST), x);
   unsigned mask = (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(empty)), low = mask & 15u, high = mask >> 4;
-  const uint8_t *middle = d->at + 2 * __builtin_popcount(low);
-  __m128i words_low = _mm_loadl_epi64((const __m128i *)(const void *)d->at), words_high = _mm_loadl_epi64((const __m128i *)(const void *)middle);
+  const uint8_t *middle = *at + 2 * __builtin_popcount(low);
+  __m128i words_low = _mm_loadl_epi64((const __m128i *)(const void *)*at), words_high = _mm_loadl_epi64((const __m128i *)(const void *)middle);
   words_low = _mm_shuffle_epi8(words_low, _mm_loadu_si128((const __m128i *)(const void *)LANES_TAKE[low]));
   words_high = _mm_shuffle_epi8(words_high, _mm_loadu_si128((const __m128i *)(const void *)LANES_TAKE[high]));
   __m256i words = _mm256_inserti128_si256(_mm256_castsi128_si256(words_low), words_high, 1);
   x = _mm256_blendv_epi8(x, _mm256_or_si256(_mm256_slli_epi32(x, 16), words), empty);
-  _mm256_storeu_si256((__m256i *)(void *)(d->state + first), x);
-  d->at = middle + 2 * __builtin_popcount(high);
+  *at = middle + 2 * __builtin_popcount(high);
   __m256i s = _mm256_srli_epi32(e, 24);
   s = _mm256_packus_epi32(s, s); /* 4 words twice in each half */
   s = _mm256_packus_epi16(s, s);
   uint32_t symbols_low = (uint32_t)_mm256_extract_epi32(s, 0), symbols_high = (uint32_t)_mm256_extract_epi32(s, 4);
-  memcpy(symbols + first, &symbols_low, 4);
-  memcpy(symbols + first + 4, &symbols_high, 4);
+  memcpy(symbols, &symbols_low, 4);
+  memcpy(symbols + 4, &symbols_high, 4);
+  return x;
 }

@@ -30,21 +30,23 @@ static inline uint16_t *lanes_encode_wide(const uint16_t *index, size_t count, c
   return words;
 }
 
-/* Lanes first..first + 15 of one step; at least 32 bytes of words are left. */
-static inline void lanes_step_wide(LaneDecoder *d, size_t first, const uint32_t *slots, const uint8_t *context, uint8_t *symbols) {
+typedef __m512i LanesWide;
+
+/* One step of sixteen lanes; at least 32 bytes of words are left at *at. */
+static inline __m512i lanes_step_wide(__m512i x, const uint8_t **at, const uint32_t *slots, const uint8_t *context, uint8_t *symbols) {
   const __m512i mask = _mm512_set1_epi32(4095), one = _mm512_set1_epi32(1);
-  __m512i x = _mm512_loadu_si512(d->state + first), index = _mm512_and_si512(x, mask);
+  __m512i index = _mm512_and_si512(x, mask);
   if (context) {
-    __m512i table = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(context + first)));
+    __m512i table = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)context));
     index = _mm512_add_epi32(index, _mm512_slli_epi32(table, RANS_BITS));
   }
   __m512i e = _mm512_i32gather_epi32(index, slots, 4);
-  _mm_storeu_si128((__m128i *)(void *)(symbols + first), _mm512_cvtepi32_epi8(_mm512_srli_epi32(e, 24)));
+  _mm_storeu_si128((__m128i *)(void *)symbols, _mm512_cvtepi32_epi8(_mm512_srli_epi32(e, 24)));
   __m512i f = _mm512_add_epi32(_mm512_and_si512(e, mask), one);
   x = _mm512_add_epi32(_mm512_mullo_epi32(f, _mm512_srli_epi32(x, RANS_BITS)), _mm512_and_si512(_mm512_srli_epi32(e, 12), mask));
   __mmask16 empty = _mm512_cmplt_epu32_mask(x, _mm512_set1_epi32((int)RANS_LEAST));
-  __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)d->at));
+  __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)*at));
   words = _mm512_maskz_expand_epi32(empty, words);
-  d->at += 2 * __builtin_popcount(empty);
-  _mm512_storeu_si512(d->state + first, _mm512_mask_or_epi32(x, empty, _mm512_slli_epi32(x, 16), words));
+  *at += 2 * __builtin_popcount(empty);
+  return _mm512_mask_or_epi32(x, empty, _mm512_slli_epi32(x, 16), words);
 }

@@ -25,7 +25,8 @@ static size_t plane_encode(const uint8_t *symbols, size_t n, uint8_t *out, Plane
   }
   size_t size = 1;
   double table_bits, bits = fg_rans_cost(counts[0], &table_bits);
-  if ((bits + table_bits) / 8 + (double)(131 * (n / PLANE_CHUNK + 1)) < (double)n) {
+  size_t chunks = (n + PLANE_CHUNK - 1) / PLANE_CHUNK, states = 3 + 4 * lanes_for(bits / (double)chunks);
+  if ((bits + table_bits) / 8 + (double)(chunks * states) < (double)n) {
     out[0] = 2;
     fg_rans_normalise(counts[0], frequencies);
     fg_rans_encoder(frequencies, scratch->encoder);

@@ -19,6 +19,7 @@
 #define RANS_LEAST 0x8000u /* of a state */
 #define RANS_SYMBOLS 256
 #define RANS_TABLE_BYTES 600 /* more than any written table takes */
+#define RANS_LANE_BITS (24.0 * 200.0) /* of a chunk, for each lane: a state costs 24 bits over what it holds, at most 1 in 200 */
 
 typedef struct { /* how to encode one symbol: x / f by a multiplication (R. Alverson, ARITH 1991) */
   uint32_t reciprocal; /* x / f = (x * reciprocal >> 32) >> shift */
