@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fleetgrad.native.entropy import Layout
+
 FOLDER = "FLEETGRAD_DELTAS"
 DEFAULT = "build/bench/deltas"
 MANIFEST = "manifest.json"
@@ -38,6 +40,16 @@ class Delta:
     trained: str
     values: NDArray[np.float32]
     tensors: tuple[Tensor, ...]
+
+    @property
+    def layout(self) -> Layout:
+        """The tensors as matrices, with padding as vectors between: what a plan tells the entropy-coded codecs."""
+        shapes: list[tuple[int, ...]] = []
+        at = 0
+        for tensor in self.tensors:
+            shapes += [(tensor.offset - at,), tensor.shape] if tensor.offset > at else [tensor.shape]
+            at = tensor.offset + int(np.prod(tensor.shape, dtype=np.int64))
+        return Layout.of(shapes if at == self.values.size else [*shapes, (self.values.size - at,)])
 
 
 def load(folder: Path | None = None) -> list[Delta]:
