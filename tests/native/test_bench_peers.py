@@ -11,7 +11,6 @@ from fleetgrad.native import entropy as entropy_codec
 from fleetgrad.native.bench import eden, products, results, symbols
 from fleetgrad.native.bench.theory import eden_nmse, entropy, lloyd_max, nmse
 from tests.native import reference
-from tests.native.inputs import sgd
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -82,10 +81,13 @@ def test_symbols_under_a_table_each_take_their_conditional_entropy() -> None:
 
 @pytest.mark.parametrize("bits", [1.0, 2.0, 4.0])
 def test_no_stream_undercuts_the_ideal_coder_and_a_long_one_is_near_it(bits: float) -> None:
-    values, layout = sgd(np.random.default_rng(5), 400_000), entropy_codec.Layout.of([(400, 1000)])
+    rng = np.random.default_rng(5)
+    rows, columns = rng.lognormal(0, 1, (400, 1)), 2.0 ** rng.integers(-3, 4, 1000)
+    values = (rng.standard_normal((400, 1000)) * rows * columns).astype(np.float32).ravel()
+    layout = entropy_codec.Layout.of([(400, 1000)])
     coded = entropy_codec.encode(values, kind="dither", key=3, bits=bits, layout=layout)
-    # Tables, header and lanes take 1.5 % here, at one bit 3 %; wrong classes, levels or offsets would put the ideal above the stream.
-    assert 1.0 < 8 * coded.size / symbols.ideal_bits(coded, values, 3, layout) < 1.035
+    # Tables, header and lanes take 1 % here, at one bit 3 %; wrong classes or offsets would put the ideal 12 % above the stream.
+    assert 1.0 < 8 * coded.size / symbols.ideal_bits(coded, values, 3, layout) < 1.045
 
 
 def test_the_page_counts_missed_and_unmeasured_promises() -> None:
