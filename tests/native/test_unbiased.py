@@ -82,10 +82,13 @@ def test_rotations_are_right_on_average(name: str, first: int, count: int, tail:
 def test_the_mean_of_a_hundred_devices_has_a_hundredth_of_the_error(seed: int, name: str) -> None:
     print(f"seed {seed}")
     # Few values that make up most of the error would leave the ratio to chance: here its deviation is under 1 %.
-    values = np.random.default_rng(seed).laplace(size=50_000).astype(np.float32)
+    rng = np.random.default_rng(seed)
+    values = rng.laplace(size=50_000).astype(np.float32)
     sent = CODECS[name]
     devices = 100
-    arrived = np.stack([sent(values, seed + i) for i in range(devices)]).astype(np.float64)
+    # Keys are hashes. Consecutive ones draw the same rounding for blocks in the next place, which takes the deviation to 4 %.
+    keys = rng.integers(0, 2**63, devices)
+    arrived = np.stack([sent(values, int(key)) for key in keys]).astype(np.float64)
     one = ((arrived - values) ** 2).sum(1).mean()
     mean = ((arrived.mean(0) - values) ** 2).sum()
     assert 0.95 <= devices * mean / one <= 1.05
