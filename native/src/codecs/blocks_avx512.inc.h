@@ -7,11 +7,17 @@ static inline uint32_t block_absmax(const float *x) {
   return (uint32_t)_mm512_reduce_max_epi32(most);
 }
 
+/* 32 bytes in one store: blk4 loads them as such, and would wait for two. */
+static inline void store_half(uint8_t *codes, __m128i low, __m128i high) {
+  _mm256_storeu_si256((__m256i *)(void *)codes, _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1));
+}
+
+static inline __m128i to_nearest(const float *x, float inverse) {
+  return _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), _mm512_set1_ps(inverse))));
+}
+
 static inline void block_nearest(const float *x, float inverse, uint8_t *codes) {
-  for (int i = 0; i < FG_BLOCK; i += 16) {
-    __m512i code = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i), _mm512_set1_ps(inverse)));
-    _mm_storeu_si128((__m128i *)(void *)(codes + i), _mm512_cvtsepi32_epi8(code));
-  }
+  for (int half = 0; half < FG_BLOCK; half += 32) store_half(codes + half, to_nearest(x + half, inverse), to_nearest(x + half + 16, inverse));
 }
 
 static inline __m512i mix_avx512(__m512i z) {
@@ -31,9 +37,12 @@ static inline __m128i with_noise(const float *x, float inverse, int levels, __m5
 
 static inline void block_stochastic(const float *x, float inverse, int levels, uint32_t base, uint8_t *codes) {
   const __m512i lane = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32((int32_t)0x9e3779b9u));
-  for (uint32_t j = 0; j < 32; j += 16) {
-    __m512i h = mix_avx512(_mm512_add_epi32(_mm512_set1_epi32((int32_t)(base + j * 0x9e3779b9u)), lane));
-    _mm_storeu_si128((__m128i *)(void *)(codes + j), with_noise(x + j, inverse, levels, _mm512_slli_epi32(h, 7)));
-    _mm_storeu_si128((__m128i *)(void *)(codes + 32 + j), with_noise(x + 32 + j, inverse, levels, _mm512_srli_epi32(h, 9)));
+  __m128i low[2], high[2];
+  for (uint32_t i = 0; i < 2; i++) {
+    __m512i h = mix_avx512(_mm512_add_epi32(_mm512_set1_epi32((int32_t)(base + 16 * i * 0x9e3779b9u)), lane));
+    low[i] = with_noise(x + 16 * i, inverse, levels, _mm512_slli_epi32(h, 7));
+    high[i] = with_noise(x + 32 + 16 * i, inverse, levels, _mm512_srli_epi32(h, 9));
   }
+  store_half(codes, low[0], low[1]);
+  store_half(codes + 32, high[0], high[1]);
 }
