@@ -1,7 +1,7 @@
 """Codecs that need no rotation: a flat float32 vector <-> bytes as raw32, fp16, blk8 or blk4. Their sizes don't depend on the values.
 
 Encoders return the size, and raise KernelError with the index of a value that they refuse; decoders raise it on any byte that no
-encoder writes. docs/codecs.md has the bytes.
+encoder writes. wire/SPEC.md, section 8, has the bytes.
 """
 
 from typing import Any
