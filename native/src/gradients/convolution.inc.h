@@ -201,9 +201,27 @@ static size_t block_of(const fg_conv_grad *job, const ConvLayout *l, size_t bloc
   return end - *first < l->block_segments ? end - *first : l->block_segments;
 }
 
-/* Where segment s begins, in positions of its row or plane, and how long it is. */
-static inline size_t piece_of(const fg_conv_grad *job, const ConvLayout *l, size_t s, size_t *length) {
-  size_t start = s % l->pieces * l->piece, all = l->flat ? l->positions : job->y_size[1];
+/* A segment's place; from one to the next it takes no division. */
+typedef struct {
+  size_t image, row, piece; /* with flat, all rows are one */
+} Place;
+
+static inline Place place_of(const fg_conv_grad *job, const ConvLayout *l, size_t s) {
+  size_t line = s / l->pieces, rows = l->flat ? 1 : job->y_size[0];
+  return (Place){line / rows, line % rows, s % l->pieces};
+}
+
+static inline void step(const fg_conv_grad *job, const ConvLayout *l, Place *at) {
+  if (++at->piece < l->pieces) return;
+  at->piece = 0;
+  if (!l->flat && ++at->row < job->y_size[0]) return;
+  at->row = 0;
+  at->image++;
+}
+
+/* Where a segment begins, in positions of its row or plane, and how long it is. */
+static inline size_t piece_of(const fg_conv_grad *job, const ConvLayout *l, const Place *at, size_t *length) {
+  size_t start = at->piece * l->piece, all = l->flat ? l->positions : job->y_size[1];
   *length = all - start < l->piece ? all - start : l->piece;
   return start;
 }
@@ -221,10 +239,9 @@ static void pack_block(const fg_conv_grad *job, const ConvLayout *l, size_t grou
   Piece pieces[MOST_SEGMENTS];
   size_t first, count = block_of(job, l, block, &first), outputs = job->y_size[0] * job->y_size[1], positions = 0;
   Piece *end = pieces;
-  for (size_t s = first; s < first + count; s++) {
-    size_t length, start = piece_of(job, l, s, &length), line = s / l->pieces;
-    if (!l->flat) start += line % job->y_size[0] * job->y_size[1], line /= job->y_size[0];
-    size_t image = line * job->outputs * outputs;
+  Place place = place_of(job, l, first);
+  for (size_t s = 0; s < count; s++, step(job, l, &place)) {
+    size_t length, start = piece_of(job, l, &place, &length) + place.row * job->y_size[1], image = place.image * job->outputs * outputs;
     if (end > pieces && end[-1].image == image && end[-1].start + end[-1].length == start && end[-1].length % TILE_PAD == 0)
       end[-1].length += length;
     else
@@ -335,6 +352,15 @@ static void store_transposed(const fg_conv_grad *job, const ConvLayout *l, size_
     }
 }
 
+/* A row of a tile, corrected, onto the sums of the blocks before. width: a multiple of TILE_LANES */
+static inline void add_sums(const int32_t *tile, int32_t row_off, const int32_t *column_off, size_t width, int fresh, int32_t *sums) {
+  for (size_t j = 0; j < width; j += NATIVE_LANES) {
+    LooseSum sum = *(const LooseSum *)(const void *)(tile + j) - (uint32_t)row_off - *(const LooseSum *)(const void *)(column_off + j);
+    if (!fresh) sum += *(const LooseSum *)(const void *)(sums + j);
+    *(LooseSum *)(void *)(sums + j) = sum;
+  }
+}
+
 static void tiled_rows(const fg_conv_grad *job, const ConvLayout *l, size_t group, size_t row) {
   size_t rows = l->rows - row < GRAD_ROWS ? l->rows - row : GRAD_ROWS;
   int32_t row_off[GRAD_ROWS] = {0}, tile_sums[TILE_ROWS * TILE_WIDTH], *sums = l->sums + (group * l->rows + row) * l->np;
@@ -343,10 +369,10 @@ static void tiled_rows(const fg_conv_grad *job, const ConvLayout *l, size_t grou
   for (size_t block = 0; block < l->blocks; block++) {
     Segment segments[MOST_SEGMENTS];
     size_t first, count = block_of(job, l, block, &first);
-    for (size_t s = first; s < first + count; s++) {
-      size_t length, start = piece_of(job, l, s, &length), line = s / l->pieces;
-      if (!l->flat) start += line % job->y_size[0] * l->plane[1], line /= job->y_size[0];
-      segments[s - first] = (Segment){line * l->image + start, up_to(length, TILE_PAD)};
+    Place at_segment = place_of(job, l, first);
+    for (size_t s = 0; s < count; s++, step(job, l, &at_segment)) {
+      size_t length, start = piece_of(job, l, &at_segment, &length) + at_segment.row * l->plane[1];
+      segments[s] = (Segment){at_segment.image * l->image + start, up_to(length, TILE_PAD)};
     }
 #if defined(TILE_ROWS_CORRECTION)
     for (size_t r = 0; r < rows; r += 4) TILE_ROWS_CORRECTION(rows - r < 4 ? rows - r : 4, at + r, segments, count, row_off + r);
@@ -360,16 +386,8 @@ static void tiled_rows(const fg_conv_grad *job, const ConvLayout *l, size_t grou
       for (size_t r = 0; r < rows; r += TILE_ROWS) {
         size_t of = rows - r < TILE_ROWS ? rows - r : TILE_ROWS;
         product_tile(of, at + r, TILE_RUN, segments, count, b, width, tile_sums);
-        for (size_t i = 0; i < of; i++) {
-          int32_t *to = sums + (r + i) * l->np + column;
-          const int32_t *from = tile_sums + i * width;
-          uint32_t off = (uint32_t)row_off[r + i];
-          for (size_t half = 0; half < width; half += TILE_LANES)
-            for (size_t j = half; j < half + TILE_LANES; j++) {
-              uint32_t sum = (uint32_t)from[j] - off - (uint32_t)column_off[j];
-              to[j] = (int32_t)(fresh ? sum : sum + (uint32_t)to[j]);
-            }
-        }
+        for (size_t i = 0; i < of; i++)
+          add_sums(tile_sums + i * width, row_off[r + i], column_off, width, fresh, sums + (r + i) * l->np + column);
       }
     }
     if (complete) store_transposed(job, l, group, row, rows, sums, block >= l->exact_blocks);

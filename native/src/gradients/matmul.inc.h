@@ -172,16 +172,8 @@ static inline size_t block_depth(const fg_matmul_grad *job, const MatmulLayout *
 /* Columns [row, row + rows) of X at a block's positions, for tiles to read, and their corrections. */
 static void pack_chunk(const fg_matmul_grad *job, const MatmulLayout *l, size_t block, size_t row, size_t rows, Code *a, int32_t *row_off) {
   size_t count, depth = block_depth(job, l, block, &count), at = block * l->depth * job->m + row;
-  pack_rows(job->x ? job->x + at : NULL, job->codes ? job->codes + at : NULL, job->m, count, depth, depth + GRAD_GAP, rows, l->x_inverse + row, a);
-#if defined(TILE_ROW_CORRECTION)
-  Segment all = {0, depth};
-  size_t first = 0;
-  for (; first + TILE_ROWS <= rows; first += TILE_ROWS) TILE_PANEL_CORRECTION(a + first * (depth + GRAD_GAP), depth, row_off + first);
-  for (size_t i = first; i < rows; i++)
-    row_off[i] = TILE_ROW_CORRECTION(a + first * (depth + GRAD_GAP) + (i - first) * TILE_RUN, (rows - first) * TILE_RUN, &all, 1);
-#else
-  memset(row_off, 0, rows * sizeof *row_off);
-#endif
+  pack_rows(job->x ? job->x + at : NULL, job->codes ? job->codes + at : NULL, job->m, count, depth, depth + GRAD_GAP, rows, l->x_inverse + row, a,
+            row_off);
 }
 
 /* What these rows get from a block. */

@@ -41,6 +41,14 @@ static inline void quantize_run(const float *x, size_t count, float inverse, int
     for (; i < count; i++) out[i] = (Code)(quantized(x[i], inverse) + bias);
     return;
   }
+#if defined(FG_FOR_AVX2)
+  for (; i + 16 <= count; i += 16) { /* half the shuffles of two times eight */
+    __m256 scale = _mm256_set1_ps(inverse);
+    __m256i low = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), scale));
+    __m256i high = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i + 8), scale));
+    _mm256_storeu_si256((__m256i *)(void *)(out + i), _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8));
+  }
+#endif
   for (; i + 8 <= count; i += 8) quantize8(x + i, inverse, bias, out + i);
   if (i < count) quantize8(x + count - 8, inverse, bias, out + count - 8);
 }
@@ -113,39 +121,61 @@ static inline void pack_group(const float *x, size_t pitch, size_t positions, si
 #define AHEAD 16 /* rows of a matrix that are fetched before they are needed */
 
 /* Rows of a product from columns of a matrix in row order: a panel of TILE_ROWS rows after the other, each [run][row][TILE_RUN],
- * a row's share of it `reach` codes. columns <= GRAD_STRIPE; depth is a multiple of TILE_RUN; positions from `positions` on are zero. */
+ * a row's share of it `reach` codes; and their corrections. columns <= GRAD_STRIPE; depth is `positions`, zeros added for whole runs. */
 static void pack_rows(const float *x, const int8_t *codes, size_t pitch, size_t positions, size_t depth, size_t reach, size_t columns,
-                      const float *inverse, Code *out) {
+                      const float *inverse, Code *out, int32_t *row_off) {
   const size_t element = codes ? sizeof *codes : sizeof *x;
   int32_t q[TILE_RUN][GRAD_STRIPE];
   uint32_t line[GRAD_STRIPE * WORD_OF(TILE_RUN)];
+#if defined(FG_FOR_AVX2)
+  const size_t fast = columns / 8 * 8; /* columns that pack_run takes */
+  int32_t corrections[2 * GRAD_STRIPE] = {0};
+  float last[TILE_RUN][GRAD_STRIPE] = {{0}};
+  int8_t last_codes[TILE_RUN][GRAD_STRIPE] = {{0}};
+  for (size_t r = positions / TILE_RUN * TILE_RUN; r < positions; r++) /* a run that isn't whole */
+    memcpy(codes ? (void *)last_codes[r % TILE_RUN] : (void *)last[r % TILE_RUN],
+           codes ? (const void *)(codes + r * pitch) : (const void *)(x + r * pitch), columns * element);
+#else
+  const size_t fast = 0;
+#endif
   for (size_t p = 0; p < depth; p += TILE_RUN) {
     for (size_t r = p + AHEAD; r < p + AHEAD + TILE_RUN && r < positions; r++) /* rows lie too far apart for the processor to foresee */
       for (size_t j = 0; j < columns; j += 64 / element)
         __builtin_prefetch(codes ? (const void *)(codes + r * pitch + j) : (const void *)(x + r * pitch + j));
-    size_t done = 0; /* columns, a multiple of TILE_ROWS */
 #if defined(FG_FOR_AVX2)
-    if (p + TILE_RUN <= positions) {
-      done = pack_run(codes ? NULL : x + p * pitch, codes ? codes + p * pitch : NULL, pitch, reach, columns, inverse, out + p * TILE_ROWS);
-      if (done == columns) continue;
-    }
+    int whole = p + TILE_RUN <= positions;
+    pack_run(whole && !codes ? x + p * pitch : last[0], !codes ? NULL : whole ? codes + p * pitch : last_codes[0],
+             whole ? pitch : GRAD_STRIPE, reach, fast, inverse, out + p * TILE_ROWS, corrections);
+    if (fast == columns) continue;
 #endif
     for (size_t r = 0; r < TILE_RUN; r++) {
       size_t at = (p + r) * pitch;
       if (p + r >= positions)
-        for (size_t j = done; j < columns; j++) q[r][j] = TILE_BIAS;
+        for (size_t j = fast; j < columns; j++) q[r][j] = TILE_BIAS;
       else if (codes)
-        for (size_t j = done; j < columns; j++) q[r][j] = codes[at + j] + TILE_BIAS;
+        for (size_t j = fast; j < columns; j++) q[r][j] = codes[at + j] + TILE_BIAS;
       else
-        for (size_t j = done; j < columns; j++) q[r][j] = quantized(x[at + j], inverse[j]) + TILE_BIAS;
+        for (size_t j = fast; j < columns; j++) q[r][j] = quantized(x[at + j], inverse[j]) + TILE_BIAS;
     }
-    for (size_t j = done; j < columns; j++)
+    for (size_t j = fast; j < columns; j++)
       for (size_t w = 0; w < WORD_OF(TILE_RUN); w++) line[j * WORD_OF(TILE_RUN) + w] = word_of(&q[0][j], GRAD_STRIPE, w);
-    size_t first = done;
+    size_t first = fast;
     for (; first + TILE_ROWS <= columns; first += TILE_ROWS)
       memcpy(out + first * reach + p * TILE_ROWS, line + first * WORD_OF(TILE_RUN), TILE_ROWS * TILE_RUN * sizeof(Code));
     if (first < columns)
       memcpy(out + first * reach + p * (columns - first), line + first * WORD_OF(TILE_RUN),
              (columns - first) * TILE_RUN * sizeof(Code));
   }
+#if defined(FG_FOR_AVX2)
+  for (size_t j = 0; j < fast; j++) row_off[j] = corrections[2 * j];
+#endif
+#if defined(TILE_ROW_CORRECTION)
+  for (size_t j = fast; j < columns; j++) {
+    size_t panel = j / TILE_ROWS * TILE_ROWS, of = columns - panel < TILE_ROWS ? columns - panel : TILE_ROWS;
+    Segment all = {0, depth};
+    row_off[j] = TILE_ROW_CORRECTION(out + panel * reach + (j - panel) * TILE_RUN, of * TILE_RUN, &all, 1);
+  }
+#else
+  memset(row_off, 0, columns * sizeof *row_off);
+#endif
 }

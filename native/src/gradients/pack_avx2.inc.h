@@ -13,10 +13,16 @@ static inline void pack_pairs(const float *x, size_t pitch, const float *inverse
     _mm256_storeu_si256((__m256i *)(void *)(out + 2 * j), pairs_of_8(x + j, pitch, _mm256_loadu_ps(inverse + j)));
 }
 
-/* A run of every column, eight at a time, as pack_rows has them; returns how many columns that were. */
-static inline size_t pack_run(const float *x, const int8_t *codes, size_t pitch, size_t reach, size_t columns, const float *inverse, Code *out) {
-  size_t j = 0;
-  for (; j + 8 <= columns; j += 8) {
+/* Adds a run of four rows to their corrections x0 x2 + x1 x3: to the lower half of a 64-bit lane each. */
+static inline void correct_run(__m256i runs, int32_t *sums) {
+  __m256i *at = (__m256i *)(void *)sums;
+  _mm256_storeu_si256(at, _mm256_add_epi32(_mm256_loadu_si256(at), _mm256_madd_epi16(runs, _mm256_srli_epi64(runs, 32))));
+}
+
+/* A run of columns (a multiple of eight) as pack_rows has them. corrections: [columns][2] */
+static inline void pack_run(const float *x, const int8_t *codes, size_t pitch, size_t reach, size_t columns, const float *inverse, Code *out,
+                              int32_t *corrections) {
+  for (size_t j = 0; j < columns; j += 8) {
     __m256i low, high; /* four columns each, a run is 64 bits */
     if (codes) {
       __m128i row[4];
@@ -31,8 +37,9 @@ static inline size_t pack_run(const float *x, const int8_t *codes, size_t pitch,
       low = _mm256_permute2x128_si256(even, odd, 0x20);
       high = _mm256_permute2x128_si256(even, odd, 0x31);
     }
+    correct_run(low, corrections + 2 * j);
+    correct_run(high, corrections + 2 * (j + 4));
     _mm256_storeu_si256((__m256i *)(void *)(out + j * reach), low);
     _mm256_storeu_si256((__m256i *)(void *)(out + (j + 4) * reach), high);
   }
-  return j;
 }

@@ -18,7 +18,6 @@ typedef int16_t Code;
 #define DOT_STEP 16
 #define TILE_ROW_CORRECTION row_correction
 #define TILE_ROWS_CORRECTION row_corrections
-#define TILE_PANEL_CORRECTION panel_correction
 #define TILE_COLUMN_CORRECTION column_correction
 
 /* Columns 0-7 and 8-15: positions 0 and 1 in ymm8 and ymm9, 2 and 3 in ymm10 and ymm11. */
@@ -144,17 +143,6 @@ static void row_corrections(size_t rows, const Code *const *a, const Segment *se
     __m128i half = _mm_add_epi32(_mm256_castsi256_si128(total[i]), _mm256_extracti128_si256(total[i], 1));
     sums[i] = _mm_cvtsi128_si32(half) + _mm_extract_epi32(half, 2);
   }
-}
-
-/* And for four whose runs lie side by side: a 64-bit lane each. */
-static void panel_correction(const Code *a, size_t positions, int32_t *sums) {
-  __m256i sum = _mm256_setzero_si256();
-  for (size_t p = 0; p < positions; p += 4, a += 16) {
-    __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)a);
-    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(x, _mm256_srli_epi64(x, 32)));
-  }
-  __m256i low = _mm256_permutevar8x32_epi32(sum, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
-  _mm_storeu_si128((__m128i *)(void *)sums, _mm256_castsi256_si128(low));
 }
 
 /* y0 y2 + y1 y3, summed over each column's runs. */

@@ -13,9 +13,9 @@
  *   dots(a, taps, b, positions, sums)                      sums[taps][DOT_LANES] += a[t] . b, in lanes, taps <= DOT_TAPS;
  *                                                          positions is a multiple of DOT_STEP, both sides contiguous
  *
- * What an ISA computes may be off by what depends on a row or on a column alone: TILE_COLUMN_CORRECTION and
- * TILE_ROW_CORRECTION (a row), TILE_ROWS_CORRECTION (up to four whose runs are neighbours) and TILE_PANEL_CORRECTION (a panel as pack_rows
- * makes it) name functions for what is to be taken off. Sums are exact modulo 2^32, and the products' true sums stay within 2^31.
+ * What an ISA computes may be off by what depends on a row or on a column alone: TILE_COLUMN_CORRECTION,
+ * TILE_ROW_CORRECTION (one row) and TILE_ROWS_CORRECTION (up to four whose runs are neighbours) name functions for what is to be taken
+ * off. Sums are exact modulo 2^32, and the products' true sums stay within 2^31.
  *
  * TILE_BIAS is added to the codes of rows (VNNI multiplies unsigned by signed); columns are signed.
  */
