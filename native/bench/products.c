@@ -46,7 +46,11 @@ EXPORT size_t fg_bench_plain_peak(size_t turns) {
 }
 #elif defined(FG_BENCH_NEONDOTPROD)
 #define DOT(i) "sdot v" #i ".4s, v16.16b, v17.16b\n"
-FG_TARGET_BEGIN(TARGET)
+#if defined(__clang__)
+FG_TARGET_BEGIN("v8.2a,dotprod")
+#else
+FG_TARGET_BEGIN("arch=armv8.2-a+dotprod")
+#endif
 EXPORT size_t fg_bench_peak(size_t turns) {
   for (size_t i = 0; i < turns; i++)
     __asm__ volatile(SIXTEEN(DOT)::: "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12", "v13", "v14", "v15");
