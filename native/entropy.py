@@ -30,6 +30,8 @@ Kind = Literal["dither", "dead-zone"]
 LEAST_BITS, MOST_BITS = 0.01, 16.0  # per coordinate
 LEAST_STEP, MOST_STEP = 2.0**-90, 2.0**90
 TOLERANCE = 0.007  # of the rate: the last step of the search
+ATTEMPTS = 12
+NEAR_BITS = 64  # a miss that no search mends: words are 16 bits long, and a table more or less is a jump
 SAMPLE = 65536  # coordinates that the search for a step looks at before it looks at all
 SLOPE = 0.65  # of a coordinate's bit that an octave of the step saves, to begin with: those under the step have none to give
 COARSE = 8  # it begins with one in so many of those
@@ -96,16 +98,20 @@ def encode(
         search.run(groups[::COARSE].copy(), near=0.05)
     if values.size >= 2 * SAMPLE:
         search.run(groups, near=0.03)
-    for attempt in range(12):
+    for attempt in range(ATTEMPTS):
+        last = attempt == ATTEMPTS - 1 or search.stuck or search.best[0] < NEAR_BITS
         request.struct.least, request.struct.most = (bound * search.target for bound in (1 - TOLERANCE, 1 + TOLERANCE))
-        if attempt == 11 or search.best[0] < 64 or search.stuck:
+        if last:
             request.struct.most = 0.0  # as near as it gets: a vector with few different values has few rates
             search.step = search.best[1]
         coded = _encode(request, values, search.step, out, scratch)
         if isinstance(coded, float):
             search.learn(coded)
             continue
-        return coded.copy()
+        over = 8 * coded.size - bits * values.size
+        if last or abs(over) < max(NEAR_BITS, 0.01 * bits * values.size):
+            return coded.copy()
+        search.aim(over)
     raise AssertionError("the last attempt has no bounds")
 
 
@@ -140,10 +146,8 @@ class _Search:
         self.slope = -SLOPE * values.size  # bits per octave of the step
         self.last: tuple[float, float] | None = None
         self.miss = math.inf  # bits over the target at the last step
-        self.best = (
-            math.inf,
-            self.step,
-        )  # the least miss, and its step: another table more or less makes the bits jump
+        # The least miss, and its step: another table more or less makes the bits jump.
+        self.best = (math.inf, self.step)
         self.stuck = False  # the step is at a bound, or found twice
 
     def run(self, groups: NDArray[np.uint32], near: float) -> None:
@@ -155,12 +159,21 @@ class _Search:
                 break
         self.last, self.stuck, self.miss, self.best = None, False, math.inf, (math.inf, self.step)
 
+    def aim(self, over: float) -> None:
+        """Takes from the target what a stream at it had over the request: what is foreseen of a vector is off by about as much at any step."""
+        at_target, self.target = self.target, self.target - over
+        self.best = (math.inf, self.step)
+        self.learn(at_target)
+
     def learn(self, measured: float) -> None:
         """Moves the step by what the slope says, at most two octaves, given that it needs `measured` bits."""
         at, before = math.log2(self.step), self.step
         if self.last is not None and at != self.last[0]:
             slope = (measured - self.last[1]) / (at - self.last[0])
-            self.slope = min(max(slope, -2.0 * self.values.size), -0.02 * self.target)
+            between = (measured > self.target) != (
+                self.last[1] > self.target
+            )  # the target: however steep, it isn't overshot
+            self.slope = min(max(slope, -math.inf if between else -2.0 * self.values.size), -0.02 * self.target)
         self.last, self.miss = (at, measured), measured - self.target
         self.best = min(self.best, (abs(self.miss), before))
         self.step = self._bounded(self.step * 2.0 ** min(max(-self.miss / self.slope, -2.0), 2.0))

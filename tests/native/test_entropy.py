@@ -176,7 +176,8 @@ def test_with_error_feedback_ec_dz_delivers_all_and_the_residual_stays_bounded(
         residual, sent = v - out, sent + out
         norms.append(float(np.linalg.norm(residual)))
         assert norms[-1] < float(np.linalg.norm(v))  # a contraction in every round
-    assert max(norms[rounds // 2 :]) < 1.1 * max(norms[: rounds // 2])
+    # It fills up and stays: the last quarter adds little to the one before.
+    assert max(norms[-rounds // 4 :]) < 1.15 * max(norms[: -rounds // 4])
     assert np.linalg.norm(sent / rounds - constant) < 0.1 * np.linalg.norm(constant)
 
 
