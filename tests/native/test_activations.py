@@ -1,12 +1,11 @@
 """Gradients of ReLU and Clip: the rule, its boundaries, the nodes, their standard-op twins and torch."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 
 from fleetgrad.native import activations, binding
 from fleetgrad.native.bench.graphs import Graph
+from tests.native.every import run_op
 
 F32 = np.float32
 EDGES = [0.0, -0.0, 6.0, np.nan, np.inf, -np.inf, 1e-45, -1e-45, np.nextafter(F32(6), F32(7)), -1.0, 3.0]
@@ -19,12 +18,6 @@ def values(seed: int, shape: tuple[int, ...] = (3, 1031)) -> tuple[np.ndarray, n
     x, dy = (rng.standard_normal(shape, F32) * F32(4) for _ in range(2))
     x.reshape(-1)[: len(EDGES)] = EDGES
     return x, dy
-
-
-def run(op: str, feeds: dict[str, np.ndarray], threads: int = 1, **attributes: Any) -> np.ndarray:
-    g = Graph()
-    name = g.own(op, *feeds, **attributes)
-    return np.asarray(g.session(feeds, [name], threads).run(None, feeds)[0])
 
 
 def test_relu_passes_where_its_output_is_positive(isa: str, seed: int) -> None:
@@ -44,13 +37,22 @@ def test_nodes_give_the_kernels_bytes_for_any_number_of_threads(isa: str, seed: 
     x, dy = values(seed, (5, 7, 3001))
     low, high = np.array(0, F32), np.array([6], F32)
     for threads in (1, 2):
-        assert run("ReluGrad", {"y": x, "dy": dy}, threads).tobytes() == activations.relu_grad(x, dy).tobytes()
+        assert (
+            run_op("ReluGrad", {"y": x, "dy": dy}, threads=threads)[0].tobytes()
+            == activations.relu_grad(x, dy).tobytes()
+        )
         for inclusive in (0, 1):
             expected = activations.clip_grad(x, dy, 0, 6, inclusive=bool(inclusive)).tobytes()
             feeds = {"x": x, "dy": dy}
-            assert run("ClipGrad", feeds, threads, min=0.0, max=6.0, inclusive=inclusive).tobytes() == expected
             assert (
-                run("ClipGrad", {**feeds, "min": low, "max": high}, threads, inclusive=inclusive).tobytes() == expected
+                run_op("ClipGrad", feeds, threads=threads, min=0.0, max=6.0, inclusive=inclusive)[0].tobytes()
+                == expected
+            )
+            assert (
+                run_op("ClipGrad", {**feeds, "min": low, "max": high}, threads=threads, inclusive=inclusive)[
+                    0
+                ].tobytes()
+                == expected
             )
 
 
@@ -60,7 +62,7 @@ def test_the_relu_node_equals_its_standard_op_twin(seed: int) -> None:
     g = Graph()
     dx = g("Mul", g("Cast", g("Greater", "y", g.constant(0, F32)), to=1), "dy")
     feeds = {"y": y, "dy": dy}
-    assert (g.session(feeds, [dx]).run(None, feeds)[0] == run("ReluGrad", feeds)).all()
+    assert (g.session(feeds, [dx]).run(None, feeds)[0] == run_op("ReluGrad", feeds)[0]).all()
 
 
 @pytest.mark.parametrize(("inclusive", "low", "high"), [(1, "GreaterOrEqual", "LessOrEqual"), (0, "Greater", "Less")])
@@ -71,7 +73,7 @@ def test_the_clip_node_equals_its_standard_op_twin(seed: int, inclusive: int, lo
     dx = g("Mul", g("Cast", inside, to=1), "dy")
     feeds = {"x": x, "dy": dy}
     expected = g.session(feeds, [dx]).run(None, feeds)[0]
-    assert (run("ClipGrad", feeds, min=0.0, max=6.0, inclusive=inclusive) == expected).all()
+    assert (run_op("ClipGrad", feeds, min=0.0, max=6.0, inclusive=inclusive)[0] == expected).all()
 
 
 @pytest.mark.needs("torch")
@@ -95,7 +97,7 @@ def test_boundaries_are_those_of_torch(seed: int) -> None:
 @pytest.mark.parametrize("shape", [(), (0,), (2, 0, 3), (1, 1, 1, 1, 1)])
 def test_any_shape_will_do(shape: tuple[int, ...]) -> None:
     x, dy = np.ones(shape, F32), np.full(shape, 2, F32)
-    for out in (run("ReluGrad", {"y": x, "dy": dy}), run("ClipGrad", {"x": x, "dy": dy})):
+    for out in (*run_op("ReluGrad", {"y": x, "dy": dy}), *run_op("ClipGrad", {"x": x, "dy": dy})):
         assert out.shape == shape and (out == 2).all()
 
 
@@ -106,8 +108,8 @@ def test_shapes_and_types_that_differ_are_refused_in_words() -> None:
     with pytest.raises(binding.KernelError, match="needs contiguous float32"):
         activations.clip_grad(x.astype(np.float64), dy)
     with pytest.raises(Exception, match=r"Y has shape \[2, 3\], dY \[3, 2\]"):
-        run("ReluGrad", {"y": x, "dy": dy})
+        run_op("ReluGrad", {"y": x, "dy": dy})
     with pytest.raises(Exception, match="expected floats of one shape"):
-        run("ClipGrad", {"x": x.astype(np.int8), "dy": x})
+        run_op("ClipGrad", {"x": x.astype(np.int8), "dy": x})
     with pytest.raises(Exception, match="min must be one float"):
-        run("ClipGrad", {"x": x, "dy": x, "low": x})
+        run_op("ClipGrad", {"x": x, "dy": x, "low": x})

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fleetgrad.native import binding, entropy
+from fleetgrad.native import entropy
 from fleetgrad.native.binding import KernelError
 from tests.native import reference
+from tests.native.every import every_capability
 from tests.native.inputs import SIZES, sgd, vectors
 
 KEY = 0xFEDCBA9876543210
@@ -81,17 +82,10 @@ def test_every_size_decodes_to_within_a_step(isa: str, seed: int, kind: entropy.
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_instruction_set_writes_the_same_bytes(seed: int, kind: entropy.Kind) -> None:
-    before = binding.capability()
     cases = [
         (make(size), bits) for make in vectors(seed) for size, bits in ((4097, 0.5), (150_001, 2.2), (70_000, 6.0))
     ]
-    try:
-        found = set()
-        for name in binding.capabilities():
-            binding.use_capability(name)
-            found.add(tuple(round_trip(values, kind, bits)[0] for values, bits in cases))
-    finally:
-        binding.use_capability(before)
+    found = {tuple(round_trip(values, kind, bits)[0] for values, bits in cases) for _ in every_capability()}
     assert len(found) == 1
 
 

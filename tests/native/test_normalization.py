@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fleetgrad.native import binding, normalization
 from fleetgrad.native.bench.graphs import Graph
+from tests.native.every import every_capability, run_op
 
 F32 = np.float32
 ROUNDING = 1e-6  # relative: sums are float64, a result is rounded a few times
@@ -110,13 +111,8 @@ def test_any_shape_gives_float64s_results_and_the_same_bytes_under_every_capabil
 ) -> None:
     if batch * int(np.prod(spatial)) < 2:
         batch = 2
-    case, before, seen = Case((batch, channels, *spatial), seed), binding.capability(), []
-    try:
-        for name in binding.capabilities():
-            binding.use_capability(name)
-            seen.append(case.faces())
-    finally:
-        binding.use_capability(before)
+    case = Case((batch, channels, *spatial), seed)
+    seen = [case.faces() for _ in every_capability()]
     for results in zip(*seen, strict=True):
         assert len({r.tobytes() for r in results}) == 1
     check(case, seen[0])
@@ -194,12 +190,6 @@ def test_faces_refuse_what_does_not_fit_in_words(call: Any, match: str) -> None:
         call()
 
 
-def run(op: str, feeds: dict[str, np.ndarray], outputs: int = 1, **attributes: Any) -> list[np.ndarray]:
-    g = Graph()
-    name = g.own(op, *feeds, outputs=outputs, **attributes)
-    return list(g.session(feeds, [f"{name[:-1]}{i}" for i in range(outputs)]).run(None, feeds))
-
-
 @pytest.mark.parametrize(
     ("op", "feeds", "outputs", "match"),
     [
@@ -214,7 +204,7 @@ def run(op: str, feeds: dict[str, np.ndarray], outputs: int = 1, **attributes: A
 )
 def test_nodes_fail_the_run_in_words_on_what_does_not_fit(op: str, feeds: Any, outputs: int, match: str) -> None:
     with pytest.raises(Exception, match=match):
-        run(op, feeds, outputs)
+        run_op(op, feeds, outputs)
 
 
 @settings(max_examples=40, deadline=None)
@@ -226,7 +216,7 @@ def test_nodes_survive_any_shapes(shape: list[int], other: list[int]) -> None:
         ("BatchNormGrad", {"x": a, "dy": a, "s": b, "m": b, "i": b}),
     ):
         try:
-            out = run(op, feeds)[0]
+            out = run_op(op, feeds)[0]
         except Exception as error:  # noqa: BLE001 - the runtime's exceptions share no base
             assert op in str(error), error
         else:

@@ -11,6 +11,7 @@ import pytest
 from fleetgrad.native import binding, optimizers
 from fleetgrad.native.binding import Floats
 from fleetgrad.native.optimizers import MOMENTS, Optimizer, Rule
+from tests.native.every import every_capability
 
 SIZES = [0, 1, 15, 17, 1023, 1024, 1025, 4099]
 RULES: tuple[Rule, ...] = ("sgd", "momentum", "nesterov", "adam", "adamw")
@@ -118,12 +119,7 @@ def test_the_norm_is_the_exact_one_to_double_accuracy(isa: str, seed: int, size:
 def test_the_norm_does_not_depend_on_instruction_set_or_on_how_ranges_are_cut(seed: int) -> None:
     (g,) = vectors(seed, 1, 5000)
     cuts = [(0, 5), (5, 5), (5, 1024), (1024, 1999), (1999, 5000)]
-    before = binding.capability()
-    found = set()
-    for name in binding.capabilities():
-        binding.use_capability(name)
-        found |= {optimizers.norm(g), optimizers.norm(g, cuts)}
-    binding.use_capability(before)
+    found = {norm for _ in every_capability() for norm in (optimizers.norm(g), optimizers.norm(g, cuts))}
     assert len(found) == 1
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fleetgrad.native import binding, pooling
 from fleetgrad.native.bench.graphs import Graph
+from tests.native.every import every_capability, run_op
 
 F32 = np.float32
 Axis = tuple[int, int, int, int, int, int]  # size, taps, stride, dilation, before, after
@@ -151,13 +152,7 @@ def test_results_are_those_of_windows_walked_one_by_one(isa: str, name: str) -> 
 @settings(max_examples=60, deadline=None)
 @given(cases())
 def test_any_window_gives_what_walking_gives_and_the_same_bytes_under_every_capability(case: Case) -> None:
-    before, seen = binding.capability(), []
-    try:
-        for name in binding.capabilities():
-            binding.use_capability(name)
-            seen.append(case.faces())
-    finally:
-        binding.use_capability(before)
+    seen = [case.faces() for _ in every_capability()]
     for results in zip(*seen, strict=True):
         assert len({r.tobytes() for r in results}) == 1
     check(case, seen[0])
@@ -274,12 +269,6 @@ def test_faces_refuse_what_does_not_fit_in_words(call: Any, match: str) -> None:
         call()
 
 
-def run(op: str, feeds: dict[str, np.ndarray], **attributes: Any) -> np.ndarray:
-    g = Graph()
-    name = g.own(op, *feeds, **attributes)
-    return np.asarray(g.session(feeds, [name]).run(None, feeds)[0])
-
-
 @pytest.mark.parametrize(
     ("op", "feeds", "attributes", "match"),
     [
@@ -295,7 +284,7 @@ def run(op: str, feeds: dict[str, np.ndarray], **attributes: Any) -> np.ndarray:
 )  # fmt: skip
 def test_nodes_fail_the_run_in_words_on_what_does_not_fit(op: str, feeds: Any, attributes: Any, match: str) -> None:
     with pytest.raises(Exception, match=match):
-        run(op, feeds, **attributes)
+        run_op(op, feeds, **attributes)
 
 
 @settings(max_examples=60, deadline=None)
@@ -304,13 +293,13 @@ def test_nodes_survive_any_shapes(data: st.DataObject) -> None:
     shapes = [data.draw(st.lists(st.integers(0, 5), max_size=5)) for _ in range(2)]
     a, b = (np.ones(s, F32) for s in shapes)
     names = ["strides", "dilations", "pads", "kernel_shape", "input_shape", "kernel_shape"]
-    attributes = {
+    attributes: dict[str, Any] = {
         name: data.draw(st.lists(st.sampled_from([-1, 0, 1, 2, 3, 2**40]), min_size=1, max_size=4))
         for name in data.draw(st.lists(st.sampled_from(names), max_size=4))
     }
     for op, feeds in (("MaxPool", {"a": a}), ("MaxPoolGrad", {"a": a, "b": b}), ("AveragePoolGrad", {"b": b})):
         try:
-            out = run(op, feeds, **attributes)
+            out = run_op(op, feeds, **attributes)[0]
         except Exception as error:  # noqa: BLE001 - the runtime's exceptions share no base
             assert op in str(error) or "attribute" in str(error), error
         else:

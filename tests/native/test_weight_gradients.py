@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fleetgrad.native import binding, gradients
+from tests.native.every import every_capability
 
 Array = NDArray[Any]
 EXACT = 65536  # positions whose products are summed as integers
@@ -92,13 +93,10 @@ def test_the_gradient_of_a_matrix_is_the_int8_product(isa: str, seed: int, k: in
 def test_any_small_shape_gives_the_same_bytes_under_every_capability(k: int, m: int, n: int, seed: int) -> None:
     x, dy = normal(seed, k, m), normal(seed + 1, k, n)
     (a, x_scale), (b, dy_scale) = quantize(x), quantize(dy)
-    before = binding.capability()
-    for name in binding.capabilities():
-        binding.use_capability(name)
+    for name in every_capability():
         out = np.empty((m, n), np.float32)
         gradients.matmul_weight_grad(x, dy, out)
         assert (out == product(a, b, x_scale[:, None] * dy_scale[None, :])).all(), name
-    binding.use_capability(before)
 
 
 def test_codes_at_both_ends_of_int8_are_multiplied_exactly(isa: str) -> None:
@@ -198,9 +196,7 @@ def test_any_convolutions_gradient_is_the_int8_product_under_every_capability(c:
     more = convolution(x, dy, c["kernel"], c["stride"], c["dilation"], c["pads"], c["group"], base)
     codes, scale = gradients.quantize_columns(x)
     attributes = {"strides": c["stride"], "pads": c["pads"], "dilations": c["dilation"], "group": c["group"]}
-    before = binding.capability()
-    for name in binding.capabilities():
-        binding.use_capability(name)
+    for name in every_capability():
         out = np.empty_like(base)
         gradients.conv_weight_grad(x, dy, out, **attributes)
         assert (out == expected).all(), name
@@ -208,7 +204,6 @@ def test_any_convolutions_gradient_is_the_int8_product_under_every_capability(c:
         assert (out == expected).all(), name
         gradients.conv_weight_grad(x, dy, out, base=base, **attributes)
         assert (out == more).all(), name
-    binding.use_capability(before)
 
 
 LARGE: dict[str, dict[str, Any]] = {
