@@ -1,7 +1,7 @@
 """ONNX forward graph -> training plan, by reverse-mode differentiation; runs once, on the operator's machine.
 
     front      reads a model, measures its shapes             registry   VJP rules and the reverse pass
-    graph      emits nodes                                    pointwise, shaping, dense, convolution, pooling: the rules
+    graph      emits nodes                                    rules/     the rules, a file per family of ops
     losses     cross-entropy and mean squared error           compiling  writes the plan
     survey     what can train                                 checker    rules against finite differences
     zoo        models for demos and tests                     fidelity   int8 gradients against fp32
@@ -9,7 +9,7 @@
 It needs the package `onnx` (the extra [compile]).
 """
 
-from fleetgrad.edge.autodiff import convolution, dense, pointwise, pooling, shaping  # importing registers their rules
+from fleetgrad.edge.autodiff import rules  # importing registers them
 from fleetgrad.edge.autodiff.compiling import compile_model, export_model
 from fleetgrad.edge.autodiff.errors import ModelError, UnsupportedModel
 from fleetgrad.edge.autodiff.survey import Survey, survey
@@ -19,11 +19,7 @@ __all__ = [
     "Survey",
     "UnsupportedModel",
     "compile_model",
-    "convolution",
-    "dense",
     "export_model",
-    "pointwise",
-    "pooling",
-    "shaping",
+    "rules",
     "survey",
 ]

@@ -15,7 +15,7 @@ import numpy as np
 from fleetgrad.edge.autodiff.errors import Unsupported
 from fleetgrad.edge.autodiff.graph import DOMAIN, Builder, Node
 from fleetgrad.edge.autodiff.registry import Gradients, vjp
-from fleetgrad.edge.autodiff.windows import Windows, windows
+from fleetgrad.edge.autodiff.rules.windows import Windows, windows
 
 FEW_CHANNELS = 8  # below this, one-hot Conv beats slices per tap
 

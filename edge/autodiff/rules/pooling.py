@@ -11,7 +11,7 @@ import numpy as np
 from fleetgrad.edge.autodiff.errors import Unsupported
 from fleetgrad.edge.autodiff.graph import Builder, Node
 from fleetgrad.edge.autodiff.registry import Gradients, vjp
-from fleetgrad.edge.autodiff.windows import Windows, windows
+from fleetgrad.edge.autodiff.rules.windows import Windows, windows
 
 LOWEST = -3.0e38  # pads a maximum: below any activation, and finite
 
