@@ -101,6 +101,16 @@ def test_any_shape_will_do(shape: tuple[int, ...]) -> None:
         assert out.shape == shape and (out == 2).all()
 
 
+def test_a_bound_may_be_a_whole_number_and_nothing_else() -> None:
+    x, dy = np.array([-1, 0.5, 7], F32), np.ones(3, F32)
+    assert run_op("ClipGrad", {"x": x, "dy": dy}, min=0, max=6)[0].tolist() == [0, 1, 0]
+    for attributes in ({"min": "0"}, {"min": [0.0]}, {"max": [6]}):
+        with pytest.raises(Exception, match=f"attribute {next(iter(attributes))} isn't a number"):
+            run_op("ClipGrad", {"x": x, "dy": dy}, **attributes)
+    with pytest.raises(Exception, match="attribute inclusive isn't a whole number"):
+        run_op("ClipGrad", {"x": x, "dy": dy}, inclusive=0.0)
+
+
 def test_shapes_and_types_that_differ_are_refused_in_words() -> None:
     x, dy = np.ones((2, 3), F32), np.ones((3, 2), F32)
     with pytest.raises(binding.KernelError, match="expected the same"):
@@ -111,5 +121,7 @@ def test_shapes_and_types_that_differ_are_refused_in_words() -> None:
         run_op("ReluGrad", {"y": x, "dy": dy})
     with pytest.raises(Exception, match="expected floats of one shape"):
         run_op("ClipGrad", {"x": x.astype(np.int8), "dy": x})
-    with pytest.raises(Exception, match="min must be one float"):
+    with pytest.raises(Exception, match=r"min must be one float32, it has 6 elements$"):
         run_op("ClipGrad", {"x": x, "dy": x, "low": x})
+    with pytest.raises(Exception, match="min must be one float32, it has 1 elements of another type"):
+        run_op("ClipGrad", {"x": x, "dy": x, "low": np.array(0, np.int8)})

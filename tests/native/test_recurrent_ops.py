@@ -189,6 +189,8 @@ REFUSED: list[tuple[str, str, dict[str, NDArray[Any]], dict[str, Any]]] = [
     ("EmbeddingGrad", "index 7 at position 1, the vocabulary has 7 rows", {"indices": np.array([1, 7]), "dy": zeros(2, 3)}, {"vocabulary": 7}),
     ("EmbeddingGrad", "with the shape of int32 or int64 indices in front", {"indices": np.array([1, 7]), "dy": zeros(3, 3)}, {"vocabulary": 7}),
     ("EmbeddingGrad", "attribute vocabulary is 0", {"indices": np.array([1, 7]), "dy": zeros(2, 3)}, {}),
+    ("EmbeddingGrad", "vocabulary isn't a whole number", {"indices": np.array([1]), "dy": zeros(1, 3)}, {"vocabulary": 7.0}),
+    ("LSTMTrain", "reverse isn't a whole number", {"p": zeros(1, 3, 3, 8), "r": zeros(1, 8, 2)}, {"reverse": 1.0}),
     ("SparseEmbeddingGrad", "index -8 at position 0", {"indices": np.array([-8]), "dy": zeros(1, 3)}, {"vocabulary": 7}),
 ]  # fmt: skip
 

@@ -39,6 +39,7 @@ typedef OrtStatus *(*ContextInputFn)(const void *context, size_t index, const vo
 typedef OrtStatus *(*ContextOutputFn)(void *context, size_t index, const int64_t *shape, size_t rank, void **v); /* 91 */
 typedef void (*ReleaseStatusFn)(OrtStatus *status);                                                              /* 93 */
 typedef void (*ReleaseInfoFn)(void *info);                                                                       /* 99 */
+typedef OrtStatus *(*AttributeFloatsFn)(const void *info, const char *name, float *values, size_t *count);        /* 162 */
 typedef OrtStatus *(*AttributeIntsFn)(const void *info, const char *name, int64_t *values, size_t *count);       /* 163 */
 typedef OrtStatus *(*ParallelForFn)(const void *context, void (*work)(void *, size_t), size_t total, size_t batches,
                                     void *data); /* 274 */

@@ -66,11 +66,14 @@ static OrtStatus *create_clip(const OrtCustomOp *op, const void *const *table, c
   Bounds *bounds = malloc(sizeof *bounds);
   if (!bounds) return op_refuse(ORT_FAIL, "no memory for an op's attributes");
   *bounds = (Bounds){-INFINITY, INFINITY, 1};
-  op_attribute_float(info, "min", &bounds->low);
-  op_attribute_float(info, "max", &bounds->high);
-  op_attribute_int(info, "inclusive", &bounds->inclusive);
-  *kernel = bounds;
-  return NULL;
+  OrtStatus *status = op_attribute_float(info, "min", &bounds->low);
+  if (!status) status = op_attribute_float(info, "max", &bounds->high);
+  if (!status) status = op_attribute_int(info, "inclusive", &bounds->inclusive);
+  if (status)
+    free(bounds);
+  else
+    *kernel = bounds;
+  return status;
 }
 
 static OrtStatus *read_bound(void *context, size_t index, const char *name, float *bound) {
@@ -78,7 +81,8 @@ static OrtStatus *read_bound(void *context, size_t index, const char *name, floa
   OrtStatus *status = op_input(context, index, &given);
   if (status || !given.data) return status;
   if (given.type != ORT_FLOAT || given.count != 1)
-    return op_refuse(ORT_INVALID_ARGUMENT, "ClipGrad: %s must be one float, it has %zu elements", name, given.count);
+    return op_refuse(ORT_INVALID_ARGUMENT, "ClipGrad: %s must be one float32, it has %zu elements%s", name, given.count,
+                     given.type == ORT_FLOAT ? "" : " of another type");
   *bound = *(const float *)given.data;
   return NULL;
 }

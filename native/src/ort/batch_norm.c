@@ -30,11 +30,14 @@ static OrtStatus *create(const OrtCustomOp *op, const void *const *table, const 
   NormAttributes *a = malloc(sizeof *a);
   if (!a) return op_refuse(ORT_FAIL, "no memory for an op's attributes");
   *a = (NormAttributes){1e-5f, 0.1f, 1};
-  op_attribute_float(info, "epsilon", &a->epsilon);
-  op_attribute_float(info, "momentum", &a->momentum);
-  op_attribute_int(info, "training", &a->training);
-  *kernel = a;
-  return NULL;
+  OrtStatus *status = op_attribute_float(info, "epsilon", &a->epsilon);
+  if (!status) status = op_attribute_float(info, "momentum", &a->momentum);
+  if (!status) status = op_attribute_int(info, "training", &a->training);
+  if (status)
+    free(a);
+  else
+    *kernel = a;
+  return status;
 }
 
 static OrtStatus *read_image(const char *op, const Tensor *x, fg_norm *shape) {

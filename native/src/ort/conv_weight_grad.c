@@ -38,13 +38,14 @@ static OrtStatus *create(const OrtCustomOp *op, const void *const *table, const 
   (void)op, (void)table;
   Attributes a = {.kernel = {1, 1}, .stride = {1, 1}, .dilation = {1, 1}};
   int64_t shape[2], group = 1;
+  if (op_attribute_given(info, "auto_pad")) return op_refuse(ORT_INVALID_ARGUMENT, OP ": attribute auto_pad isn't supported: give pads");
   OrtStatus *status = op_attribute_ints(info, "kernel_shape", shape, 2, &a.rank);
   if (!status && a.rank == 0) status = op_refuse(ORT_INVALID_ARGUMENT, OP ": kernel_shape is missing");
   if (!status) status = read(info, "kernel_shape", a.rank, 1, a.kernel, NULL);
   if (!status) status = read(info, "strides", a.rank, 1, a.stride, NULL);
   if (!status) status = read(info, "dilations", a.rank, 1, a.dilation, NULL);
   if (!status) status = read(info, "pads", a.rank, 0, a.before, a.after);
-  op_attribute_int(info, "group", &group);
+  if (!status) status = op_attribute_int(info, "group", &group);
   if (!status && (group < 1 || group > LARGEST))
     status = op_refuse(ORT_INVALID_ARGUMENT, OP ": group is %lld, expected 1 to %d", (long long)group, LARGEST);
   if (status) return status;

@@ -22,15 +22,14 @@ static OrtStatus *create(const OrtCustomOp *op, const void *const *table, const 
   (void)op, (void)table;
   int64_t *vocabulary = calloc(1, sizeof *vocabulary);
   if (!vocabulary) return op_refuse(ORT_FAIL, "EmbeddingGrad: out of memory");
-  op_attribute_int(info, "vocabulary", vocabulary);
-  if (*vocabulary < 1 || *vocabulary >= (int64_t)1 << 32) {
-    OrtStatus *status = op_refuse(ORT_INVALID_ARGUMENT, "EmbeddingGrad: attribute vocabulary is %lld, W's rows: 1 to 2^32 - 1",
-                                  (long long)*vocabulary);
+  OrtStatus *status = op_attribute_int(info, "vocabulary", vocabulary);
+  if (!status && (*vocabulary < 1 || *vocabulary >= (int64_t)1 << 32))
+    status = op_refuse(ORT_INVALID_ARGUMENT, "EmbeddingGrad: attribute vocabulary is %lld, W's rows: 1 to 2^32 - 1", (long long)*vocabulary);
+  if (status)
     free(vocabulary);
-    return status;
-  }
-  *kernel = vocabulary;
-  return NULL;
+  else
+    *kernel = vocabulary;
+  return status;
 }
 
 static void part(void *data, size_t i) {

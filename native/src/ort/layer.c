@@ -9,10 +9,13 @@ OrtStatus *layer_create(const OrtCustomOp *op, const void *const *table, const v
   (void)op, (void)table;
   LayerKind *kind = calloc(1, sizeof *kind);
   if (!kind) return op_refuse(ORT_FAIL, "recurrent layer: out of memory");
-  op_attribute_int(info, "reverse", &kind->reverse);
-  op_attribute_int(info, "linear_before_reset", &kind->linear_before_reset);
-  *kernel = kind;
-  return NULL;
+  OrtStatus *status = op_attribute_int(info, "reverse", &kind->reverse);
+  if (!status) status = op_attribute_int(info, "linear_before_reset", &kind->linear_before_reset);
+  if (status)
+    free(kind);
+  else
+    *kernel = kind;
+  return status;
 }
 
 static OrtStatus *layer_memory(Layer *layer, size_t bytes, void **memory) {

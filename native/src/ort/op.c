@@ -88,36 +88,54 @@ void op_forget(OrtStatus *status) {
   if (status) ORT_SLOT(api, 93, ReleaseStatusFn)(status);
 }
 
-void op_attribute_int(const void *info, const char *name, int64_t *value) {
+/* 1 for success; the status is dropped. */
+static int succeeded(OrtStatus *status) {
+  op_forget(status);
+  return !status;
+}
+
+int op_attribute_given(const void *info, const char *name) {
+  int64_t whole;
+  float real;
+  size_t text = 0, wholes = 0, reals = 0; /* of the lists, the sizes alone are asked for */
+  return succeeded(ORT_SLOT(api, 86, AttributeIntFn)(info, name, &whole)) || succeeded(ORT_SLOT(api, 85, AttributeFloatFn)(info, name, &real)) ||
+         succeeded(ORT_SLOT(api, 87, AttributeStringFn)(info, name, NULL, &text)) ||
+         succeeded(ORT_SLOT(api, 163, AttributeIntsFn)(info, name, NULL, &wholes)) ||
+         succeeded(ORT_SLOT(api, 162, AttributeFloatsFn)(info, name, NULL, &reals));
+}
+
+static OrtStatus *refuse_other_type(const void *info, const char *name, const char *wanted) {
+  return op_attribute_given(info, name) ? op_refuse(ORT_INVALID_ARGUMENT, "attribute %s isn't %s", name, wanted) : NULL;
+}
+
+OrtStatus *op_attribute_int(const void *info, const char *name, int64_t *value) {
   int64_t read;
-  OrtStatus *status = ORT_SLOT(api, 86, AttributeIntFn)(info, name, &read);
-  if (!status) *value = read;
-  op_forget(status);
+  if (!succeeded(ORT_SLOT(api, 86, AttributeIntFn)(info, name, &read))) return refuse_other_type(info, name, "a whole number");
+  *value = read;
+  return NULL;
 }
 
-void op_attribute_float(const void *info, const char *name, float *value) {
+OrtStatus *op_attribute_float(const void *info, const char *name, float *value) {
   float read;
-  OrtStatus *status = ORT_SLOT(api, 85, AttributeFloatFn)(info, name, &read);
-  if (!status) *value = read;
-  op_forget(status);
-}
-
-int op_attribute_is_string(const void *info, const char *name) {
-  size_t size = 0;
-  OrtStatus *status = ORT_SLOT(api, 87, AttributeStringFn)(info, name, NULL, &size); /* asks for the size alone */
-  int given = !status;
-  op_forget(status);
-  return given;
+  int64_t whole;
+  if (succeeded(ORT_SLOT(api, 85, AttributeFloatFn)(info, name, &read)))
+    *value = read;
+  else if (succeeded(ORT_SLOT(api, 86, AttributeIntFn)(info, name, &whole)))
+    *value = (float)whole;
+  else
+    return refuse_other_type(info, name, "a number");
+  return NULL;
 }
 
 OrtStatus *op_attribute_ints(const void *info, const char *name, int64_t *values, size_t most, size_t *count) {
   *count = 0;
   OrtStatus *status = ORT_SLOT(api, 163, AttributeIntsFn)(info, name, NULL, count);
-  if (status) {
-    op_forget(status);
+  if (!succeeded(status)) {
     *count = 0;
-    return NULL;
+    return refuse_other_type(info, name, "a list of whole numbers");
   }
+  if (*count == 0) /* what an attribute of another type is to the runtime */
+    return op_refuse(ORT_INVALID_ARGUMENT, "attribute %s isn't a list of whole numbers, or it is empty", name);
   if (*count > most) return op_refuse(ORT_INVALID_ARGUMENT, "attribute %s has %zu values, at most %zu", name, *count, most);
   return ORT_SLOT(api, 163, AttributeIntsFn)(info, name, values, count);
 }

@@ -30,10 +30,10 @@ void op_forget(OrtStatus *status); /* drops a status, or NULL, that isn't return
 /* Runs work(data, i) for i < total on the session's threads; returns when all are done. */
 OrtStatus *op_parallel(const void *context, void (*work)(void *data, size_t i), size_t total, void *data);
 
-/* Attributes, read in create; an absent one leaves the value as it is. */
-void op_attribute_int(const void *info, const char *name, int64_t *value);
-void op_attribute_float(const void *info, const char *name, float *value);
-int op_attribute_is_string(const void *info, const char *name); /* 1 if the node has a string attribute of this name */
+/* Attributes, read in create; an absent one leaves the value as it is, one of another type is refused. A whole number may stand for a float. */
+OrtStatus *op_attribute_int(const void *info, const char *name, int64_t *value);
+OrtStatus *op_attribute_float(const void *info, const char *name, float *value);
+int op_attribute_given(const void *info, const char *name); /* 1 if the node has an attribute of this name, of whatever type but tensors */
 /* At most `most` values are stored, *count gets how many there are (0: absent). More than that is refused. */
 OrtStatus *op_attribute_ints(const void *info, const char *name, int64_t *values, size_t most, size_t *count);
 

@@ -45,16 +45,16 @@ OrtStatus *op_planes(void *context, size_t planes, uint64_t floats, size_t scrat
 
 static OrtStatus *read_attributes(const void *info, WindowAttributes *a) {
   *a = (WindowAttributes){.group = 0};
-  if (op_attribute_is_string(info, "auto_pad"))
+  if (op_attribute_given(info, "auto_pad"))
     return op_refuse(ORT_INVALID_ARGUMENT, "attribute auto_pad isn't supported: give pads");
   OrtStatus *status = op_attribute_ints(info, "kernel_shape", a->kernel_shape, 2, &a->kernels);
   if (!status) status = op_attribute_ints(info, "strides", a->stride, 2, &a->strides);
   if (!status) status = op_attribute_ints(info, "pads", a->pad, 4, &a->pads);
   if (!status) status = op_attribute_ints(info, "dilations", a->dilation, 2, &a->dilations);
   if (!status) status = op_attribute_ints(info, "input_shape", a->input_shape, 2, &a->inputs);
-  op_attribute_int(info, "ceil_mode", &a->ceil_mode);
-  op_attribute_int(info, "count_include_pad", &a->count_include_pad);
-  op_attribute_int(info, "group", &a->group);
+  if (!status) status = op_attribute_int(info, "ceil_mode", &a->ceil_mode);
+  if (!status) status = op_attribute_int(info, "count_include_pad", &a->count_include_pad);
+  if (!status) status = op_attribute_int(info, "group", &a->group);
   return status;
 }
 
