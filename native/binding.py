@@ -45,11 +45,24 @@ def use_capability(name: str) -> None:
 
 
 def check(act: str, array: NDArray[_A], dtype: type[np.generic], size: int | None = None) -> None:
-    """Raises KernelError unless the array is contiguous, of the dtype and (where given) of the size."""
+    """Raises KernelError unless the array is contiguous, aligned, of the dtype and (where given) of the size."""
     if array.dtype != dtype or not array.flags.c_contiguous:
         raise KernelError(f"{act}: needs contiguous {np.dtype(dtype)}, got {array.dtype} with strides {array.strides}")
+    if not array.flags.aligned:
+        raise KernelError(
+            f"{act}: needs aligned {np.dtype(dtype)}, this memory begins at {array.ctypes.data:#x}: copy it"
+        )
     if size is not None and array.size != size:
         raise KernelError(f"{act}: array has {array.size} elements, expected {size}")
+
+
+def check_output(act: str, array: NDArray[_A], dtype: type[np.generic], size: int | None = None, *inputs: Any) -> None:
+    """As check, for an array that is written: it must be writeable, and share no memory with the inputs (buffers of any kind)."""
+    check(act, array, dtype, size)
+    if not array.flags.writeable:
+        raise KernelError(f"{act}: the array to write into is read-only")
+    if any(np.may_share_memory(array, np.asarray(memoryview(given))) for given in inputs):
+        raise KernelError(f"{act}: the array to write into overlaps an input")
 
 
 def pointer(kind: str, array: NDArray[_A]) -> Any:

@@ -8,7 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from fleetgrad.native.binding import Buffer, Bytes, Floats, KernelError, check, ffi, lib, pointer, read_only, text
+from fleetgrad.native.binding import (
+    Buffer,
+    Bytes,
+    Floats,
+    KernelError,
+    check,
+    check_output,
+    ffi,
+    lib,
+    pointer,
+    read_only,
+    text,
+)
 
 BLOCK = 64  # values under one scale of blk8 or blk4
 
@@ -89,7 +101,7 @@ def _key(codec: str, seed: int | None) -> Any:
 
 def _encode(codec: str, values: Floats, out: Bytes, size: int, *key: Any) -> int:
     check(f"{codec} encode", values, np.float32)
-    check(f"{codec} encode", out, np.uint8, size)
+    check_output(f"{codec} encode", out, np.uint8, size, values)
     where = ffi.new("size_t *")
     kernel = getattr(lib, f"fg_{codec}_encode")
     error = kernel(pointer("float *", values), values.size, *key, ffi.from_buffer("uint8_t *", out, True), where)
@@ -100,7 +112,7 @@ def _encode(codec: str, values: Floats, out: Bytes, size: int, *key: Any) -> int
 
 
 def _decode(codec: str, payload: Buffer, out: Floats, size: int, place: str) -> None:
-    check(f"{codec} decode", out, np.float32)
+    check_output(f"{codec} decode", out, np.float32, None, payload)
     data, found = read_only(payload)
     if found != size:
         raise KernelError(f"{codec} decode: {found} bytes, {out.size} values take {size}")

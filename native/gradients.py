@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fleetgrad.native.binding import Floats, KernelError, check, ffi, lib, pointer, text, workspace
+from fleetgrad.native.binding import Floats, KernelError, check, check_output, ffi, lib, pointer, text, workspace
 
 Codes = NDArray[np.int8]
 
@@ -99,8 +99,8 @@ def conv_weight_grad(
 
 def _check(act: str, x: Floats | Codes, dy: Floats, out: Floats, scale: Floats | None, base: Floats | None) -> None:
     check(act, x, np.int8 if x.dtype == np.int8 else np.float32)
-    for array in (dy, out):
-        check(act, array, np.float32)
+    check(act, dy, np.float32)
+    check_output(act, out, np.float32)
     if (scale is not None) != (x.dtype == np.int8):
         raise KernelError(f"{act}: a scale belongs to an int8 x, and to nothing else")
     if scale is not None:

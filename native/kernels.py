@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fleetgrad.native import _core
-from fleetgrad.native.binding import Buffer, Floats, KernelError, check, ffi, lib, pointer, text
+from fleetgrad.native.binding import Buffer, Floats, KernelError, check, check_output, ffi, lib, pointer, text
 
 MAX_WEIGHT = 2**24
 RING_RANGE = 64  # magnitude that a value added to the ring may have
@@ -23,21 +23,23 @@ def custom_ops_library() -> str:
 def ring_add(accumulator: NDArray[np.int64], values: Floats, weight: int) -> None:
     """accumulator[n] += weight * rint_even(values[n] * 2^32); a value beyond +-64 is refused before anything is added."""
     check("ring add", values, np.float32)
-    check("ring add", accumulator, np.int64, values.size)
+    check_output("ring add", accumulator, np.int64, values.size, values)
     if not 1 <= weight <= MAX_WEIGHT:
         raise KernelError(f"ring add: weight {weight}, expected 1 to {MAX_WEIGHT}")
     where = ffi.new("size_t *")
     error = lib.fg_ring_add(pointer("int64_t *", accumulator), pointer("float *", values), values.size, weight, where)
     if error:
         limit = f" of {RING_RANGE}" if error == lib.FG_RANGE else ""
-        raise KernelError(f"ring add: value {where[0]} of {values.size}: {text(error)}{limit} ({values[where[0]]})")
+        raise KernelError(
+            f"ring add: value {where[0]} of {values.size}: {text(error)}{limit} ({values.ravel()[where[0]]})"
+        )
 
 
 def ring_mean(accumulator: NDArray[np.int64], total_weight: int, base: Floats, out: Floats) -> None:
     """out[n] = base[n] + accumulator[n] / total_weight * 2^-32, in double, rounded once to float32."""
     check("ring mean", base, np.float32)
     check("ring mean", accumulator, np.int64, base.size)
-    check("ring mean", out, np.float32, base.size)
+    check_output("ring mean", out, np.float32, base.size, accumulator)
     if not 1 <= total_weight <= MAX_WEIGHT:
         raise KernelError(f"ring mean: total weight {total_weight}, expected 1 to {MAX_WEIGHT}")
     lib.fg_ring_mean(

@@ -11,6 +11,7 @@ from fleetgrad.native.binding import (
     Floats,
     KernelError,
     check,
+    check_output,
     ffi,
     lib,
     pointer,
@@ -30,13 +31,15 @@ def encode(values: Floats) -> Bytes:
         pointer("float *", values), values.size, pointer("uint8_t *", out), size, pointer("void *", memory), where
     )
     if error:
-        raise KernelError(f"lossless encode: value {where[0]} of {values.size}: {text(error)} ({values[where[0]]})")
+        raise KernelError(
+            f"lossless encode: value {where[0]} of {values.size}: {text(error)} ({values.ravel()[where[0]]})"
+        )
     return out[: size[0]].copy()
 
 
 def decode(payload: Buffer, out: Floats) -> None:
     """Decodes into float32[n]; raises KernelError on any bytes that aren't exactly one stream of n values."""
-    check("lossless decode", out, np.float32)
+    check_output("lossless decode", out, np.float32, None, payload)
     data, size = read_only(payload)
     where = ffi.new("size_t *")
     memory = workspace(lib.FG_LOSSLESS_SCRATCH)

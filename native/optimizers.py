@@ -27,7 +27,7 @@ from typing import Literal
 
 import numpy as np
 
-from fleetgrad.native.binding import Floats, KernelError, check, ffi, lib, pointer
+from fleetgrad.native.binding import Floats, KernelError, check, check_output, ffi, lib, pointer
 
 Rule = Literal["sgd", "momentum", "nesterov", "adam", "adamw"]
 MOMENTS: dict[Rule, int] = {
@@ -120,7 +120,9 @@ def step(
         raise KernelError(f"{act}: proximal {optimizer.proximal} needs an anchor")
     written = [parameters, *moments]
     read = [gradients, *(a for a in (anchor, control, own_control, dynamic) if a is not None)]
-    for array in (*written, *read):
+    for array in written:
+        check_output(act, array, np.float32, size)
+    for array in read:
         check(act, array, np.float32, size)
     for a, b in [*combinations(written, 2), *((a, b) for a in written for b in read)]:
         if np.may_share_memory(a, b):
@@ -189,8 +191,9 @@ def _bounds(act: str, ranges: Ranges | None, size: int) -> tuple[object, int]:
 
 
 def _refuse_nonfinite(gradients: Floats, bounds: object, count: int) -> None:
-    flat: list[int] = ffi.unpack(bounds, 2 * count)
-    for start, end in zip(flat[::2], flat[1::2], strict=True):
-        found = start + int(lib.fg_find_nonfinite(pointer("float *", gradients[start:end]), end - start))
+    pairs: list[int] = ffi.unpack(bounds, 2 * count)
+    flat = gradients.ravel()
+    for start, end in zip(pairs[::2], pairs[1::2], strict=True):
+        found = start + int(lib.fg_find_nonfinite(pointer("float *", flat[start:end]), end - start))
         if found < end:
-            raise GradientError(found, gradients.size, float(gradients[found]))
+            raise GradientError(found, flat.size, float(flat[found]))

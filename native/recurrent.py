@@ -99,7 +99,7 @@ def lstm_backward(
     dprojected, dh0, dc0 = np.empty_like(saved.gates), call.new(2), call.new(2)
     call.pack(weights, False)
     call.run(
-        lib.fg_lstm_backward, call.of(saved.gates), call.of(saved.cells, 3), call.of(c0, 2), call.of(dy, 3), call.of(dy_h, 2),
+        lib.fg_lstm_backward, call.of(saved.gates), call.given(saved.cells, 3), call.of(c0, 2), call.of(dy, 3), call.of(dy_h, 2),
         call.of(dy_c, 2), call.of(dprojected), call.of(dh0), call.of(dc0),
     )  # fmt: skip
     return dprojected, dh0, dc0
@@ -156,7 +156,7 @@ def gru_backward(
     else:
         call.pack(weights, False)
     call.run(
-        lib.fg_gru_backward, call.of(saved.gates), call.of(saved.hidden, 3), call.of(saved.y, 3), call.of(h0, 2), call.of(dy, 3),
+        lib.fg_gru_backward, call.of(saved.gates), call.of(saved.hidden, 3), call.given(saved.y, 3), call.of(h0, 2), call.of(dy, 3),
         call.of(dy_h, 2), call.of(dprojected), call.of(recurrent), call.of(dh0),
     )  # fmt: skip
     return dprojected, recurrent, dh0
@@ -242,7 +242,7 @@ class _Call:
     ) -> None:
         check(act, wide, np.float32)
         check(act, weights, np.float32)
-        hidden = weights.shape[-1]
+        hidden = weights.shape[-1] if weights.ndim else 0
         if (
             wide.ndim != 3
             or weights.shape != (gates * hidden, hidden)
@@ -283,6 +283,12 @@ class _Call:
                 )
         self._alive.append(array)
         return pointer("int32_t *" if array.dtype == np.int32 else "float *", array)
+
+    def given(self, array: Floats, rank: int) -> Any:
+        """As `of`, for an array that must be there."""
+        if array is None:
+            raise KernelError(f"{self.act}: what the forward pass saved isn't all there")
+        return self.of(array, rank)
 
     def pack(self, matrix: Floats, transposed: bool, field: str = "weights") -> None:
         """Packs [k, n], or the transpose of [n, k]."""

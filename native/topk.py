@@ -12,6 +12,7 @@ from fleetgrad.native.binding import (
     Floats,
     KernelError,
     check,
+    check_output,
     ffi,
     lib,
     pointer,
@@ -41,13 +42,13 @@ def encode(values: Floats, k: int) -> Bytes:
         pointer("float *", values), values.size, k, pointer("uint8_t *", out), size, pointer("void *", memory), where
     )
     if error:
-        raise KernelError(f"topk encode: value {where[0]} of {values.size}: {text(error)} ({values[where[0]]})")
+        raise KernelError(f"topk encode: value {where[0]} of {values.size}: {text(error)} ({values.ravel()[where[0]]})")
     return out[: size[0]].copy()
 
 
 def decode(payload: Buffer, out: Floats) -> None:
     """Decodes into float32[n], zero where nothing was kept; raises KernelError on any bytes that aren't exactly one stream of n values."""
-    check("topk decode", out, np.float32)
+    check_output("topk decode", out, np.float32, None, payload)
     data, size = read_only(payload)
     where = ffi.new("size_t *")
     memory = workspace(lib.FG_TOPK_SCRATCH)

@@ -1,4 +1,4 @@
-"""Decoders of the entropy-coded streams in plain Python, written from docs/codecs.md, a symbol at a time: the oracle of the C core.
+"""Decoders of the entropy-coded streams in plain Python, written from the formats in native/src/codecs/, a symbol at a time: the oracle of the C core.
 
 Each refuses (ValueError) what the page says that no encoder writes, and shares no code with what it checks.
 """
