@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -73,8 +73,10 @@ def test_stochastic_rounding_is_right_on_average(
 @given(st.integers(0, 2**63), st.integers(600, 3000), st.floats(0.1, 0.8), st.integers(0, 2**32))
 def test_rotations_are_right_on_average(name: str, first: int, count: int, tail: float, seed: int) -> None:
     # A vector of many values: EDEN's scale is unbiased over all rotations, and Hadamard's come near them where no few values make up the norm.
+    # A value of four tenths of the norm is off by 7 % under rot-1, whatever the number of keys.
     rng = np.random.default_rng(seed)
     values = (rng.standard_normal(count) * np.exp(tail * rng.standard_normal(count))).astype(np.float32)
+    assume(float(np.abs(values).max()) < 0.2 * float(np.linalg.norm(values)))
     bias_in_bounds(CODECS[name], values, first, 150, 0.0, 0.01 * float(np.abs(values).max()))
 
 

@@ -5,7 +5,7 @@
     ec-dither             bits              2            the same without the exceptions; unbiased
     ec-dz                 bits              0.25         devices that take part in every round: needs error feedback
     topk                  fraction          0.01         the largest values alone: embeddings, comparison; error feedback
-    rot-1 .. rot-8                                       a size that never changes, worst case guaranteed; unbiased
+    rot-1 .. rot-8                                       a size that never changes; unbiased but for sparse ones
     blk8, blk4            rounding          stochastic   fast, simple: 8.5 and 4.5 bits
     fp16, raw32, lossless                                16 bits; 32 bits; every bit of the 32, packed
     ring                  bits, step        16, 2^-12    integers that add up mod 2^bits

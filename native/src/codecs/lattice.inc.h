@@ -1,6 +1,6 @@
 /* ring: integers that devices' updates can be added in, mod 2^r, without decoding: one rotation and one step for all, rounding of one's own.
  *
- *   z = floor(rotation(x) / step + uniform)  mod 2^r      sum of x = rotation back((sum of z, read as signed r-bit numbers) * step)
+ *   z = floor(rotation(x) / step + 1 - uniform)  mod 2^r  sum of x = rotation back((sum of z, read as signed r-bit numbers) * step)
  *
  * The uniform number is (s + 1/2) / 65536, s the 16 bits that Philox gives the rotated coordinate (as for dither, with a purpose of its own).
  * z's whole part is split off first, so that the chance of rounding up is the fraction that is left, however large z is.
