@@ -43,7 +43,7 @@ class Fed:
 
 
 def carried(read: Callable[[str], bytes], residual: Residual, layout: VectorLayout) -> Floats:
-    """e as float32[layout.count]; raises ResidualLost where a file is missing or damaged."""
+    """e as float32[layout.count]; raises ResidualLost where a file is missing, damaged or can't be read."""
     e = np.frombuffer(_verified(read, residual.name, residual.sha256), "<f4").astype(np.float32)
     if e.size != layout.count:
         raise ResidualLost(f"{residual.name} holds {e.size} floats, the plan has {layout.count}")
@@ -65,6 +65,8 @@ def _verified(read: Callable[[str], bytes], name: str, sha256: str) -> bytes:
         raw = read(name)
     except FileNotFoundError:
         raise ResidualLost(f"{name} is missing") from None
+    except OSError as e:  # a bad sector would fail this and every later round, and the device's updates matter more
+        raise ResidualLost(f"{name}: {e.strerror or e}") from e
     if hashlib.sha256(raw).hexdigest() != sha256:
         raise ResidualLost(f"{name} isn't what its ledger says")
     return raw

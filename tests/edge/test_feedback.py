@@ -1,5 +1,6 @@
 """Error feedback: what is carried follows from what became of the update, over crashes, full disks and changes of policy."""
 
+import errno
 import hashlib
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from fleetgrad.wire import frames
 from fleetgrad.wire.codecs import CodecError, decode_payload
 from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.coding.spec import CodecSpec
+from fleetgrad.wire.files import DiskError
 from fleetgrad.wire.messages import Closed, Policy, Receipt
 from fleetgrad.wire.seeds import Keys
 from tests.edge.test_participant_rules import PARAMS, PLAN, Device, ref, select
@@ -136,6 +138,16 @@ def test_damaged_files_are_named_and_nothing_of_them_is_used(name: str, damage: 
         files[name] = files[name][:-4] if damage == "cut" else files[name][:-4] + b"\0\0\0\1"
     with pytest.raises(feedback.ResidualLost, match=name):
         feedback.carried(reader(files), found, LAYOUT)
+
+
+def test_a_file_that_cannot_be_read_is_lost_and_does_not_fail_the_training() -> None:
+    found, _ = made(False, delta(1), b"payload")
+
+    def read(name: str) -> bytes:
+        raise DiskError(errno.EIO, f"can't read {name}: Input/output error")
+
+    with pytest.raises(feedback.ResidualLost, match=r"residuals/1-1\.f32: can't read .*: Input/output error"):
+        feedback.carried(read, found, LAYOUT)
 
 
 # --- what became of the update ---------------------------------------------------------------------------------------
