@@ -29,7 +29,8 @@ class FoundingError(ValueError):
 
 
 def create(directory: Path, model: Path, settings: Settings) -> Manifest:
-    """Makes a federation in a new or empty folder from an ONNX file; raises FoundingError and edge.autodiff's ModelError."""
+    """Makes a federation in a new or empty folder from an ONNX file; raises FoundingError, SettingsError and edge.autodiff's ModelError."""
+    settings_file.check(settings)
     check_name(settings.name, "federation name")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FoundingError(f"{directory} exists and isn't an empty folder: a federation is made in a new one")

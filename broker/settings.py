@@ -90,6 +90,15 @@ def load(directory: Path) -> Settings:
     return load_toml(directory / FILE, Settings)
 
 
+def check(settings: Settings) -> None:
+    """Raises SettingsError for a value that `load` would refuse: a struct made in code has met no bounds yet."""
+    try:
+        msgspec.convert(msgspec.to_builtins(settings), Settings, strict=True)
+    except msgspec.ValidationError as e:
+        what, _, at = str(e).partition(" - at `$.")
+        raise SettingsError(f"setting {at.rstrip('`')}: {what[:1].lower()}{what[1:]}") from e
+
+
 def write(settings: Settings, directory: Path) -> None:
     """Writes federation.toml with a comment on each table."""
     lines = [
