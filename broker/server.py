@@ -45,7 +45,7 @@ class Server:
         plan, bundle, initial = objects.initial(files, directory)
         memory = journal.load()
         for version in memory.versions[-1:]:
-            objects.verified(files, version.params)
+            objects.fitting(files, version.params, plan)
         seed = random.Random(secrets.randbits(64))
         self._rounds = Rounds(
             config.round_settings(),

@@ -42,6 +42,17 @@ def verified(files: Files, sha256: str) -> bytes:
     return raw
 
 
+def fitting(files: Files, sha256: str, plan: Plan) -> bytes:
+    """A version's verified params; raises ObjectError too where they are no params of this plan."""
+    raw, expected = verified(files, sha256), 4 * plan.manifest.travels
+    if len(raw) != expected:
+        raise ObjectError(
+            f"the published model has {len(raw) // 4:,} floats, the plan {expected // 4:,}: was the plan replaced? "
+            "Put the old one back, or make another federation with 'fleetgrad new'"
+        )
+    return raw
+
+
 def initial(files: Files, directory: Path) -> tuple[Plan, ObjectRef, ObjectRef]:
     """The compiled plan in `directory`/plan, its bundle's object and its initial params' object."""
     plan = open_plan(directory / "plan")
