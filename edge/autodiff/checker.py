@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.ops.op_conv_transpose import ConvTranspose as Ungrouped
 
@@ -26,8 +26,6 @@ from fleetgrad.edge.autodiff.registry import differentiate
 STEP = 1e-5  # of the differences: their error is about STEP^2 + 1e-16 / STEP
 TOLERANCE = 1e-6  # float64 rule against differences, relative to the largest entry
 TOLERANCE_FLOAT32 = 2e-5  # onnxruntime in float32 against the float64 rule
-
-KINDS = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.float64): TensorProto.DOUBLE}
 
 
 class ConvTranspose(Ungrouped):  # type: ignore[misc]
@@ -46,52 +44,57 @@ class ConvTranspose(Ungrouped):  # type: ignore[misc]
 def check_rule(
     op: str,
     *inputs: Array | None,
+    outputs: int = 1,
     batched: Sequence[int] = (0,),
+    fixed: Sequence[int] = (),
     probes: int = 40,
     seed: int = 0,
     **attributes: Any,
 ) -> None:
     """Raises AssertionError, with both numbers, when the rule of `op` is wrong for these inputs.
 
-    Float inputs are differentiated (float64 is used whatever their type), integer inputs are constants, None is an input
-    that is left out. `batched` are the inputs whose first dimension is the batch. At most `probes` entries of each input
-    are perturbed.
+    Float inputs are differentiated (float64 is used whatever their type), None is an input that is left out. `batched` are
+    the inputs whose first dimension is the batch. Inputs of other types that aren't batched, and float ones that are
+    `fixed`, are constants, which the rule knows. Where the rule gives no gradient, differences must give zero.
+    At most `probes` entries of each input are perturbed.
     """
     names = ["" if x is None else f"x{i}" for i, x in enumerate(inputs)]
-    node = helper.make_node(op, names, ["y"], **attributes)
-    floats = {
-        n: x.astype(np.float64) for n, x in zip(names, inputs, strict=True) if x is not None and x.dtype.kind == "f"
-    }
-    fixed = {n: x for n, x in zip(names, inputs, strict=True) if x is not None and x.dtype.kind != "f"}
-    initializers = [numpy_helper.from_array(x, n) for n, x in fixed.items()]
-    forward = ReferenceEvaluator(_model([node], floats, ["y"], initializers, np.float64))
-    (y,) = forward.run(None, floats)
+    results = [f"y{i}" for i in range(outputs)]
+    node = helper.make_node(op, names, results, **attributes)
+    given = {n: _typed(x, np.float64) for n, x in zip(names, inputs, strict=True) if x is not None}
+    grows = {f"x{i}" for i in batched}
+    constants = {n: x for n, x in given.items() if (x.dtype.kind != "f" and n not in grows) or int(n[1:]) in fixed}
+    fed = {n: x for n, x in given.items() if n not in constants}
+    forward = ReferenceEvaluator(_model([node], fed, results, constants), new_ops=[ConvTranspose])
+    ys = dict(zip(results, map(np.asarray, forward.run(None, fed)), strict=True))
 
-    # The shape with a batch of one more tells which dimensions of y hold the batch.
-    longer = {
-        n: np.concatenate([x, x[:1]]) if n in {f"x{i}" for i in batched} and x.ndim else x for n, x in floats.items()
-    }
-    count = len(floats[f"x{batched[0]}"]) if batched else 1
-    (other,) = forward.run(None, longer) if batched else (y,)
-    shapes: dict[str, Shape] = {n: x.shape for n, x in fixed.items()}
-    for n, x in [*floats.items(), ("y", y)]:
-        grown = other if n == "y" else longer[n]
+    # The shapes with a batch of one more tell which dimensions hold the batch.
+    longer = {n: np.concatenate([x, x[:1]]) if n in grows and x.ndim else x for n, x in fed.items()}
+    count = len(fed[f"x{batched[0]}"]) if batched else 1
+    others = dict(zip(results, map(np.asarray, forward.run(None, longer)), strict=True)) if batched else ys
+    shapes: dict[str, Shape] = {n: x.shape for n, x in constants.items()}
+    for n, x in [*fed.items(), *ys.items()]:
+        grown = others[n] if n in ys else longer[n]
         shapes[n] = tuple(a if a == b else -(a // count) for a, b in zip(x.shape, grown.shape, strict=True))
 
     random = np.random.Generator(np.random.PCG64(seed))
-    direction = random.standard_normal(y.shape)
-    wanted = list(floats)
+    directions = {n: random.standard_normal(y.shape) for n, y in ys.items() if y.dtype.kind == "f"}
+    seeds = {n: f"d{n}" for n in directions}
+    wanted = [n for n, x in fed.items() if x.dtype.kind == "f"]
     gradients: dict[type, dict[str, Array]] = {}
     for dtype in (np.float64, np.float32):
-        g = Builder(shapes, [*shapes, "y", "dy"], dtype)
-        found = differentiate([node], {"y": "dy"}, wanted, {*floats, "y"}, g, OPSET)
-        _hold(list(found) == wanted, f"{op}: the rule gives no gradient for {set(wanted) - set(found)}")
-        feeds = {n: x.astype(dtype) for n, x in {**floats, "dy": direction}.items()}
-        model = _model([node, *g.nodes], feeds, list(found.values()), [*initializers, *g.constants.values()], dtype)
-        gradients[dtype] = dict(zip(found, _run(model, feeds, list(found.values()), dtype), strict=True))
+        known = {n: _typed(x, dtype) for n, x in constants.items()}
+        g = Builder(shapes, [*shapes, *seeds.values()], dtype, known=known)
+        found = differentiate([node], seeds, wanted, {*wanted, *seeds}, g, OPSET)
+        feeds = {n: _typed(x, dtype) for n, x in {**fed, **{seeds[n]: r for n, r in directions.items()}}.items()}
+        own = {t.name: numpy_helper.to_array(t) for t in g.constants.values()}
+        model = _model([node, *g.nodes], feeds, list(found.values()), {**known, **own})
+        gradients[dtype] = {n: np.zeros(fed[n].shape, dtype) for n in wanted}
+        if found:
+            gradients[dtype] |= dict(zip(found, _run(model, feeds, list(found.values()), dtype), strict=True))
 
     for name in wanted:
-        x, exact = floats[name], gradients[np.float64][name]
+        x, exact = fed[name], gradients[np.float64][name]
         _hold(exact.shape == x.shape, f"{op}: gradient of {name} has shape {exact.shape}, the input has {x.shape}")
         scale = max(1.0, float(np.abs(exact).max(initial=0)))
         for flat in random.permutation(x.size)[:probes]:
@@ -100,8 +103,8 @@ def check_rule(
             for sign in (1, -1):
                 moved = x.copy()
                 moved[at] += sign * STEP
-                (value,) = forward.run(None, {**floats, name: moved})
-                sums.append(float((value * direction).sum()))
+                values = dict(zip(results, forward.run(None, {**fed, name: moved}), strict=True))
+                sums.append(float(sum((values[n] * r).sum() for n, r in directions.items())))
             measured = (sums[0] - sums[1]) / (2 * STEP)
             _hold(
                 abs(measured - float(exact[at])) <= TOLERANCE * scale,
@@ -116,17 +119,24 @@ def _hold(claim: bool, message: str) -> None:
         raise AssertionError(message)
 
 
+def _typed(x: Array, dtype: type) -> Array:
+    return x.astype(dtype) if x.dtype.kind == "f" else x
+
+
 def _model(
-    nodes: list[onnx.NodeProto],
-    feeds: dict[str, Array],
-    fetches: list[str],
-    initializers: list[onnx.TensorProto],
-    dtype: type,
+    nodes: list[onnx.NodeProto], feeds: dict[str, Array], fetches: list[str], constants: dict[str, Array]
 ) -> onnx.ModelProto:
-    kind = KINDS[np.dtype(dtype)]
-    inputs = [helper.make_tensor_value_info(n, kind, x.shape) for n, x in feeds.items()]
-    outputs = [helper.make_tensor_value_info(n, kind, None) for n in fetches]
-    graph = helper.make_graph(nodes, "check", inputs, outputs, initializers)
+    def info(name: str, x: Array, shape: Shape | None) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(x.dtype), shape)
+
+    some = next(x for x in feeds.values() if x.dtype.kind == "f")  # a gradient has the inputs' type
+    graph = helper.make_graph(
+        nodes,
+        "check",
+        [info(n, x, x.shape) for n, x in feeds.items()],
+        [info(n, some, None) for n in fetches],
+        [numpy_helper.from_array(x, n) for n, x in constants.items()],
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
 
 

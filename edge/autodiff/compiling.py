@@ -24,7 +24,7 @@ from fleetgrad.edge.autodiff import losses
 from fleetgrad.edge.autodiff.errors import ModelError, UnsupportedModel
 from fleetgrad.edge.autodiff.front import Model, read
 from fleetgrad.edge.autodiff.graph import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET, Builder
-from fleetgrad.edge.autodiff.registry import differentiate, downstream, objections, path, upstream
+from fleetgrad.edge.autodiff.registry import differentiate, downstream, objections, path, reached, upstream
 from fleetgrad.native.kernels import OP_ABI
 from fleetgrad.wire import plan
 
@@ -50,6 +50,7 @@ def compile_model(
     found = read(model)
     trained = trainable(found, loss, freeze)
     refuse_unsupported(found, loss, trained)
+    trained = with_gradient(found, loss, trained)
     if name is None:
         name = model.stem if isinstance(model, Path) else found.source.graph.name or "model"
 
@@ -113,9 +114,21 @@ def refuse_unsupported(model: Model, loss: plan.LossName, trained: Sequence[str]
     """Raises UnsupportedModel with every node between a trained weight and the loss that has no gradient."""
     goal = losses.target(model.nodes, model.output, loss, model.shapes)
     nodes = path(model.nodes, trained, [goal], model.floats)
-    bad = objections(nodes, trained, lambda: Builder(model.shapes, model.shapes), model.floats, OPSET)
+    bad = objections(
+        nodes, trained, lambda: Builder(model.shapes, model.shapes, known=model.known), model.floats, OPSET
+    )
     if bad:
         raise UnsupportedModel([(n.op_type, n.name or n.output[0], reason) for n, reason in bad])
+
+
+def with_gradient(model: Model, loss: plan.LossName, trained: Sequence[str]) -> list[str]:
+    """Those of `trained` that get a gradient; raises ModelError when none does."""
+    goal = losses.target(model.nodes, model.output, loss, model.shapes)
+    g = Builder(model.shapes, model.shapes, known=model.known)
+    found = reached(model.nodes, goal, trained, model.floats, g, OPSET)
+    if not found:
+        raise ModelError("the model has no trainable weights: no gradient of the loss comes to any of them")
+    return found
 
 
 def graphs(
@@ -137,7 +150,7 @@ def graphs(
     ]
     scalar = helper.make_tensor_value_info(plan.LOSS, TensorProto.FLOAT, [])
 
-    g = Builder(model.shapes, model.shapes, int8=gradients == "int8")
+    g = Builder(model.shapes, model.shapes, int8=gradients == "int8", known=model.known)
     mean, seed = losses.emit(g, goal, loss, gradient=True)
     found = differentiate(model.nodes, {goal: seed}, trained, model.floats, g, OPSET)
     names = {mean: plan.LOSS}

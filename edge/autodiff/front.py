@@ -5,7 +5,7 @@ Shapes are measured, not inferred: the model runs with batches of 2 and 3 (zeros
 traced with a fixed batch in its Reshapes runs once with that batch, and their first entries become -1.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,8 @@ class Model:
     """A checked model with one float32 input whose first dimension is the batch, and one output.
 
     `source` is the user's model, `nodes` its computation at OPSET with float32 weights and other `constants` beside it.
-    `shapes` covers every value, `floats` names the float32 ones.
+    `shapes` covers every value, `floats` names the float32 ones, `known` has the values that no input changes. A scalar
+    initializer is a constant and no weight: it is an exponent, an epsilon or a bound, which training must not move.
     """
 
     source: onnx.ModelProto
@@ -36,6 +37,7 @@ class Model:
     output: str
     shapes: Mapping[str, Shape]
     floats: frozenset[str]
+    known: Mapping[str, Array]
 
 
 def load(model: bytes | Path | onnx.ModelProto) -> onnx.ModelProto:
@@ -123,10 +125,25 @@ def read(model: bytes | Path | onnx.ModelProto) -> Model:
     weights = {
         t.name: numpy_helper.to_array(own[t.name])
         for t in graph.initializer
-        if t.data_type == TensorProto.FLOAT and 0 not in t.dims
+        if t.data_type == TensorProto.FLOAT and t.dims and 0 not in t.dims
     }
     constants = tuple(t for t in converted.graph.initializer if t.name not in weights)
-    return Model(source, tuple(converted.graph.node), weights, constants, feed.name, output, shapes, floats)
+    nodes = tuple(converted.graph.node)
+    known = _known(nodes, [t.name for t in constants], values)
+    return Model(source, nodes, weights, constants, feed.name, output, shapes, floats, known)
+
+
+def _known(
+    nodes: Sequence[onnx.NodeProto], constants: Iterable[str], values: Sequence[Mapping[str, Array]]
+) -> dict[str, Array]:
+    """Constants, sizes that don't follow the batch, and whatever is computed from these alone."""
+    one, other = values
+    found = {name: one[name] for name in constants}
+    for node in nodes:
+        fixed = node.op_type == "Shape" and np.array_equal(one[node.output[0]], other[node.output[0]])
+        if fixed or (not node.op_type.startswith("Random") and all(name in found for name in node.input if name)):
+            found.update((name, one[name]) for name in node.output if name in one)
+    return found
 
 
 def first_line(error: BaseException) -> str:

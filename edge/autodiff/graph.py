@@ -6,6 +6,7 @@ such dimension is at the same time a valid constant for Reshape.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -55,14 +56,21 @@ class Node:
 class Builder:
     """Collects nodes and constants of a gradient graph.
 
-    `shapes` are the forward values' shapes, `taken` names that exist already, `dtype` the float type of constants, and
-    `int8` whether weight gradients go through the custom ops of the domain `fleetgrad`.
+    `shapes` are the forward values' shapes, `taken` names that exist already, `dtype` the float type of constants, `int8`
+    whether weight gradients go through the custom ops of the domain `fleetgrad`, and `known` has the forward values that
+    are the same for any input: constants, and what is computed from them.
     """
 
     def __init__(
-        self, shapes: Mapping[str, Shape], taken: Iterable[str], dtype: type = np.float32, int8: bool = False
+        self,
+        shapes: Mapping[str, Shape],
+        taken: Iterable[str],
+        dtype: type = np.float32,
+        int8: bool = False,
+        known: Mapping[str, Array] = MappingProxyType({}),
     ) -> None:
         self.shapes = shapes
+        self.known = known
         self.dtype = dtype
         self.int8 = int8
         self.nodes: list[onnx.NodeProto] = []

@@ -9,6 +9,9 @@ A rule turns gradients of a node's outputs into gradients of its inputs:
 `g` emits nodes and knows shapes, `node` has names and attributes, `dy` is the name of dL/dY (one argument per output; None
 where nothing flows). The answer has one entry per input: the name of dL/dX in X's own shape, or None where
 `node.need(i)` is false. A rule that meets a variant it can't do raises `Unsupported(reason)`.
+
+`flat("Floor")` says that an op's derivative is zero wherever it has one: nothing flows through such a node, as through
+one whose output isn't float, and a weight that reaches the loss only so is no trainable weight.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -21,6 +24,12 @@ from fleetgrad.edge.autodiff.graph import Builder, Node
 Gradients = Sequence[str | None]
 Rule = Callable[..., Gradients]
 RULES: dict[str, tuple[int, Rule]] = {}
+FLAT: set[str] = set()
+
+
+def flat(*ops: str) -> None:
+    """Registers ops of the default domain that are constant wherever they are smooth."""
+    FLAT.update(ops)
 
 
 def vjp(op: str, since: int = 1) -> Callable[[Rule], Rule]:
@@ -61,12 +70,16 @@ def reads(node: onnx.NodeProto) -> set[str]:
 
 
 def downstream(nodes: Iterable[onnx.NodeProto], sources: Iterable[str], floats: Collection[str]) -> set[str]:
-    """The float values that depend on `sources` through float values (and the sources)."""
+    """The float values that depend on `sources` through float values and ops that aren't flat (and the sources)."""
     found = set(sources)
     for node in nodes:
-        if found & reads(node):
+        if not _is_flat(node) and found & reads(node):
             found.update(name for name in node.output if name in floats)
     return found
+
+
+def _is_flat(node: onnx.NodeProto) -> bool:
+    return node.domain in {"", "ai.onnx"} and node.op_type in FLAT
 
 
 def upstream(nodes: Sequence[onnx.NodeProto], goals: Iterable[str]) -> set[str]:
@@ -110,7 +123,7 @@ def differentiate(
 
     for proto in reversed(nodes):
         needs = tuple(name in live for name in proto.input)
-        if not any(needs) or not any(name in parts for name in proto.output):
+        if not any(needs) or _is_flat(proto) or not any(name in parts for name in proto.output):
             continue
         dys = [gathered(name) for name in proto.output]
         gradients = rule_of(proto, opset)(g, Node(proto, needs, weights), *dys)
@@ -118,6 +131,19 @@ def differentiate(
             if gradient is not None and name in live:
                 parts.setdefault(name, []).append(gradient)
     return {name: found for name in wanted if (found := gathered(name)) is not None}
+
+
+def reached(
+    nodes: Sequence[onnx.NodeProto],
+    goal: str,
+    wanted: Sequence[str],
+    floats: Collection[str],
+    g: Builder,
+    opset: int,
+) -> list[str]:
+    """Those of `wanted` that a gradient of `goal` comes to, past every rule that gives None; g is for throwing away."""
+    found = differentiate(nodes, {goal: "dy"}, wanted, floats, g, opset)
+    return [name for name in wanted if name in found]
 
 
 def objections(

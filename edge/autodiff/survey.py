@@ -1,6 +1,6 @@
 """Tells what of a model can train, without compiling it: one row per node and one per weight."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import onnx
 
 from fleetgrad.edge.autodiff.front import Model, load, read, unknown_ops
 from fleetgrad.edge.autodiff.graph import OPSET, Builder
-from fleetgrad.edge.autodiff.registry import downstream, objections, path, upstream
+from fleetgrad.edge.autodiff.registry import downstream, objections, path, reached, upstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,9 @@ def survey(model: bytes | Path | onnx.ModelProto) -> Survey:
     reach = upstream(found.nodes, [found.output])
     trained = {w for w in found.weights if found.output in downstream(found.nodes, [w], found.floats)}
     objecting = _objecting(found, sorted(trained))
+    if not objecting:
+        g = Builder(found.shapes, found.shapes, known=found.known)
+        trained = set(reached(found.nodes, found.output, sorted(trained), found.floats, g, OPSET))
     rows = []
     for node in found.nodes:
         name = node.name or node.output[0]
@@ -70,19 +73,32 @@ def survey(model: bytes | Path | onnx.ModelProto) -> Survey:
             rows.append(
                 NodeRow(node.op_type, name, True, "" if reach.intersection(node.output) else "doesn't reach the output")
             )
-    return Survey(tuple(rows), _weights(source, trained, "doesn't reach the output"))
+    return Survey(tuple(rows), _weights(source, trained, "doesn't reach the output", reach))
 
 
 def _objecting(model: Model, trained: Sequence[str]) -> dict[str, str]:
     nodes = path(model.nodes, trained, [model.output], model.floats)
-    bad = objections(nodes, trained, lambda: Builder(model.shapes, model.shapes), model.floats, OPSET)
+    bad = objections(
+        nodes, trained, lambda: Builder(model.shapes, model.shapes, known=model.known), model.floats, OPSET
+    )
     return {node.output[0]: reason for node, reason in bad}
 
 
-def _weights(source: onnx.ModelProto, trained: set[str], otherwise: str) -> tuple[WeightRow, ...]:
+def _weights(
+    source: onnx.ModelProto, trained: set[str], otherwise: str, reach: Collection[str] = ()
+) -> tuple[WeightRow, ...]:
     rows = []
     for t in source.graph.initializer:
         dtype = onnx.TensorProto.DataType.Name(t.data_type).lower()
-        reason = "" if t.name in trained else "not float32" if t.data_type != onnx.TensorProto.FLOAT else otherwise
+        if t.name in trained:
+            reason = ""
+        elif t.data_type != onnx.TensorProto.FLOAT:
+            reason = "not float32"
+        elif not t.dims:
+            reason = "a scalar counts as a constant"
+        else:
+            reason = (
+                "no gradient comes to it: an op on the way is flat or not float32" if t.name in reach else otherwise
+            )
         rows.append(WeightRow(t.name, tuple(t.dims), dtype, t.name in trained, reason))
     return tuple(rows)

@@ -3,7 +3,9 @@
 import numpy as np
 
 from fleetgrad.edge.autodiff.graph import Builder, Node
-from fleetgrad.edge.autodiff.registry import Gradients, vjp
+from fleetgrad.edge.autodiff.registry import Gradients, flat, vjp
+
+flat("Sign", "Floor", "Ceil", "Round")
 
 
 def _back(g: Builder, node: Node, i: int, gradient: str) -> str:
