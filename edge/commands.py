@@ -20,7 +20,7 @@ from fleetgrad.edge.data import npz, split
 from fleetgrad.edge.training import trainer as training
 from fleetgrad.edge.training.plan_dir import open_plan
 from fleetgrad.wire.command_line import EXIT_FAILED, Format, make_app, parse_shape, run_app
-from fleetgrad.wire.plan import Gradients, LossName, Optimizer
+from fleetgrad.wire.plan import BatchNorm, Gradients, LossName, Optimizer, Profile
 
 app = make_app("Trains ONNX models on this board, by itself or in a federation.")
 MOST_THREADS = 64  # as in edge.toml
@@ -40,6 +40,10 @@ def compile_(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the plan.")],
     loss: Annotated[LossName, typer.Option(help="What training makes small.")] = "cross-entropy",
     gradients: Annotated[Gradients, typer.Option(help="Arithmetic of weight gradients.")] = "int8",
+    profile: Annotated[
+        Profile, typer.Option(help="cpu-native uses the C core's ops, cpu-std none (fp32).")
+    ] = "cpu-native",
+    batch_norm: Annotated[BatchNorm, typer.Option(help="What trained layers normalise with.")] = "batch",
     freeze: Annotated[list[str] | None, typer.Option(help="Names (globs) of weights to leave alone.")] = None,
 ) -> None:
     """Compile an ONNX model into a plan that a board can train.
@@ -49,7 +53,14 @@ def compile_(
     from fleetgrad.edge.autodiff.compiling import compile_model
 
     manifest = compile_model(
-        model, loss=loss, gradients=gradients, freeze=freeze or [], output=output, optimizer=Optimizer()
+        model,
+        loss=loss,
+        gradients=gradients,
+        profile=profile,
+        batch_norm=batch_norm,
+        freeze=freeze or [],
+        output=output,
+        optimizer=Optimizer(),
     )
     trained = manifest.of_role("trainable")
     frozen = len(manifest.tensors) - len(trained)

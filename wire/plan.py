@@ -1,8 +1,9 @@
 """The plan: what a device trains, as a directory of five files and a manifest that both sides check.
 
     manifest.json   this module's `Manifest`
-    train.onnx      feeds: the model's inputs, LABEL, one feed per trainable tensor
-                    fetches: LOSS (scalar, mean over the batch), GRADIENT + name for each trainable tensor
+    train.onnx      feeds: the model's inputs, LABEL, one feed per trainable and per personal tensor
+                    fetches: LOSS (scalar, mean over the batch), GRADIENT + name for each trainable tensor, STATISTIC + name
+                    for each personal one: what it is after the step
     eval.onnx       the same feeds; fetches: LOSS (scalar, mean over the batch) and PREDICTION (the model's first output)
     infer.onnx      the user's model; its initializers are external data that lies in params.bin
     params.bin      the model as one flat little-endian float32 vector
@@ -24,12 +25,15 @@ LABEL = "fleetgrad.label"
 LOSS = "fleetgrad.loss"
 PREDICTION = "fleetgrad.prediction"
 GRADIENT = "fleetgrad.gradient."
+STATISTIC = "fleetgrad.statistic."
 BATCH = "N"  # the one symbolic dimension, always a feed's first
 MANIFEST, TRAIN, EVAL, INFER, PARAMS = "manifest.json", "train.onnx", "eval.onnx", "infer.onnx", "params.bin"
 
 Role = Literal["trainable", "statistic", "personal", "frozen"]
 LossName = Literal["cross-entropy", "mse"]
 Gradients = Literal["int8", "fp32"]
+Profile = Literal["cpu-native", "cpu-std"]  # graphs with the C core's ops, or of standard ops alone
+BatchNorm = Literal["batch", "frozen"]  # the statistics that trained layers normalise with
 Dtype = Literal["float32", "float64", "int8", "uint8", "int32", "int64", "bool"]
 ROLES: tuple[Role, ...] = ("trainable", "statistic", "personal", "frozen")
 

@@ -6,46 +6,35 @@ For y = f(x), a random direction r and s(x) = sum(r y): the rule's answer for dy
 
 f and the gradient's nodes are evaluated in float64 by onnx's reference evaluator, so that a difference is a wrong rule
 and not rounding; then onnxruntime runs the same nodes in float32, which shows where its kernels read the standard
-differently. The first dimension of the data is compiled as the symbolic batch.
+differently, and those of the native lowering where the rule has one. The first dimension of the data is compiled as the
+symbolic batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from onnx.reference.ops.op_conv_transpose import ConvTranspose as Ungrouped
 
-from fleetgrad.edge.autodiff.graph import IR_VERSION, OPSET, Array, Builder, Shape
-from fleetgrad.edge.autodiff.registry import differentiate
+from fleetgrad.edge.autodiff.graph import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET, Array, Builder, Shape
+from fleetgrad.edge.autodiff.reference import OPS
+from fleetgrad.edge.autodiff.registry import STILL, differentiate
+from fleetgrad.native import kernels
 
 STEP = 1e-5  # of the differences: their error is about STEP^2 + 1e-16 / STEP
 TOLERANCE = 1e-6  # float64 rule against differences, relative to the largest entry
 TOLERANCE_FLOAT32 = 2e-5  # onnxruntime in float32 against the float64 rule
 
 
-class ConvTranspose(Ungrouped):  # type: ignore[misc]
-    """The evaluator's own, group by group: it lays out the channels wrongly when a group has several."""
-
-    op_domain = ""
-
-    def _run(self, x: Array, w: Array, bias: Array | None = None, group: int = 1, **attributes: Any) -> tuple[Array]:
-        parts = zip(np.split(x, group, axis=1), np.split(w, group, axis=0), strict=True)
-        y = np.concatenate(
-            [super(ConvTranspose, self)._run(a, b, None, group=1, **attributes)[0] for a, b in parts], axis=1
-        )
-        return (y if bias is None else y + bias.reshape(1, -1, *(1 for _ in y.shape[2:])),)
-
-
 def check_rule(
     op: str,
     *inputs: Array | None,
     outputs: int = 1,
-    batched: Sequence[int] = (0,),
+    absent: Sequence[int] = (),
+    batched: Sequence[int] | Mapping[int, int] = (0,),
     fixed: Sequence[int] = (),
     probes: int = 40,
     seed: int = 0,
@@ -54,23 +43,26 @@ def check_rule(
     """Raises AssertionError, with both numbers, when the rule of `op` is wrong for these inputs.
 
     Float inputs are differentiated (float64 is used whatever their type), None is an input that is left out. `batched` are
-    the inputs whose first dimension is the batch. Inputs of other types that aren't batched, and float ones that are
+    the inputs whose first dimension is the batch, or {input: dimension}. Outputs that are `absent` are left out. Inputs of other types that aren't batched, and float ones that are
     `fixed`, are constants, which the rule knows. Where the rule gives no gradient, differences must give zero.
     At most `probes` entries of each input are perturbed.
     """
     names = ["" if x is None else f"x{i}" for i, x in enumerate(inputs)]
-    results = [f"y{i}" for i in range(outputs)]
-    node = helper.make_node(op, names, results, **attributes)
+    named = ["" if i in absent else f"y{i}" for i in range(outputs)]
+    results = [n for n in named if n]
+    node = helper.make_node(op, names, named, **attributes)
     given = {n: _typed(x, np.float64) for n, x in zip(names, inputs, strict=True) if x is not None}
-    grows = {f"x{i}" for i in batched}
+    grows = {f"x{i}": a for i, a in (batched.items() if isinstance(batched, Mapping) else ((i, 0) for i in batched))}
     constants = {n: x for n, x in given.items() if (x.dtype.kind != "f" and n not in grows) or int(n[1:]) in fixed}
     fed = {n: x for n, x in given.items() if n not in constants}
-    forward = ReferenceEvaluator(_model([node], fed, results, constants), new_ops=[ConvTranspose])
+    forward = ReferenceEvaluator(_model([node], fed, results, constants), new_ops=OPS)
     ys = dict(zip(results, map(np.asarray, forward.run(None, fed)), strict=True))
 
     # The shapes with a batch of one more tell which dimensions hold the batch.
-    longer = {n: np.concatenate([x, x[:1]]) if n in grows and x.ndim else x for n, x in fed.items()}
-    count = len(fed[f"x{batched[0]}"]) if batched else 1
+    longer = {
+        n: np.concatenate([x, x.take([0], grows[n])], grows[n]) if n in grows and x.ndim else x for n, x in fed.items()
+    }
+    count = next((fed[n].shape[axis] for n, axis in grows.items()), 1)
     others = dict(zip(results, map(np.asarray, forward.run(None, longer)), strict=True)) if batched else ys
     shapes: dict[str, Shape] = {n: x.shape for n, x in constants.items()}
     for n, x in [*fed.items(), *ys.items()]:
@@ -80,21 +72,29 @@ def check_rule(
     random = np.random.Generator(np.random.PCG64(seed))
     directions = {n: random.standard_normal(y.shape) for n, y in ys.items() if y.dtype.kind == "f"}
     seeds = {n: f"d{n}" for n in directions}
-    wanted = [n for n, x in fed.items() if x.dtype.kind == "f"]
-    gradients: dict[type, dict[str, Array]] = {}
-    for dtype in (np.float64, np.float32):
+    still = {f"x{i}" for i in STILL.get(op, ())}
+    wanted = [n for n, x in fed.items() if x.dtype.kind == "f" and n not in still]
+    gradients: dict[tuple[type, bool], dict[str, Array]] = {}
+    lowerings: list[tuple[type, bool]] = [(np.float64, False), (np.float32, False), (np.float32, True)]
+    for dtype, native in lowerings:
         known = {n: _typed(x, dtype) for n, x in constants.items()}
-        g = Builder(shapes, [*shapes, *seeds.values()], dtype, known=known)
+        g = Builder(shapes, [*shapes, *seeds.values()], dtype, known=known, native=native)
         found = differentiate([node], seeds, wanted, {*wanted, *seeds}, g, OPSET)
+        nodes = [*g.forward([node]), *g.nodes]
+        if native and not any(n.domain == DOMAIN for n in nodes):
+            continue
         feeds = {n: _typed(x, dtype) for n, x in {**fed, **{seeds[n]: r for n, r in directions.items()}}.items()}
         own = {t.name: numpy_helper.to_array(t) for t in g.constants.values()}
-        model = _model([node, *g.nodes], feeds, list(found.values()), {**known, **own})
-        gradients[dtype] = {n: np.zeros(fed[n].shape, dtype) for n in wanted}
-        if found:
-            gradients[dtype] |= dict(zip(found, _run(model, feeds, list(found.values()), dtype), strict=True))
+        fetches = [*found.values(), *directions]
+        values = dict(zip(fetches, _run(_model(nodes, feeds, fetches, {**known, **own}), feeds, fetches), strict=True))
+        gradients[dtype, native] = {
+            n: values[found[n]] if n in found else np.zeros(fed[n].shape, dtype) for n in wanted
+        }
+        for n in directions if g.replaced else ():
+            _near(f"{op} {attributes}: {n} in training, native {native}", values[n], ys[n], dtype)
 
     for name in wanted:
-        x, exact = fed[name], gradients[np.float64][name]
+        x, exact = fed[name], gradients[np.float64, False][name]
         _hold(exact.shape == x.shape, f"{op}: gradient of {name} has shape {exact.shape}, the input has {x.shape}")
         scale = max(1.0, float(np.abs(exact).max(initial=0)))
         for flat in random.permutation(x.size)[:probes]:
@@ -103,15 +103,25 @@ def check_rule(
             for sign in (1, -1):
                 moved = x.copy()
                 moved[at] += sign * STEP
-                values = dict(zip(results, forward.run(None, {**fed, name: moved}), strict=True))
-                sums.append(float(sum((values[n] * r).sum() for n, r in directions.items())))
+                moved_ys = dict(zip(results, forward.run(None, {**fed, name: moved}), strict=True))
+                sums.append(float(sum((moved_ys[n] * r).sum() for n, r in directions.items())))
             measured = (sums[0] - sums[1]) / (2 * STEP)
             _hold(
                 abs(measured - float(exact[at])) <= TOLERANCE * scale,
                 f"{op} {attributes}: d/d{name}{[int(i) for i in at]} is {exact[at]:.9g} by the rule, {measured:.9g} by differences",
             )
-        error = float(np.abs(gradients[np.float32][name] - exact).max(initial=0)) / scale
-        _hold(error <= TOLERANCE_FLOAT32, f"{op} {attributes}: onnxruntime's gradient of {name} is off by {error:.2g}")
+        for (dtype, native), other in gradients.items():
+            _near(f"{op} {attributes}: gradient of {name}, native {native}", other[name], exact, dtype)
+
+
+def _near(what: str, value: Array, exact: Array, dtype: type) -> None:
+    scale = max(1.0, float(np.abs(exact).max(initial=0)))
+    _hold(value.shape == exact.shape, f"{what}: the shape is {value.shape}, not {exact.shape}")
+    error = float(np.abs(value - exact).max(initial=0)) / scale
+    _hold(
+        error <= (TOLERANCE if dtype is np.float64 else TOLERANCE_FLOAT32),
+        f"{what}: off by {error:.2g} in {dtype.__name__}",
+    )
 
 
 def _hold(claim: bool, message: str) -> None:
@@ -137,13 +147,18 @@ def _model(
         [info(n, some, None) for n in fetches],
         [numpy_helper.from_array(x, n) for n, x in constants.items()],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    opsets = [helper.make_opsetid("", OPSET)]
+    if any(n.domain == DOMAIN for n in nodes):
+        opsets.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
+    return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
 
 
-def _run(model: onnx.ModelProto, feeds: dict[str, Array], fetches: list[str], dtype: type) -> list[NDArray[Any]]:
-    if dtype is np.float64:
-        return [np.asarray(v) for v in ReferenceEvaluator(model, new_ops=[ConvTranspose]).run(fetches, feeds)]
+def _run(model: onnx.ModelProto, feeds: dict[str, Array], fetches: list[str]) -> list[Array]:
+    if any(x.dtype == np.float64 for x in feeds.values()):
+        return [np.asarray(v) for v in ReferenceEvaluator(model, new_ops=OPS).run(fetches, feeds)]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    options.register_custom_ops_library(kernels.custom_ops_library())
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return [np.asarray(v) for v in session.run(fetches, feeds)]

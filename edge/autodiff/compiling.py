@@ -25,6 +25,7 @@ from fleetgrad.edge.autodiff.errors import ModelError, UnsupportedModel
 from fleetgrad.edge.autodiff.front import Model, read
 from fleetgrad.edge.autodiff.graph import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET, Builder
 from fleetgrad.edge.autodiff.registry import differentiate, downstream, objections, path, reached, upstream
+from fleetgrad.edge.autodiff.statistics import in_training
 from fleetgrad.native.kernels import OP_ABI
 from fleetgrad.wire import plan
 
@@ -36,6 +37,8 @@ def compile_model(
     *,
     loss: plan.LossName,
     gradients: plan.Gradients = "int8",
+    profile: plan.Profile = "cpu-native",
+    batch_norm: plan.BatchNorm = "batch",
     freeze: Sequence[str] = (),
     output: Path,
     optimizer: plan.Optimizer = plan.Optimizer(),  # noqa: B008 - frozen
@@ -44,25 +47,35 @@ def compile_model(
     """Compiles a model into the plan directory `output` and returns its manifest.
 
     `freeze` holds globs of initializer names that stay as they are; every other float32 initializer that the loss depends
-    on is trained. `output` appears whole or not at all, and replaces an older plan. `name` defaults to the file's or the
-    graph's name. Raises ModelError (UnsupportedModel when ops have no gradient), and OSError when the disk fails.
+    on is trained. A plan of the profile cpu-std has no custom ops, so its gradients are fp32. With batch_norm "batch", the
+    batch normalisation layers that are trained normalise with the batch's statistics, as in torch's train(), and their
+    running statistics stay on the device (role personal). `output` appears whole or not at all, and replaces an older plan.
+    `name` defaults to the file's or the graph's name. Raises ModelError (UnsupportedModel when ops have no gradient), and
+    OSError when the disk fails.
     """
+    if profile == "cpu-std" and gradients == "int8":
+        raise ModelError(
+            "int8 gradients are made by custom ops, which the profile cpu-std has not: take fp32 gradients"
+        )
     found = read(model)
     trained = trainable(found, loss, freeze)
-    refuse_unsupported(found, loss, trained)
+    passed = refuse_unsupported(found, loss, trained)
     trained = with_gradient(found, loss, trained)
+    training, statistics = in_training(found, trained, passed) if batch_norm == "batch" else (found, [])
     if name is None:
         name = model.stem if isinstance(model, Path) else found.source.graph.name or "model"
 
     roles: list[tuple[str, tuple[int, ...], plan.Role]] = []
     for weight, value in found.weights.items():
-        roles.append((weight, value.shape, "trainable" if weight in trained else "frozen"))
+        role: plan.Role = "trainable" if weight in trained else "personal" if weight in statistics else "frozen"
+        roles.append((weight, value.shape, role))
     tensors = plan.lay_out(roles)
     vector = np.zeros(tensors[-1].end, LITTLE)
     for tensor in tensors:
         vector[tensor.offset : tensor.offset + tensor.size] = found.weights[tensor.name].ravel()
 
-    train, evaluate, label = graphs(found, loss, gradients, trained)
+    options = {"int8": gradients == "int8", "native": profile == "cpu-native"}
+    train, evaluate, label = graphs(found, training, loss, trained, statistics, **options)
     files = {
         plan.TRAIN: train.SerializeToString(deterministic=True),
         plan.EVAL: evaluate.SerializeToString(deterministic=True),
@@ -110,8 +123,8 @@ def trainable(model: Model, loss: plan.LossName, freeze: Sequence[str]) -> list[
     return found
 
 
-def refuse_unsupported(model: Model, loss: plan.LossName, trained: Sequence[str]) -> None:
-    """Raises UnsupportedModel with every node between a trained weight and the loss that has no gradient."""
+def refuse_unsupported(model: Model, loss: plan.LossName, trained: Sequence[str]) -> set[str]:
+    """The outputs of the nodes between trained weights and the loss; raises UnsupportedModel with all that have no gradient."""
     goal = losses.target(model.nodes, model.output, loss, model.shapes)
     nodes = path(model.nodes, trained, [goal], model.floats)
     bad = objections(
@@ -119,6 +132,7 @@ def refuse_unsupported(model: Model, loss: plan.LossName, trained: Sequence[str]
     )
     if bad:
         raise UnsupportedModel([(n.op_type, n.name or n.output[0], reason) for n, reason in bad])
+    return {name for node in nodes for name in node.output}
 
 
 def with_gradient(model: Model, loss: plan.LossName, trained: Sequence[str]) -> list[str]:
@@ -132,9 +146,17 @@ def with_gradient(model: Model, loss: plan.LossName, trained: Sequence[str]) -> 
 
 
 def graphs(
-    model: Model, loss: plan.LossName, gradients: plan.Gradients, trained: Sequence[str]
+    model: Model,
+    training: Model,
+    loss: plan.LossName,
+    trained: Sequence[str],
+    statistics: Sequence[str],
+    *,
+    int8: bool,
+    native: bool,
 ) -> tuple[onnx.ModelProto, onnx.ModelProto, plan.Feed]:
-    """The training graph, the evaluation graph and the label's feed."""
+    """The training graph, of the model as it is in `training`, the evaluation graph and the label's feed."""
+    fed = [*trained, *statistics]
     goal = losses.target(model.nodes, model.output, loss, model.shapes)
     label = plan.Feed(
         name=plan.LABEL,
@@ -146,13 +168,13 @@ def graphs(
         helper.make_tensor_value_info(
             plan.LABEL, TensorProto.INT64 if label.dtype == "int64" else TensorProto.FLOAT, [plan.BATCH, *label.shape]
         ),
-        *(helper.make_tensor_value_info(w, TensorProto.FLOAT, model.weights[w].shape) for w in trained),
+        *(helper.make_tensor_value_info(w, TensorProto.FLOAT, model.weights[w].shape) for w in fed),
     ]
     scalar = helper.make_tensor_value_info(plan.LOSS, TensorProto.FLOAT, [])
 
-    g = Builder(model.shapes, model.shapes, int8=gradients == "int8", known=model.known)
+    g = Builder(model.shapes, model.shapes, int8=int8, known=model.known, native=native)
     mean, seed = losses.emit(g, goal, loss, gradient=True)
-    found = differentiate(model.nodes, {goal: seed}, trained, model.floats, g, OPSET)
+    found = differentiate(training.nodes, {goal: seed}, trained, model.floats, g, OPSET)
     names = {mean: plan.LOSS}
     for weight in trained:
         value = found[weight]
@@ -160,16 +182,18 @@ def graphs(
             value = g.op("Identity", value)
         names[value] = plan.GRADIENT + weight
     fetches = [
-        helper.make_tensor_value_info(plan.GRADIENT + w, TensorProto.FLOAT, model.weights[w].shape) for w in trained
+        helper.make_tensor_value_info(kind + w, TensorProto.FLOAT, model.weights[w].shape)
+        for kind, ws in ((plan.GRADIENT, trained), (plan.STATISTIC, statistics))
+        for w in ws
     ]
-    train = assemble(model, g, names, feeds, [scalar, *fetches], trained)
+    train = assemble(training, g, names, feeds, [scalar, *fetches], fed)
 
     g = Builder(model.shapes, model.shapes)
     mean, _ = losses.emit(g, goal, loss, gradient=False)
     prediction = g.op("Identity", model.output)
     shape = [plan.BATCH, *(d if d > 0 else None for d in model.shapes[model.output][1:])]
     fetch = helper.make_tensor_value_info(plan.PREDICTION, TensorProto.FLOAT, shape)
-    evaluate = assemble(model, g, {mean: plan.LOSS, prediction: plan.PREDICTION}, feeds, [scalar, fetch], trained)
+    evaluate = assemble(model, g, {mean: plan.LOSS, prediction: plan.PREDICTION}, feeds, [scalar, fetch], fed)
     return train, evaluate, label
 
 
@@ -179,14 +203,14 @@ def assemble(
     names: dict[str, str],
     feeds: list[onnx.ValueInfoProto],
     fetches: list[onnx.ValueInfoProto],
-    trained: Sequence[str],
+    fed: Sequence[str],
 ) -> onnx.ModelProto:
     """A model of the forward nodes and those of g that the fetches depend on; `names` renames values of g."""
-    nodes = [*model.nodes, *(_renamed(n, names) for n in g.nodes)]
+    nodes = [*g.forward(model.nodes), *(_renamed(n, names) for n in g.nodes)]
     used = upstream(nodes, [f.name for f in fetches])
     kept = [n for n in nodes if used.intersection(n.output)]
     constants: list[onnx.TensorProto] = [
-        *(numpy_helper.from_array(v, k) for k, v in model.weights.items() if k not in trained),
+        *(numpy_helper.from_array(v, k) for k, v in model.weights.items() if k not in fed),
         *model.constants,
         *g.constants.values(),
     ]

@@ -70,6 +70,7 @@ def load(model: bytes | Path | onnx.ModelProto) -> onnx.ModelProto:
             raise ModelError(
                 f"{where}: weights {outside[0]!r} ... lie in a file that can't be read: {first_line(e)}"
             ) from e
+    _settle(found)
     try:
         onnx.checker.check_model(found)
     except Exception as e:
@@ -146,6 +147,18 @@ def _known(
     return found
 
 
+def _settle(model: onnx.ModelProto) -> None:
+    """Batch normalisation that was exported in training mode, as it is in use: the plan says how it is trained."""
+    for node in model.graph.node:
+        if node.op_type == "BatchNormalization":
+            for attribute in node.attribute:
+                if attribute.name == "training_mode":
+                    attribute.i = 0
+            used = {name for other in model.graph.node for name in other.input} | {o.name for o in model.graph.output}
+            if not used.intersection(node.output[1:]):
+                del node.output[1:]
+
+
 def first_line(error: BaseException) -> str:
     """The first line of a library's error, for a message of one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -190,9 +203,12 @@ def _convert(source: onnx.ModelProto) -> onnx.ModelProto:
     have = max((o.version for o in source.opset_import if o.domain in {"", "ai.onnx"}), default=1)
     model = onnx.ModelProto()
     model.CopyFrom(source)
+    newer = sorted({n.op_type for n in model.graph.node if _too_new(n)})
     try:
         if model.functions:
             model = inliner.inline_local_functions(model)
+        if have > OPSET and newer:  # such as RMSNormalization: the standard says what they are made of
+            model = inliner.inline_selected_functions(model, [("", op) for op in newer], inline_schema_functions=True)
         if have != OPSET:
             model = version_converter.convert_version(model, OPSET)
     except Exception as e:
@@ -205,6 +221,10 @@ def _convert(source: onnx.ModelProto) -> onnx.ModelProto:
     del model.graph.input[:]
     model.graph.input.extend(inputs)
     return model
+
+
+def _too_new(node: onnx.NodeProto) -> bool:
+    return node.domain in {"", "ai.onnx"} and not onnx.defs.has(node.op_type, OPSET)
 
 
 def run(model: onnx.ModelProto, feed: str, shape: Shape) -> dict[str, Array]:

@@ -4,7 +4,8 @@ A shape is a tuple of integers in which -k stands for k times the batch N, as in
 such dimension is at the same time a valid constant for Reshape.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -57,8 +58,8 @@ class Builder:
     """Collects nodes and constants of a gradient graph.
 
     `shapes` are the forward values' shapes, `taken` names that exist already, `dtype` the float type of constants, `int8`
-    whether weight gradients go through the custom ops of the domain `fleetgrad`, and `known` has the forward values that
-    are the same for any input: constants, and what is computed from them.
+    whether weight gradients go through the custom ops of the domain `fleetgrad`, `native` whether its other ops may be
+    used, and `known` has the forward values that are the same for any input: constants, and what is computed from them.
     """
 
     def __init__(
@@ -68,11 +69,14 @@ class Builder:
         dtype: type = np.float32,
         int8: bool = False,
         known: Mapping[str, Array] = MappingProxyType({}),
+        native: bool = False,
     ) -> None:
         self.shapes = shapes
         self.known = known
         self.dtype = dtype
         self.int8 = int8
+        self.native = native
+        self.replaced: dict[tuple[str, ...], list[onnx.NodeProto]] = {}
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[tuple[str, Shape, bytes], onnx.TensorProto] = {}
         self._taken = set(taken)
@@ -106,6 +110,26 @@ class Builder:
     def integers(self, *values: int) -> str:
         """A one-dimensional int64 constant."""
         return self.constant(list(values), np.int64)
+
+    # --- forward nodes that keep what the backward pass needs ---
+
+    @contextmanager
+    def instead(self, node: Node) -> Iterator[list[str]]:
+        """What is emitted inside takes the forward node's place; the list is to be filled with the values of its outputs."""
+        backward, self.nodes = self.nodes, []
+        outputs: list[str] = []
+        try:
+            yield outputs
+            for value, name in zip(outputs, node.y, strict=False):
+                if name:
+                    self.nodes.append(helper.make_node("Identity", [value], [name], name=name))
+            self.replaced[tuple(node.y)] = self.nodes
+        finally:
+            self.nodes = backward
+
+    def forward(self, nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+        """The forward nodes, with those that rules put in their place."""
+        return [own for node in nodes for own in self.replaced.get(tuple(node.output), [node])]
 
     # --- the few idioms that many rules share ---
 

@@ -24,6 +24,7 @@ from fleetgrad.edge.autodiff.graph import Builder, Node
 Gradients = Sequence[str | None]
 Rule = Callable[..., Gradients]
 RULES: dict[str, tuple[int, Rule]] = {}
+STILL: dict[str, frozenset[int]] = {}
 FLAT: set[str] = set()
 
 
@@ -32,13 +33,17 @@ def flat(*ops: str) -> None:
     FLAT.update(ops)
 
 
-def vjp(op: str, since: int = 1) -> Callable[[Rule], Rule]:
-    """Registers the rule of an op of the default domain, valid from opset `since` on."""
+def vjp(op: str, since: int = 1, still: Iterable[int] = ()) -> Callable[[Rule], Rule]:
+    """Registers the rule of an op of the default domain, valid from opset `since` on.
+
+    `still` are inputs that no gradient is for, such as running statistics: a weight there isn't trained.
+    """
 
     def register(rule: Rule) -> Rule:
         if op in RULES:
             raise ValueError(f"{op} has two rules")
         RULES[op] = (since, rule)
+        STILL[op] = frozenset(still)
         return rule
 
     return register
@@ -73,9 +78,24 @@ def downstream(nodes: Iterable[onnx.NodeProto], sources: Iterable[str], floats: 
     """The float values that depend on `sources` through float values and ops that aren't flat (and the sources)."""
     found = set(sources)
     for node in nodes:
-        if not _is_flat(node) and found & reads(node):
+        if not _is_flat(node) and found & _moving(node):
             found.update(name for name in node.output if name in floats)
     return found
+
+
+def _still(node: onnx.NodeProto) -> frozenset[int]:
+    return STILL.get(node.op_type, frozenset()) if node.domain in {"", "ai.onnx"} else frozenset()
+
+
+def _moving(node: onnx.NodeProto) -> set[str]:
+    """What a node reads without its still inputs."""
+    still = _still(node)
+    return {name for i, name in enumerate(node.input) if name and i not in still} if still else reads(node)
+
+
+def _needs(node: onnx.NodeProto, live: Collection[str]) -> tuple[bool, ...]:
+    still = _still(node)
+    return tuple(name in live and i not in still for i, name in enumerate(node.input))
 
 
 def _is_flat(node: onnx.NodeProto) -> bool:
@@ -96,7 +116,7 @@ def path(
 ) -> list[onnx.NodeProto]:
     """The nodes between sources and goals: those whose gradient is needed."""
     live, wanted = downstream(nodes, sources, floats), upstream(nodes, goals)
-    return [n for n in nodes if live & reads(n) and live.intersection(n.output) & wanted]
+    return [n for n in nodes if live & _moving(n) and live.intersection(n.output) & wanted]
 
 
 def differentiate(
@@ -122,7 +142,7 @@ def differentiate(
         return parts[name][0] if found else None
 
     for proto in reversed(nodes):
-        needs = tuple(name in live for name in proto.input)
+        needs = _needs(proto, live)
         if not any(needs) or _is_flat(proto) or not any(name in parts for name in proto.output):
             continue
         dys = [gathered(name) for name in proto.output]
@@ -156,11 +176,13 @@ def objections(
     """The nodes that can't be differentiated, with the reason: each rule is tried on a builder that is thrown away."""
     weights = frozenset(sources)
     live = downstream(nodes, weights, floats)
+    used = {name for proto in nodes for name in reads(proto)}
     found = []
     for proto in nodes:
+        dys = ["dy" if name in used else None for name in proto.output]
         try:
             rule = rule_of(proto, opset)
-            rule(g(), Node(proto, tuple(name in live for name in proto.input), weights), *("dy" for _ in proto.output))
+            rule(g(), Node(proto, _needs(proto, live), weights), *(dys if any(dys) else ("dy" for _ in dys)))
         except Unsupported as e:
             found.append((proto, str(e)))
     return found

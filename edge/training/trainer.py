@@ -69,16 +69,19 @@ class Trainer:
         if len(self.manifest.inputs) != 1:
             raise plans.PlanError(f"plan {plan.directory}: has {len(self.manifest.inputs)} inputs, one is needed")
         self._flat = plan.initial_parameters()
-        trainable = self.manifest.of_role("trainable")
+        trainable, personal = self.manifest.of_role("trainable"), self.manifest.of_role("personal")
         self._end = trainable[-1].end
+        self._personal = slice(personal[0].offset, personal[-1].end) if personal else slice(0, 0)
+        self._statistics = aligned(self._personal.stop)  # as they are after a step, where the vector has them
         self._gradients, self._velocity = aligned(self._end), aligned(self._end)
         self._loss = np.zeros((), np.float32)
         self._threads = threads
         self._train = self._session(plans.TRAIN)
         self._eval: ort.InferenceSession | None = None
-        self._weights = {t.name: _shared(self._view(self._flat, t)) for t in trainable}
+        self._weights = {t.name: _shared(self._view(self._flat, t)) for t in (*trainable, *personal)}
         self._binding = self._train.io_binding()
         self._outputs = {plans.GRADIENT + t.name: _shared(self._view(self._gradients, t)) for t in trainable}
+        self._outputs |= {plans.STATISTIC + t.name: _shared(self._view(self._statistics, t)) for t in personal}
         self._outputs[plans.LOSS] = _shared(self._loss)
         fed = {f.name for f in self._train.get_inputs()}
         wanted = {*self._weights, self.manifest.inputs[0].name, self.manifest.label.name}
@@ -99,7 +102,7 @@ class Trainer:
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if self.manifest.gradients == "int8":
+        if self.manifest.op_abi:
             options.register_custom_ops_library(kernels.custom_ops_library())
         try:
             return ort.InferenceSession(str(self.plan.path(name)), options, providers=["CPUExecutionProvider"])
@@ -127,6 +130,8 @@ class Trainer:
             self._train.run_with_iobinding(self._binding)
         except Exception as e:
             raise TrainingError(f"a training step failed: {_first_line(e)}") from e
+        if math.isfinite(self._loss):
+            self._flat[self._personal] = self._statistics[self._personal]
         return float(self._loss)
 
     def run_epochs(
@@ -147,7 +152,8 @@ class Trainer:
         Raises TrainingError when the loss or a gradient isn't finite, naming step and tensor. Momentum starts at zero.
         """
         order = np.random.Generator(np.random.PCG64(seed))
-        steps = math.ceil(len(data) / batch_size)
+        edges = self._edges(len(data), batch_size)
+        steps = len(edges) - 1
         optimizer = optimizers.Optimizer("momentum", learning_rate, momentum=momentum, weight_decay=weight_decay)
         self._velocity[:] = 0
         done, first, mean = 0, 0.0, 0.0
@@ -156,7 +162,7 @@ class Trainer:
             for step in range(steps):
                 if should_stop and should_stop():
                     return TrainingResult(done, len(data), first, mean)
-                x, y = data.batch(permutation[step * batch_size : (step + 1) * batch_size])
+                x, y = data.batch(permutation[edges[step] : edges[step + 1]])
                 done += 1
                 try:
                     loss = self.step(x, y)
@@ -179,6 +185,13 @@ class Trainer:
         if (index := kernels.find_nonfinite(self._flat[: self._end])) >= 0:
             raise TrainingError(f"the trained model holds {self._flat[index]} in tensor {self._tensor_at(index)}")
         return TrainingResult(done, len(data), first, mean)
+
+    def _edges(self, samples: int, batch_size: int) -> list[int]:
+        """Where batches begin and end. Batch statistics need two samples: a single one at the end joins the batch before."""
+        edges = [*range(0, samples, batch_size), samples]
+        if self._personal.stop and batch_size > 1 and len(edges) > 2 and edges[-1] - edges[-2] == 1:
+            del edges[-2]
+        return edges
 
     def delta(self, base: Floats) -> Floats:
         """What training changed: parameters - base, float32[travels]."""

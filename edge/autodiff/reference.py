@@ -1,0 +1,25 @@
+"""Forward ops in float64 for the checker, where onnx's reference evaluator has none or a wrong one."""
+
+from typing import Any
+
+import numpy as np
+from onnx.reference.op_run import OpRun
+from onnx.reference.ops.op_conv_transpose import ConvTranspose as Ungrouped
+
+from fleetgrad.edge.autodiff.graph import Array
+
+
+class ConvTranspose(Ungrouped):  # type: ignore[misc]
+    """The evaluator's own, group by group: it lays out the channels wrongly when a group has several."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, w: Array, bias: Array | None = None, group: int = 1, **attributes: Any) -> tuple[Array]:
+        parts = zip(np.split(x, group, axis=1), np.split(w, group, axis=0), strict=True)
+        y = np.concatenate(
+            [super(ConvTranspose, self)._run(a, b, None, group=1, **attributes)[0] for a, b in parts], axis=1
+        )
+        return (y if bias is None else y + bias.reshape(1, -1, *(1 for _ in y.shape[2:])),)
+
+
+OPS: list[type[OpRun]] = [ConvTranspose]
