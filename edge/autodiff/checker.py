@@ -85,8 +85,9 @@ def check_rule(
             continue
         feeds = {n: _typed(x, dtype) for n, x in {**fed, **{seeds[n]: r for n, r in directions.items()}}.items()}
         own = {t.name: numpy_helper.to_array(t) for t in g.constants.values()}
-        fetches = [*found.values(), *directions]
-        values = dict(zip(fetches, _run(_model(nodes, feeds, fetches, {**known, **own}), feeds, fetches), strict=True))
+        fetches = [*found.values(), *(directions if g.replaced else ())]
+        model = _model(nodes, feeds, fetches, {**known, **own})
+        values = dict(zip(fetches, _run(model, feeds, fetches) if fetches else [], strict=True))
         gradients[dtype, native] = {
             n: values[found[n]] if n in found else np.zeros(fed[n].shape, dtype) for n in wanted
         }

@@ -18,6 +18,7 @@ from fleetgrad.edge.autodiff.errors import ModelError, UnsupportedModel
 from fleetgrad.edge.autodiff.graph import OPSET, Array, Shape
 
 BATCHES = (2, 3)  # coprime, so that a dimension that holds the batch can't look fixed
+RANDOM = ("Random", "Bernoulli", "Multinomial")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,7 @@ def _known(
     found = {name: one[name] for name in constants}
     for node in nodes:
         fixed = node.op_type == "Shape" and np.array_equal(one[node.output[0]], other[node.output[0]])
-        if fixed or (not node.op_type.startswith("Random") and all(name in found for name in node.input if name)):
+        if fixed or (not node.op_type.startswith(RANDOM) and all(name in found for name in node.input if name)):
             found.update((name, one[name]) for name in node.output if name in one)
     return found
 

@@ -143,6 +143,10 @@ class Builder:
         """x as a matrix [-1, columns]."""
         return self.reshape(x, (-1, columns))
 
+    def as_float(self, x: str) -> str:
+        """x, a boolean as a rule, in the graph's float type: a mask to multiply by, which Where takes 20 times as long as."""
+        return self.op("Cast", x, to=helper.np_dtype_to_tensor_dtype(np.dtype(self.dtype)))
+
     def total(self, x: str, *axes: int, keep: bool = False) -> str:
         """The sum over axes, which go unless `keep`."""
         return self.op("ReduceSum", x, self.integers(*axes), keepdims=int(keep))

@@ -1,5 +1,6 @@
 """Forward ops in float64 for the checker, where onnx's reference evaluator has none or a wrong one."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -22,4 +23,24 @@ class ConvTranspose(Ungrouped):  # type: ignore[misc]
         return (y if bias is None else y + bias.reshape(1, -1, *(1 for _ in y.shape[2:])),)
 
 
-OPS: list[type[OpRun]] = [ConvTranspose]
+class Erf(OpRun):  # type: ignore[misc]
+    """In float64: the evaluator's own rounds to float32."""
+
+    op_domain = ""
+
+    def _run(self, x: Array) -> tuple[Array]:
+        return (np.vectorize(math.erf, otypes=[x.dtype])(x),)
+
+
+class Gelu(OpRun):  # type: ignore[misc]
+    """In float64: the evaluator's is made of its own Erf."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, approximate: str = "none") -> tuple[Array]:
+        if approximate == "tanh":
+            return (x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,)
+        return (x * (1 + np.vectorize(math.erf, otypes=[x.dtype])(x / math.sqrt(2))) / 2,)
+
+
+OPS: list[type[OpRun]] = [ConvTranspose, Erf, Gelu]

@@ -28,7 +28,9 @@ def test_a_model_with_nothing_but_flat_ways_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_scalar_initializer_is_a_constant(tmp_path: Path) -> None:
-    model = make([node("MatMul", "x w", "a"), node("Mul", "a two", "y")], {"w": ones(4, 3), "two": np.float32(2)})
+    model = make(
+        [node("MatMul", "x w", "a"), node("Mul", "a two", "y")], {"w": ones(4, 3), "two": np.array(2, np.float32)}
+    )
     manifest = compile_model(model, loss="cross-entropy", output=tmp_path / "plan")
     assert [t.name for t in manifest.tensors] == ["w"]
     rows = {row.name: row for row in survey(model).weights}

@@ -16,7 +16,10 @@ r = numbers()
 @pytest.mark.parametrize(
     ("op", "inputs", "how"),
     CASES,
-    ids=[f"{op}-{'-'.join('x'.join(map(str, x.shape)) for x in xs)}-{how}" for op, xs, how in CASES],
+    ids=[
+        f"{op}-{'-'.join('none' if x is None else 'x'.join(map(str, x.shape)) for x in xs)}-{how}"
+        for op, xs, how in CASES
+    ],
 )
 def test_the_rule_equals_finite_differences(op: str, inputs: tuple[Any, ...], how: dict[str, Any]) -> None:
     check_rule(op, *inputs, **how)
