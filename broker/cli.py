@@ -23,7 +23,7 @@ from fleetgrad.wire.plan import Gradients, LossName
 app = make_app("Federated learning that runs on boards: the operator's side.\n\nBegin with `fleetgrad demo`.")
 devices = typer.Typer(no_args_is_help=True, help="Add devices to a federation, and list them.")
 app.add_typer(devices, name="device")
-out, err = Console(), Console(stderr=True, highlight=False)
+out, err = Console(markup=False), Console(stderr=True, highlight=False, markup=False)
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A federation's directory.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Allow plain MQTT to another machine.")]
@@ -212,13 +212,14 @@ def _follow(follow: Any) -> None:
         with Live(console=out, refresh_per_second=4) as live:
             while True:
                 event = follow.step(1.0)
-                note = f"[red]{event.reason}[/]" if isinstance(event, mqtt.Down) else ""
+                note = watching.shown(event.reason, "red") if isinstance(event, mqtt.Down) else ""
                 live.update(Group(watching.headline(follow.view), watching.devices_table(follow.view), note))
     while True:
         event = follow.step(1.0)
         if isinstance(event, mqtt.Message):
             out.print(
-                f"{time.strftime('%H:%M:%S')} {event.topic} {event.payload.decode(errors='replace')}", soft_wrap=True
+                watching.shown(f"{time.strftime('%H:%M:%S')} {event.topic} {event.payload.decode(errors='replace')}"),
+                soft_wrap=True,
             )
         elif isinstance(event, mqtt.Down):
             err.print(f"{event.reason}; next try in {event.retry_in:.1f} s")

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 from rich.table import Table
+from rich.text import Text
 
 from fleetgrad.wire import mqtt
 from fleetgrad.wire.address import Address
@@ -96,16 +97,20 @@ class Watch:
                 reason = event.reason
 
 
+def shown(said: str, style: str = "") -> Text:
+    """What anyone may have published, for a terminal: no markup, and no control characters."""
+    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in said), style)
+
+
 def devices_table(view: View) -> Table:
     """A line per device."""
     table = Table(
         "device", "state", "round", "loss", "samples", "bits", "sent", "received", "updates", "reason", box=None
     )
     for name, d in sorted(view.devices.items()):
-        state = f"[{STATE_STYLES[d.state]}]{d.state}[/]" if d.state in STATE_STYLES else d.state
         table.add_row(
-            name, state, str(d.round or ""), "" if d.loss is None else f"{d.loss:.4f}", str(d.samples),
-            "" if d.bits is None else f"{d.bits:.2f}", size(d.bytes_up), size(d.bytes_down), str(d.updates), d.reason,
+            shown(name), shown(d.state, STATE_STYLES.get(d.state, "")), str(d.round or ""), "" if d.loss is None else f"{d.loss:.4f}", str(d.samples),
+            "" if d.bits is None else f"{d.bits:.2f}", size(d.bytes_up), size(d.bytes_down), str(d.updates), shown(d.reason),
         )  # fmt: skip
     return table
 

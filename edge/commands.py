@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from fleetgrad.edge.data import npz, split
 from fleetgrad.edge.training import trainer as training
@@ -25,7 +26,7 @@ from fleetgrad.wire.plan import BatchNorm, Gradients, LossName, Optimizer, Profi
 app = make_app("Trains ONNX models on this board, by itself or in a federation.")
 MOST_THREADS = 64  # as in edge.toml
 
-out, err = Console(), Console(stderr=True, highlight=False)
+out, err = Console(markup=False), Console(stderr=True, highlight=False, markup=False)
 
 
 @app.command("run")
@@ -87,12 +88,12 @@ def check(
     else:
         nodes = Table("node", "operator", "trains", "reason", title=f"{model.name}: operators", title_justify="left")
         for node in found.nodes:
-            nodes.add_row(node.name, node.op, "yes" if node.trains else "[red]no[/]", node.reason)
+            nodes.add_row(node.name, node.op, "yes" if node.trains else Text("no", "red"), node.reason)
         weights = Table("weight", "shape", "type", "trains", "reason", title="weights", title_justify="left")
         for w in found.weights:
             weights.add_row(w.name, "x".join(map(str, w.shape)), w.dtype, "yes" if w.trains else "no", w.reason)
         out.print(nodes, weights)
-        out.print("This model can train." if found.trains else "[red]This model can't train.[/]")
+        out.print("This model can train." if found.trains else Text("This model can't train.", "red"))
     if not found.trains:
         raise typer.Exit(1)
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from fleetgrad.edge.autodiff import zoo
@@ -129,3 +130,11 @@ def run_here(*words: object) -> subprocess.CompletedProcess[str]:
     program = "import sys; sys.argv[0] = 'fleetgrad-edge'; from fleetgrad.edge.cli import main; main()"
     command = [sys.executable, "-c", program, *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+
+
+def test_check_shows_names_with_brackets_as_they_are(tmp_path: Path) -> None:
+    model = zoo.mlp(inputs=8, hidden=16, classes=3)
+    model.graph.node[0].name = "[/a][red]"
+    onnx.save(model, str(tmp_path / "mlp.onnx"))
+    done = run_here("check", tmp_path / "mlp.onnx")
+    assert (done.returncode, "[/a][red]" in done.stdout) == (0, True), done.stderr

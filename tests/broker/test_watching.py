@@ -1,0 +1,29 @@
+"""What the topics say is shown as it is: anyone on the broker may have published it."""
+
+import io
+
+import msgspec
+from rich.console import Console
+
+from fleetgrad.broker import cli, watching
+from fleetgrad.wire.messages import DeviceStatus
+from fleetgrad.wire.topics import Topics
+
+HOSTILE = "[/] [red]can't read [/data/x]\x1b[2J\r\nline"
+
+
+def test_a_devices_reason_is_neither_markup_nor_control_characters() -> None:
+    view, topics = watching.View(), Topics("test")
+    status = DeviceStatus(state="refused", device="dev-1", boot=1, reason=HOSTILE)
+    view.take(topics, topics.status("dev-1"), msgspec.json.encode(status))
+    told = io.StringIO()
+    Console(file=told, width=300, force_terminal=False).print(watching.devices_table(view))
+    assert "[/] [red]can't read [/data/x]\ufffd[2J\ufffd\ufffdline" in told.getvalue()
+    assert "\x1b" not in told.getvalue()
+
+
+def test_the_commands_print_names_with_brackets_as_they_are() -> None:
+    for console in (cli.out, cli.err):
+        with console.capture() as told:
+            console.print("runs/[/x][red]", highlight=False)
+        assert told.get() == "runs/[/x][red]\n"
