@@ -44,9 +44,10 @@ class Fed:
 
 def carried(read: Callable[[str], bytes], residual: Residual, layout: VectorLayout) -> Floats:
     """e as float32[layout.count]; raises ResidualLost where a file is missing, damaged or can't be read."""
-    e = np.frombuffer(_verified(read, residual.name, residual.sha256), "<f4").astype(np.float32)
-    if e.size != layout.count:
-        raise ResidualLost(f"{residual.name} holds {e.size} floats, the plan has {layout.count}")
+    raw = _verified(read, residual.name, residual.sha256)
+    if len(raw) != 4 * layout.count:
+        raise ResidualLost(f"{residual.name} holds {len(raw) / 4:g} floats, the plan has {layout.count}")
+    e = np.frombuffer(raw, "<f4").astype(np.float32)
     if residual.undelivered:
         sent = np.empty_like(e)
         try:

@@ -140,6 +140,15 @@ def test_damaged_files_are_named_and_nothing_of_them_is_used(name: str, damage: 
         feedback.carried(reader(files), found, LAYOUT)
 
 
+@pytest.mark.parametrize("size", [0, 4 * LAYOUT.count - 4, 4 * LAYOUT.count + 1])
+def test_a_residual_of_another_size_is_lost_though_its_ledger_vouches_for_it(size: int) -> None:
+    found, files = made(False, delta(1), b"payload")
+    files[found.name] = bytes(size)
+    vouched = msgspec.structs.replace(found, sha256=hashlib.sha256(bytes(size)).hexdigest())
+    with pytest.raises(feedback.ResidualLost, match=f"holds {size / 4:g} floats, the plan has {LAYOUT.count}"):
+        feedback.carried(reader(files), vouched, LAYOUT)
+
+
 def test_a_file_that_cannot_be_read_is_lost_and_does_not_fail_the_training() -> None:
     found, _ = made(False, delta(1), b"payload")
 
