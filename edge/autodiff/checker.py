@@ -36,6 +36,8 @@ def check_rule(
     absent: Sequence[int] = (),
     batched: Sequence[int] | Mapping[int, int] = (0,),
     fixed: Sequence[int] = (),
+    longer: Mapping[int, Array] | None = None,
+    silent: Sequence[int] = (),
     probes: int = 40,
     seed: int = 0,
     **attributes: Any,
@@ -43,9 +45,10 @@ def check_rule(
     """Raises AssertionError, with both numbers, when the rule of `op` is wrong for these inputs.
 
     Float inputs are differentiated (float64 is used whatever their type), None is an input that is left out. `batched` are
-    the inputs whose first dimension is the batch, or {input: dimension}. Outputs that are `absent` are left out. Inputs of other types that aren't batched, and float ones that are
-    `fixed`, are constants, which the rule knows. Where the rule gives no gradient, differences must give zero.
-    At most `probes` entries of each input are perturbed.
+    the inputs whose first dimension is the batch, or {input: dimension}; with one more sample, inputs in `longer` are what
+    it says. Inputs of other types that aren't batched, and float ones that are `fixed`, are constants, which the rule
+    knows. Outputs that are `absent` are left out, those in `silent` have no gradient. Where the rule gives none,
+    differences must give zero. At most `probes` entries of each input are perturbed.
     """
     names = ["" if x is None else f"x{i}" for i, x in enumerate(inputs)]
     named = ["" if i in absent else f"y{i}" for i in range(outputs)]
@@ -53,24 +56,26 @@ def check_rule(
     node = helper.make_node(op, names, named, **attributes)
     given = {n: _typed(x, np.float64) for n, x in zip(names, inputs, strict=True) if x is not None}
     grows = {f"x{i}": a for i, a in (batched.items() if isinstance(batched, Mapping) else ((i, 0) for i in batched))}
-    constants = {n: x for n, x in given.items() if (x.dtype.kind != "f" and n not in grows) or int(n[1:]) in fixed}
+    others = {f"x{i}": _typed(x, np.float64) for i, x in (longer or {}).items()}
+    data = {*grows, *others}
+    constants = {n: x for n, x in given.items() if (x.dtype.kind != "f" and n not in data) or int(n[1:]) in fixed}
     fed = {n: x for n, x in given.items() if n not in constants}
     forward = ReferenceEvaluator(_model([node], fed, results, constants), new_ops=OPS)
     ys = dict(zip(results, map(np.asarray, forward.run(None, fed)), strict=True))
 
     # The shapes with a batch of one more tell which dimensions hold the batch.
-    longer = {
-        n: np.concatenate([x, x.take([0], grows[n])], grows[n]) if n in grows and x.ndim else x for n, x in fed.items()
-    }
+    more = {n: np.concatenate([x, x.take([0], grows[n])], grows[n]) for n, x in fed.items() if n in grows and x.ndim}
+    more = {**fed, **more, **others}
     count = next((fed[n].shape[axis] for n, axis in grows.items()), 1)
-    others = dict(zip(results, map(np.asarray, forward.run(None, longer)), strict=True)) if batched else ys
+    more |= dict(zip(results, map(np.asarray, forward.run(None, more)), strict=True)) if batched else ys
     shapes: dict[str, Shape] = {n: x.shape for n, x in constants.items()}
     for n, x in [*fed.items(), *ys.items()]:
-        grown = others[n] if n in ys else longer[n]
-        shapes[n] = tuple(a if a == b else -(a // count) for a, b in zip(x.shape, grown.shape, strict=True))
+        shapes[n] = tuple(a if a == b else -(a // count) for a, b in zip(x.shape, more[n].shape, strict=True))
 
     random = np.random.Generator(np.random.PCG64(seed))
-    directions = {n: random.standard_normal(y.shape) for n, y in ys.items() if y.dtype.kind == "f"}
+    smooth = [n for n, y in ys.items() if y.dtype.kind == "f"]
+    heard = [n for n in smooth if int(n[1:]) not in silent]
+    directions = {n: random.standard_normal(ys[n].shape) for n in heard}
     seeds = {n: f"d{n}" for n in directions}
     still = {f"x{i}" for i in STILL.get(op, ())}
     wanted = [n for n, x in fed.items() if x.dtype.kind == "f" and n not in still]
@@ -79,7 +84,7 @@ def check_rule(
     for dtype, native in lowerings:
         known = {n: _typed(x, dtype) for n, x in constants.items()}
         g = Builder(shapes, [*shapes, *seeds.values()], dtype, known=known, native=native)
-        found = differentiate([node], seeds, wanted, {*wanted, *seeds}, g, OPSET)
+        found = differentiate([node], seeds, wanted, {*wanted, *smooth}, g, OPSET)
         nodes = [*g.forward([node]), *g.nodes]
         if native and not any(n.domain == DOMAIN for n in nodes):
             continue

@@ -15,6 +15,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from fleetgrad.edge.autodiff.errors import Unsupported
+
 OPSET = 21  # of every graph that leaves this room
 IR_VERSION = 10  # the first that carries opset 21
 DOMAIN, DOMAIN_VERSION = "fleetgrad", 1
@@ -132,6 +134,20 @@ class Builder:
         return [own for node in nodes for own in self.replaced.get(tuple(node.output), [node])]
 
     # --- the few idioms that many rules share ---
+
+    def fixed(self, x: str, what: str) -> Array:
+        """The value of an input that must be known when the plan is compiled, such as pads; raises Unsupported."""
+        if x not in self.known:
+            raise Unsupported(f"its {what} depend on data, weights or the batch")
+        return self.known[x]
+
+    def zeros(self, like: str) -> str:
+        """Zeros in the shape of a value."""
+        return self.filled(self.op("Shape", like))
+
+    def filled(self, shape: str) -> str:
+        """Zeros in a shape that is a value."""
+        return self.op("ConstantOfShape", shape, value=numpy_helper.from_array(np.zeros(1, self.dtype)))
 
     def reshape(self, x: str, shape: Shape, like: str = "") -> str:
         """x in another shape; with more than one batch dimension the shape is taken from the value `like`."""

