@@ -28,7 +28,7 @@ COMPILE_FREE = (
 )
 LEFT_OUT = (
     "mean_of", "theory", "on_average", "rate", "feedback",  # statistics over many runs: they say nothing about a machine
-    "1048577",  # slow, and no other code than smaller vectors of many chunks run
+    "1048577", "65537", "serial-",  # slow, and no other code than smaller vectors or x86's serial kernels run
     "environment",  # starts Python anew, which without binfmt_misc only this machine's kernel could run
 )  # fmt: skip
 
