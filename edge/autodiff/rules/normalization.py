@@ -33,9 +33,7 @@ def layer_normalization(g: Builder, node: Node, dy: str, *others: str | None) ->
     shape = g.shapes[x]
     axis = node.attribute("axis", -1) % len(shape)
     with g.instead(node) as outputs:
-        outputs += g.ops(
-            "LayerNormalization", *node.x, outputs=3, axis=axis, epsilon=node.attribute("epsilon", 1e-5)
-        )
+        outputs += g.ops("LayerNormalization", *node.x, outputs=3, axis=axis, epsilon=node.attribute("epsilon", 1e-5))
     _, mean, inv = outputs
     xhat = g.op("Mul", g.op("Sub", x, mean), inv)
     dx = _back(g, g.op("Mul", dy, scale), xhat, inv, range(axis, len(shape))) if node.need(0) else None
@@ -114,9 +112,7 @@ def _across(g: Builder, node: Node, value: str) -> str:
 
 def _native(g: Builder, node: Node, dy: str, mean: str, inv: str, training: int) -> Gradients:
     count = 3 if node.need(1) or node.need(2) else 1
-    found = g.ops(
-        "BatchNormGrad", node.x[0], dy, node.x[1], mean, inv, outputs=count, domain=DOMAIN, training=training
-    )
+    found = g.ops("BatchNormGrad", node.x[0], dy, node.x[1], mean, inv, outputs=count, domain=DOMAIN, training=training)
     return [*found, None, None]
 
 
@@ -132,9 +128,7 @@ def _batch(g: Builder, node: Node, dy: str) -> Gradients:
         return _native(g, node, dy, mean, inv, training=1)
     with g.instead(node) as outputs:
         # Without momentum the running statistics that come out are the batch's.
-        y, mean, var = g.ops(
-            "BatchNormalization", *node.x, outputs=3, training_mode=1, momentum=0.0, epsilon=epsilon
-        )
+        y, mean, var = g.ops("BatchNormalization", *node.x, outputs=3, training_mode=1, momentum=0.0, epsilon=epsilon)
         channels = g.constant(float(g.shapes[scale][0]))
         count = g.op("Div", g.op("Cast", g.op("Size", x), to=g.kind), channels)
         one = g.constant(1.0)
