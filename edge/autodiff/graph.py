@@ -78,7 +78,6 @@ class Builder:
         self.dtype = dtype
         self.int8 = int8
         self.native = native
-        self.kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))  # for Cast
         self.replaced: dict[tuple[str, ...], list[onnx.NodeProto]] = {}
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[tuple[str, Shape, bytes], onnx.TensorProto] = {}

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 from fleetgrad.edge.autodiff import compile_model, fidelity, zoo
@@ -47,15 +46,17 @@ def torch_gradients(model: onnx.ModelProto, x: np.ndarray, y: np.ndarray) -> tup
 @pytest.mark.needs("torch")
 @pytest.mark.parametrize("name", ["mlp", "digits_cnn", "fedavg_cnn"])
 @pytest.mark.parametrize("batch", [1, 5])
-def test_the_whole_gradient_equals_torch(tmp_path: Path, name: str, batch: int) -> None:
+@pytest.mark.parametrize("profile", ["cpu-native", "cpu-std"])
+def test_the_whole_gradient_equals_torch(tmp_path: Path, name: str, batch: int, profile: plan.Profile) -> None:
     model = getattr(zoo, name)(seed=3)
-    manifest = compile_model(model, loss="cross-entropy", gradients="fp32", output=tmp_path / "plan")
+    manifest = compile_model(model, loss="cross-entropy", gradients="fp32", profile=profile, output=tmp_path / "plan")
     random = np.random.Generator(np.random.PCG64(4))
     x = random.standard_normal((batch, *manifest.inputs[0].shape), np.float32)
     y = random.integers(0, 10, batch)
     flat = np.fromfile(tmp_path / "plan" / plan.PARAMS, "<f4")
     weights = {t.name: flat[t.offset : t.offset + t.size].reshape(t.shape) for t in manifest.tensors}
-    session = onnxruntime.InferenceSession(str(tmp_path / "plan" / plan.TRAIN), providers=["CPUExecutionProvider"])
+    assert (manifest.op_abi == 0) == (profile == "cpu-std")
+    session = fidelity.session(tmp_path / "plan" / plan.TRAIN)
     loss, *found = session.run(None, {"image": x, plan.LABEL: y, **weights})
     expected, exact = torch_gradients(model, x, y)
     assert loss == pytest.approx(expected, rel=1e-5)

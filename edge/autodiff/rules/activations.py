@@ -7,7 +7,7 @@ HardSigmoid and Shrink 0, HardSwish 0 at -3 and 1 at 3.
 import math
 
 from fleetgrad.edge.autodiff.errors import Unsupported
-from fleetgrad.edge.autodiff.graph import Builder, Node
+from fleetgrad.edge.autodiff.graph import DOMAIN, Builder, Node
 from fleetgrad.edge.autodiff.registry import Gradients, flat, vjp
 
 flat("Hardmax")
@@ -42,6 +42,8 @@ def _positive(node: Node, name: str, default: float) -> float:
 @vjp("Relu", since=6)
 def relu(g: Builder, node: Node, dy: str) -> Gradients:
     """dx = dy where y > 0."""
+    if g.native:
+        return [g.op("ReluGrad", node.y[0], dy, domain=DOMAIN)]
     return [g.op("Mul", dy, _above(g, node.y[0]))]
 
 

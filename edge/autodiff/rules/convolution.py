@@ -8,7 +8,10 @@ dW, fp32, 1x1:  sum over the batch of dY [M, P] X^T [P, C]
 dW, fp32, k x k: the same for each tap, without an im2col buffer; with few channels a Conv with a one-hot kernel
                  makes the im2col
 dW, groups:     Conv of X with dY as kernel, batch and channels swapped
+depthwise:      the C core's DepthwiseConv and its gradients, where the profile has them
 """
+
+from typing import Any
 
 import numpy as np
 
@@ -27,20 +30,51 @@ def conv(g: Builder, node: Node, dy: str) -> Gradients:
     if min(shape_w) < 1:
         raise Unsupported(f"needs a kernel of fixed shape, has {shape_w}")
     w, group = windows(g, node, shape_w[2:]), node.attribute("group", 1)
-    dx = _input(g, node, dy, w, group) if node.need(0) else None
-    dw = None
-    if node.need(1):
-        int8 = g.int8 and node.x[1] in node.weights
-        if int8 and len(w.x) <= 2:
-            dw = _native(g, node, dy, w, group)
-        elif group > 1:
-            dw = _swapped(g, node, dy, w, group)
-        elif int8:
-            dw = _rows(g, node, dy, w)
-        else:
-            dw = _taps(g, node, dy, w)
+    depthwise = g.native and len(w.x) <= 2 and is_depthwise(g, node, group)
+    if depthwise and node.x[1] in node.weights:
+        # onnxruntime's own kernel is fast for constant weights only.
+        with g.instead(node) as outputs:
+            outputs += [g.op("DepthwiseConv", *node.x, domain=DOMAIN, **_attributes(w))]
+    dx = None
+    if node.need(0):
+        dx = _depthwise_input(g, node, dy, w) if depthwise else _input(g, node, dy, w, group)
+    dw = weight_gradient(g, node, node.x[0], dy, w, group) if node.need(1) else None
     db = g.total(dy, 0, *w.axes) if node.need(2) else None
     return [dx, dw, db]
+
+
+def is_depthwise(g: Builder, node: Node, group: int) -> bool:
+    """Whether every input channel is a group."""
+    return group > 1 and g.shapes[node.x[0]][1] == group
+
+
+def weight_gradient(g: Builder, node: Node, x: str, dy: str, w: Windows, group: int) -> str:
+    """dW [M, C / group, *k] of a convolution from x [N, C, *w.x] to dy [N, M, *w.y], whose weight is node's second input."""
+    m, c = g.shapes[node.x[1]][:2]
+    int8 = g.int8 and node.x[1] in node.weights
+    if int8 and len(w.x) <= 2:
+        return g.op("ConvWeightGrad", x, dy, domain=DOMAIN, group=group, kernel_shape=w.kernel, **_attributes(w))
+    if g.native and len(w.x) <= 2 and c == 1 and group > 1:
+        return g.op("DepthwiseConvWeightGrad", x, dy, domain=DOMAIN, kernel_shape=w.kernel, **_attributes(w))
+    if group > 1:
+        return _swapped(g, x, dy, (m, c), w, group)
+    return _rows(g, node, x, dy, (m, c), w) if int8 else _taps(g, x, dy, (m, c), w)
+
+
+def input_gradient_as_conv(g: Builder, dy: str, weight: str, w: Windows, group: int) -> str:
+    """What Conv makes of dy [N, C, *w.x]: the input gradient of the transposed convolution."""
+    if g.native and len(w.x) <= 2 and group > 1 and g.shapes[weight][0] == group and g.shapes[weight][1] == 1:
+        return g.op("DepthwiseConv", dy, weight, domain=DOMAIN, **_attributes(w))
+    return g.op("Conv", dy, weight, group=group, **_attributes(w))
+
+
+def _attributes(w: Windows) -> dict[str, Any]:
+    return {"strides": w.stride, "dilations": w.dilation, "pads": [*w.before, *w.after]}
+
+
+def _depthwise_input(g: Builder, node: Node, dy: str, w: Windows) -> str:
+    how = {**_attributes(w), "input_shape": w.x, "group": g.shapes[node.x[0]][1]}
+    return g.op("DepthwiseConvInputGrad", dy, node.x[1], domain=DOMAIN, **how)
 
 
 def _input(g: Builder, node: Node, dy: str, w: Windows, group: int) -> str:
@@ -60,24 +94,9 @@ def _input(g: Builder, node: Node, dy: str, w: Windows, group: int) -> str:
     )
 
 
-def _native(g: Builder, node: Node, dy: str, w: Windows, group: int) -> str:
-    return g.op(
-        "ConvWeightGrad",
-        node.x[0],
-        dy,
-        domain=DOMAIN,
-        kernel_shape=w.kernel,
-        strides=w.stride,
-        dilations=w.dilation,
-        pads=[*w.before, *w.after],
-        group=group,
-    )
-
-
-def _rows(g: Builder, node: Node, dy: str, w: Windows) -> str:
+def _rows(g: Builder, node: Node, x: str, dy: str, channels: tuple[int, int], w: Windows) -> str:
     """dW [M, C, *k] from rows of windows; channels last, so that a row is a concatenation of contiguous pieces."""
-    x, weight = node.x[:2]
-    m, c = g.shapes[weight][:2]
+    weight, (m, c) = node.x[1], channels
     last, first = [0, *w.axes, 1], [0, len(w.axes) + 1, *range(1, len(w.axes) + 1)]
     dy_rows = g.flatten(g.op("Transpose", dy, perm=last), m)
     if c < FEW_CHANNELS and w.taps > 1:
@@ -92,7 +111,7 @@ def _rows(g: Builder, node: Node, dy: str, w: Windows) -> str:
     rows = taps[0] if len(taps) == 1 else g.op("Concat", *taps, axis=-1)
     # dY^T rows is [M, taps C]: the transposition to channels first touches only the weight's size.
     dw = g.reshape(g.weight_gradient(dy_rows, rows_of(g, rows, c * w.taps), weight, node), (m, *w.kernel, c))
-    return g.op("Transpose", dw, perm=first) if w.taps > 1 else g.reshape(dw, g.shapes[weight])
+    return g.op("Transpose", dw, perm=first) if w.taps > 1 else g.reshape(dw, (m, c, *w.kernel))
 
 
 def rows_of(g: Builder, x: str, columns: int) -> str:
@@ -114,9 +133,8 @@ def _one_hot(g: Builder, x: str, c: int, w: Windows) -> str:
     )
 
 
-def _taps(g: Builder, node: Node, dy: str, w: Windows) -> str:
-    x, weight = node.x[:2]
-    m, c = g.shapes[weight][:2]
+def _taps(g: Builder, x: str, dy: str, channels: tuple[int, int], w: Windows) -> str:
+    m, c = channels
     dy3 = _positions(g, dy, m, w)
     if c < FEW_CHANNELS and w.taps > 1:
         columns = _positions(g, _one_hot(g, x, c, w), c * w.taps, w)
@@ -140,9 +158,8 @@ def _product(g: Builder, dy: str, x: str) -> str:
     return g.total(g.op("MatMul", dy, g.op("Transpose", x, perm=[0, 2, 1])), 0)
 
 
-def _swapped(g: Builder, node: Node, dy: str, w: Windows, group: int) -> str:
-    x, weight = node.x[:2]
-    c = g.shapes[weight][1]
+def _swapped(g: Builder, x: str, dy: str, channels: tuple[int, int], w: Windows, group: int) -> str:
+    _, c = channels
     spatial, rank = list(range(3, 3 + len(w.x))), len(w.x)
     image = w.fit(g, x)
     image = g.op("Transpose", g.reshape(image, (-1, group, c, *w.covered)), perm=[2, 1, 0, *spatial])

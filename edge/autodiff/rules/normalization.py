@@ -130,7 +130,7 @@ def _batch(g: Builder, node: Node, dy: str) -> Gradients:
         # Without momentum the running statistics that come out are the batch's.
         y, mean, var = g.ops("BatchNormalization", *node.x, outputs=3, training_mode=1, momentum=0.0, epsilon=epsilon)
         channels = g.constant(float(g.shapes[scale][0]))
-        count = g.op("Div", g.op("Cast", g.op("Size", x), to=g.kind), channels)
+        count = g.op("Div", g.as_float(g.op("Size", x)), channels)
         one = g.constant(1.0)
         sample = g.op("Mul", var, g.op("Div", count, g.op("Max", g.op("Sub", count, one), one)))
         outputs += [y, *(_mixed(g, old, new, momentum) for old, new in ((node.x[3], mean), (node.x[4], sample)))]
@@ -159,7 +159,7 @@ def mean_variance_normalization(g: Builder, node: Node, dy: str) -> Gradients:
     centred = g.op("Sub", x, g.op("ReduceMean", x, along, keepdims=1))
     var = g.op("ReduceMean", g.op("Mul", centred, centred), along, keepdims=1)
     inv = g.op("Reciprocal", g.op("Add", g.op("Sqrt", var), g.constant(1e-9)))
-    some = g.op("Cast", g.op("Greater", var, g.constant(0.0)), to=g.kind)
+    some = g.as_float(g.op("Greater", var, g.constant(0.0)))
     return [_back(g, dy, y, g.op("Mul", inv, some), node.attribute("axes", [0, 2, 3]))]
 
 
@@ -172,7 +172,7 @@ def lp_normalization(g: Builder, node: Node, dy: str) -> Gradients:
     x, y, p = node.x[0], node.y[0], node.attribute("p", 2)
     along = g.integers(node.attribute("axis", -1))
     n = g.op("ReduceL2" if p == 2 else "ReduceL1", x, along, keepdims=1)
-    some = g.op("Cast", g.op("Greater", n, g.constant(0.0)), to=g.kind)
+    some = g.as_float(g.op("Greater", n, g.constant(0.0)))
     inv = g.op("Div", some, g.op("Max", n, g.constant(TINY)))
     product = g.op("ReduceSum", g.op("Mul", dy, y), along, keepdims=1)
     inner = g.op("Mul", y if p == 2 else g.op("Sign", x), product)

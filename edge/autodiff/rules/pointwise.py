@@ -4,7 +4,7 @@ Masks are multiplied by, as Where takes onnxruntime's CPU kernel 20 times as lon
 equal inputs of Max and Min share the gradient, Clip lets it pass at its bounds.
 """
 
-from fleetgrad.edge.autodiff.graph import Builder, Node
+from fleetgrad.edge.autodiff.graph import DOMAIN, Builder, Node
 from fleetgrad.edge.autodiff.registry import Gradients, flat, vjp
 
 flat("Sign", "Floor", "Ceil", "Round")
@@ -135,6 +135,8 @@ def where(g: Builder, node: Node, dy: str) -> Gradients:
 def clip(g: Builder, node: Node, dy: str) -> Gradients:
     """dx = dy where x is within the bounds; a bound gets the gradient of what is beyond it."""
     x, y = node.x[0], node.y[0]
+    if g.native and not node.need(1) and not node.need(2):
+        return [g.op("ClipGrad", x, dy, *node.x[1:], domain=DOMAIN)]
     dx = g.op("Mul", dy, g.as_float(g.op("Equal", x, y))) if node.need(0) else None
     bounds = [
         g.op("ReduceSum", g.op("Mul", dy, g.as_float(g.op(kind, x, y))), keepdims=0) if node.need(i) else None

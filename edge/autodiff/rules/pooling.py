@@ -32,12 +32,12 @@ def max_pool(g: Builder, node: Node, dy: str, *indices: str | None) -> Gradients
         return [g.op("MaxPoolArgmaxGrad", outputs[1], dy, domain=DOMAIN, **how)]
     image = w.fit(g, x, LOWEST)
     if w.tiles:
-        mask = _cast(g, g.op("Equal", image, _spread(g, y, w)))
+        mask = g.as_float(g.op("Equal", image, _spread(g, y, w)))
         count = g.op(
             "Mul", g.op("AveragePool", mask, kernel_shape=w.kernel, strides=w.stride), g.constant(float(w.taps))
         )
         return [w.unfit(g, g.op("Mul", mask, _spread(g, g.op("Div", dy, count), w)))]
-    masks = [_cast(g, g.op("Equal", w.tap(g, image, offset), y)) for offset in w.each()]
+    masks = [g.as_float(g.op("Equal", w.tap(g, image, offset), y)) for offset in w.each()]
     share = g.op("Div", dy, g.op("Sum", *masks))
     return [_scatter(g, node, [g.op("Mul", mask, share) for mask in masks], w)]
 
@@ -82,7 +82,7 @@ def _lp(g: Builder, node: Node, dy: str) -> tuple[str, str]:
 @vjp("GlobalMaxPool")
 def global_max_pool(g: Builder, node: Node, dy: str) -> Gradients:
     """Equal maxima share the gradient, as torch's amax has it (its adaptive_max_pool takes the first)."""
-    mask = _cast(g, g.op("Equal", node.x[0], node.y[0]))
+    mask = g.as_float(g.op("Equal", node.x[0], node.y[0]))
     count = g.total(mask, *range(2, len(g.shapes[node.x[0]])), keep=True)
     return [g.op("Mul", mask, g.op("Div", dy, count))]
 
@@ -94,10 +94,6 @@ def global_average_pool(g: Builder, node: Node, dy: str) -> Gradients:
     if min(size, default=1) < 1:
         raise Unsupported(f"needs a spatial size that is fixed, has {size}")
     return [g.op("Mul", dy, g.constant(np.full((1, 1, *size), 1.0 / math.prod(size))))]
-
-
-def _cast(g: Builder, x: str) -> str:
-    return g.op("Cast", x, to=g.kind)
 
 
 def _attributes(node: Node, w: Windows) -> dict[str, Any]:
