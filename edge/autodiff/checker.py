@@ -90,13 +90,13 @@ def check_rule(
             continue
         feeds = {n: _typed(x, dtype) for n, x in {**fed, **{seeds[n]: r for n, r in directions.items()}}.items()}
         own = {t.name: numpy_helper.to_array(t) for t in g.constants.values()}
-        fetches = [*found.values(), *directions]
+        fetches = [*found.values(), *(directions if found else ())]
         model = _model(nodes, feeds, fetches, {**known, **own})
         values = dict(zip(fetches, _run(model, feeds, fetches) if fetches else [], strict=True))
         gradients[dtype, native] = {
             n: values[found[n]] if n in found else np.zeros(fed[n].shape, dtype) for n in wanted
         }
-        for n in directions:
+        for n in directions if found else ():
             _near(f"{op} {attributes}: forward, {n}, native {native}", values[n], ys[n], dtype)
 
     for name in wanted:
