@@ -53,6 +53,8 @@ def new(
     """
     from fleetgrad.broker import founding
     from fleetgrad.broker.settings import Broker, Round, Settings
+    from fleetgrad.wire.codecs import shortfall
+    from fleetgrad.wire.coding.layout import VectorLayout
 
     address.check_plain(address.parse(broker), insecure)
     settings = Settings(
@@ -64,6 +66,8 @@ def new(
         round=Round(rounds=rounds),
     )
     manifest = founding.create(directory, model, settings)
+    if reason := shortfall(settings.codec, VectorLayout.of(manifest)):
+        err.print(f"warning: {reason}", highlight=False)
     out.print(
         f"{directory}: federation {settings.name!r}, {sum(t.size for t in manifest.of_role('trainable')):,} parameters train\n"
         f"settings are in {directory}/federation.toml; next:\n"

@@ -19,6 +19,7 @@ from fleetgrad.broker.registry import objects
 from fleetgrad.broker.roster import Roster
 from fleetgrad.broker.rounds import Rounds
 from fleetgrad.wire import address, mqtt, signing
+from fleetgrad.wire.codecs import shortfall
 from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.files import DiskError, PosixFiles
 from fleetgrad.wire.log import log
@@ -46,6 +47,9 @@ class Server:
         memory = journal.load()
         for version in memory.versions[-1:]:
             objects.fitting(files, version.params, plan)
+        layout = VectorLayout.of(plan.manifest)
+        if reason := shortfall(config.codec, layout):
+            log("codec_over_budget", reason=reason)
         seed = random.Random(secrets.randbits(64))
         self._rounds = Rounds(
             config.round_settings(),
@@ -56,7 +60,7 @@ class Server:
             roster.size,
             bundle,
             initial,
-            VectorLayout.of(plan.manifest),
+            layout,
             seed,
             time.monotonic(),
         )

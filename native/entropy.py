@@ -6,7 +6,7 @@ are (native/src/codecs/entropy.h has the format). One step for all is what minim
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from fleetgrad.native.binding import (
     Floats,
     KernelError,
     check,
+    check_output,
     ffi,
     lib,
     pointer,
@@ -119,7 +120,7 @@ def decode(
     payload: Buffer, out: Floats, *, kind: Kind, key: int, stream: int = 0, layout: Layout | None = None
 ) -> None:
     """Decodes into float32[n]; raises KernelError on any bytes that aren't exactly one stream of n values."""
-    check("entropy decode", out, np.float32)
+    check_output("entropy decode", out, np.float32)
     request = _request(kind, key, stream, layout or Layout.flat(out.size), out.size)
     data, size = read_only(payload)
     where = ffi.new("size_t *")
@@ -208,9 +209,13 @@ def _sample(values: Floats) -> tuple[NDArray[np.uint32], float, float]:
 def _request(kind: Kind, key: int, stream: int, layout: Layout, count: int) -> _Request:
     if not (0 <= key < 2**64 and 0 <= stream < 2**32):
         raise KernelError(f"entropy coding: key {key} doesn't fit 64 bits, or stream {stream} 32 bits")
-    if layout.sizes.size != layout.columns.size or int(layout.sizes.sum()) != count:
-        raise KernelError(f"entropy coding: the layout has {int(layout.sizes.sum())} values, the vector {count}")
+    if kind not in get_args(Kind):
+        raise KernelError(f"entropy coding: kind is {kind!r}, expected one of {', '.join(get_args(Kind))}")
     sizes, columns = (np.ascontiguousarray(a, np.uintp) for a in (layout.sizes, layout.columns))
+    if sizes.size != columns.size:
+        raise KernelError(f"entropy coding: the layout has {sizes.size} sizes and {columns.size} numbers of columns")
+    if (total := sum(sizes.tolist())) != count:  # Python's integers don't wrap
+        raise KernelError(f"entropy coding: the layout has {total} values, the vector {count}")
     struct = ffi.new("fg_ec *")
     struct.kind, struct.key, struct.stream = int(kind == "dead-zone"), key, stream
     struct.step, struct.rounding = 0.0, ROUNDING
@@ -237,4 +242,4 @@ def _encode(request: _Request, values: Floats, step: float, out: Bytes, scratch:
 
 def _raise(act: str, error: int, values: Floats, where: int) -> None:
     if error:
-        raise KernelError(f"{act}: value {where} of {values.size}: {text(error)} ({values[where]})")
+        raise KernelError(f"{act}: value {where} of {values.size}: {text(error)} ({values.ravel()[where]})")

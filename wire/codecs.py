@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from fleetgrad.native import binding, kernels
 from fleetgrad.native.binding import Bytes, Floats
-from fleetgrad.wire.coding.auto import Auto
+from fleetgrad.wire.coding.auto import INFO_BYTES, Auto
 from fleetgrad.wire.coding.fixed import Blocks, Fp16, Raw32, Ring, Rotated
 from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.coding.spec import CodecSpec
@@ -88,6 +88,19 @@ def codec_of(spec: CodecSpec) -> Codec:
 def payload_bound(spec: CodecSpec, layout: VectorLayout) -> int:
     """Most bytes that a payload can have."""
     return _LENGTH.size + MAX_INFO_BYTES + codec_of(spec).most(layout)
+
+
+def shortfall(spec: CodecSpec, layout: VectorLayout) -> str:
+    """Why updates of this plan will take more than the policy asks for; nothing where they won't."""
+    codec = codec_of(spec)
+    if not isinstance(codec, Auto) or codec.least(layout) <= codec.budget(layout):
+        return ""
+    small = sum(p.size for p in layout.small)
+    asked = f"{spec.bits:g} bits" if spec.bits is not None else f"{spec.bytes} bytes"
+    return (
+        f"codec auto: {asked} are too few for this model: its small tensors ({small:,} values) travel in fp16, and an update takes "
+        f"about {codec.least(layout) + INFO_BYTES:,} bytes at least"
+    )
 
 
 def encode_payload(

@@ -56,6 +56,24 @@ def test_new_makes_a_federation_that_serve_can_load(run: Run, model: Path, tmp_p
     assert sorted(p.name for p in tmp_path.iterdir()) == ["digits", "mlp.onnx"]  # nothing temporary is left
 
 
+def test_new_warns_of_a_codecs_budget_that_the_model_cannot_keep(run: Run, model: Path, tmp_path: Path) -> None:
+    words = (
+        "new",
+        tmp_path / "f",
+        "--model",
+        model,
+        "--broker",
+        "mqtt://127.0.0.1:1883",
+        "--codec",
+        "auto",
+        "--bytes",
+        256,
+    )
+    code, _, err = run(*words)
+    assert code == 0
+    assert "warning: codec auto: 256 bytes are too few for this model" in err
+
+
 def test_a_device_gets_its_keys_and_settings_and_a_place_in_the_roster(run: Run, model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "digits"
     run("new", folder, "--model", model)
@@ -99,14 +117,16 @@ def test_status_for_programs_is_json_even_without_a_broker(run: Run, model: Path
 def unsupported() -> onnx.ModelProto:
     """x -> Erf -> MatMul w -> Erf: no operator but MatMul trains."""
     value = helper.make_tensor_value_info
-    w = helper.make_tensor("w", TensorProto.FLOAT, [4, 3], [0.1] * 12)
+    w = helper.make_tensor("w", TensorProto.FLOAT, [3, 3], [0.1] * 9)
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["a"], name="dense"),
-        helper.make_node("Erf", ["a"], ["b"], name="first"),
-        helper.make_node("Erf", ["b"], ["y"], name="second"),
+        helper.make_node("Det", ["a"], ["b"], name="first"),
+        helper.make_node("Mul", ["a", "a"], ["c"]),
+        helper.make_node("Det", ["c"], ["d"], name="second"),
+        helper.make_node("Add", ["b", "d"], ["y"]),
     ]
     graph = helper.make_graph(
-        nodes, "g", [value("x", TensorProto.FLOAT, ["N", 4])], [value("y", TensorProto.FLOAT, ["N", 3])], [w]
+        nodes, "g", [value("x", TensorProto.FLOAT, ["N", 3, 3])], [value("y", TensorProto.FLOAT, ["N"])], [w]
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
@@ -116,7 +136,7 @@ def test_a_model_that_cannot_train_names_every_node_and_leaves_nothing(run: Run,
     onnx.save(unsupported(), str(path))
     code, _, err = run("new", tmp_path / "fed", "--model", path)
     assert code == 2
-    assert "Erf" in err
+    assert "Det" in err
     assert "first" in err
     assert "second" in err
     assert [p.name for p in tmp_path.iterdir()] == ["odd.onnx"]

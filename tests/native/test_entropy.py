@@ -274,5 +274,12 @@ def test_the_face_refuses_what_the_kernel_cannot_check() -> None:
         entropy.encode(values, kind="dither", key=2**64, bits=1.0)
     with pytest.raises(KernelError, match="the layout has 12 values, the vector 30"):
         entropy.encode(values, kind="dither", key=0, bits=1.0, layout=entropy.Layout.of([(3, 4)]))
+    wraps = entropy.Layout(np.array([2**64 - 1, 31], np.uintp), np.array([3, 3], np.uintp))
+    with pytest.raises(KernelError, match="the layout has 18446744073709551646 values, the vector 30"):
+        entropy.encode(values, kind="dither", key=0, bits=1.0, layout=wraps)
+    with pytest.raises(KernelError, match="the layout has 2 sizes and 1 numbers of columns"):
+        entropy.encode(values, kind="dither", key=0, bits=1.0, layout=entropy.Layout(wraps.sizes, wraps.columns[:1]))
+    with pytest.raises(KernelError, match="kind is 'junk', expected one of dither, dead-zone"):
+        entropy.encode(values, kind="junk", key=0, bits=1.0)  # type: ignore[arg-type]
     with pytest.raises(KernelError, match="strides"):
         entropy.decode(b"", values[::2], kind="dither", key=0)

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fleetgrad.native import rotation
-from fleetgrad.wire.codecs import decode_payload, encode_payload, read_info
+from fleetgrad.wire.codecs import decode_payload, encode_payload, read_info, shortfall
 from fleetgrad.wire.coding import auto
 from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.coding.spec import CodecSpec
@@ -52,6 +52,26 @@ def test_bytes_are_those_of_the_whole_payload(size: int) -> None:
     spec = CodecSpec(name="auto", bytes=size)
     payload = encode_payload(spec, CNN, heavy(CNN, 2), keys=KEYS, weight=100, steps=100, loss=0.1)
     assert len(payload) == pytest.approx(size, rel=0.01)
+
+
+def test_a_budget_that_small_tensors_alone_take_is_told() -> None:
+    assert shortfall(CodecSpec(name="auto", bytes=256), CNN).startswith(
+        "codec auto: 256 bytes are too few for this model"
+    )
+    assert "(16 values)" in shortfall(CodecSpec(name="auto", bytes=1000), LARGE_ONLY)
+    assert "0.06 bits are too few" in shortfall(CodecSpec(name="auto", bits=0.06), CNN)
+    assert not shortfall(CodecSpec(name="auto", bits=2), CNN)
+    assert not shortfall(CodecSpec(name="ec-dz", bits=0.1), CNN)
+
+
+@pytest.mark.parametrize("bits", [0.05, 0.25])
+def test_ec_dz_sends_all_or_nothing_of_equal_magnitudes(bits: float) -> None:
+    layout = VectorLayout.stacked([("dense", (140, 1000))])
+    signs = np.random.default_rng(5).choice([-1.0, 1.0], 140_000)
+    for values in (signs, signs * (np.arange(140_000) % 3 > 0)):
+        _, rate, out = coded(CodecSpec(name="ec-dz", bits=bits), layout, (0.01 * values).astype(np.float32))
+        assert rate < 1.7
+        assert not out.any() or nmse(out, (0.01 * values).astype(np.float32)) < 1e-3
 
 
 def test_small_tensors_and_vectors_are_exact_to_fp16() -> None:

@@ -47,13 +47,26 @@ class Auto(Variable):
     def large_bits(self, layout: VectorLayout) -> float:
         """What is left for a coordinate of the large tensors; never under LEAST_BITS, though the budget may be."""
         small, large = (sum(p.size for p in parts) for parts in (layout.small, layout.large))
-        budget = 8.0 * (self.bytes - INFO_BYTES) if self.bytes is not None else (self.bits or 0.0) * layout.count
-        return min(max((budget - 16 - 8 * codecs.fp16_size(small)) / max(1, large), LEAST_BITS), MOST_BITS)
+        left = 8.0 * (self.budget(layout) - 2 - codecs.fp16_size(small))
+        return min(max(left / max(1, large), LEAST_BITS), MOST_BITS)
+
+    def budget(self, layout: VectorLayout) -> float:
+        """Bytes that the coded vector is to have."""
+        return self.bytes - INFO_BYTES if self.bytes is not None else (self.bits or 0.0) * layout.count / 8
+
+    def least(self, layout: VectorLayout) -> int:
+        """Bytes that it has at least, about: small tensors' fp16, and the large ones at LEAST_BITS."""
+        small, large = (sum(p.size for p in parts) for parts in (layout.small, layout.large))
+        return 2 + codecs.fp16_size(small) + math.ceil(LEAST_BITS * large / 8)
 
     def most(self, layout: VectorLayout) -> int:
         small, large = (sum(p.size for p in parts) for parts in (layout.small, layout.large))
         bits = self.large_bits(layout)
-        return 2 + codecs.fp16_size(small) + max(entropy_most(bits, large), rotation.rot_size(large, max(LLOYD_MAX)))
+        return (
+            2
+            + codecs.fp16_size(small)
+            + max(entropy_most("dither", bits, large), rotation.rot_size(large, max(LLOYD_MAX)))
+        )
 
     def encode(self, values: Floats, layout: VectorLayout, keys: Keys) -> Bytes:
         small, large = gather(values, layout.small), gather(values, layout.large)

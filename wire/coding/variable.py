@@ -9,6 +9,7 @@ from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.seeds import Keys
 
 SLACK, SLACK_BYTES = 1.25, 8192  # over the requested rate: tables, and vectors that have few rates
+LEAST_DEAD_ZONE = 1.6  # bits: what a vector of equal magnitudes takes, of which ec-dz can send all or nothing
 NEAR, FAR = 0.004, 0.1  # relative misses of the rate: good enough, and hopeless
 TOPK_SLACK_BYTES, TOPK_VALUE_BYTES = 2000, 9  # what the encoder's own buffer has room for
 
@@ -19,9 +20,10 @@ class Variable:
     exact: ClassVar[bool] = False
 
 
-def entropy_most(bits: float, count: int) -> int:
+def entropy_most(kind: entropy.Kind, bits: float, count: int) -> int:
     """Most bytes of `count` values at a requested rate."""
-    return int(SLACK * bits * count / 8) + SLACK_BYTES
+    rate = max(bits, LEAST_DEAD_ZONE) if kind == "dead-zone" else bits
+    return int(SLACK * rate * count / 8) + SLACK_BYTES
 
 
 def entropy_encode(
@@ -56,7 +58,7 @@ class EntropyCoded(Variable):
         return 5 if self.kind == "dither" else 6
 
     def most(self, layout: VectorLayout) -> int:
-        return entropy_most(self.bits, layout.count)
+        return entropy_most(self.kind, self.bits, layout.count)
 
     def encode(self, values: Floats, layout: VectorLayout, keys: Keys) -> Bytes:
         return entropy_encode(values, self.kind, self.bits, keys.own, layout.matrices, self.most(layout))
