@@ -18,7 +18,8 @@ from rich.table import Table
 from fleetgrad.broker.codec_options import Bits, Bytes, Codec, Fraction, Rounding_, Step, spec_of
 from fleetgrad.wire import address
 from fleetgrad.wire.command_line import EXIT_FAILED, Format, make_app, parse_shape, run_app
-from fleetgrad.wire.plan import Gradients, LossName
+from fleetgrad.wire.loss import BELONGS, LossName, parse, shown
+from fleetgrad.wire.plan import Gradients
 
 app = make_app("Federated learning that runs on boards: the operator's side.\n\nBegin with `fleetgrad demo`.")
 devices = typer.Typer(no_args_is_help=True, help="Add devices to a federation, and list them.")
@@ -28,6 +29,10 @@ out, err = Console(markup=False), Console(stderr=True, highlight=False, markup=F
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A federation's directory.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Allow plain MQTT to another machine.")]
 Shape = Annotated[str | None, typer.Option(help="Shape of one sample, as 1,28,28.")]
+LossOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help=f"As label-smoothing=0.1; names: {', '.join(map(shown, BELONGS))}."),
+]
 
 
 @app.command()
@@ -35,7 +40,8 @@ def new(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
     model: Annotated[Path, typer.Option(help="An ONNX file: the model that is trained.")],
     name: Annotated[str | None, typer.Option(help="The federation's name; default: the folder's.")] = None,
-    loss: Annotated[LossName, typer.Option()] = "cross-entropy",
+    loss: Annotated[LossName, typer.Option(help="What training makes small.")] = "cross-entropy",
+    loss_option: LossOption = None,
     gradients: Annotated[Gradients, typer.Option(help="Arithmetic of weight gradients.")] = "int8",
     rounds: Annotated[int, typer.Option(min=1)] = 15,
     codec: Codec = "blk8",
@@ -60,6 +66,7 @@ def new(
     settings = Settings(
         name=name or directory.resolve().name,
         loss=loss,
+        loss_options=parse(loss_option or []),
         gradients=gradients,
         broker=Broker(url=broker, insecure=insecure),
         codec=spec_of(codec, bits, size, fraction, step, rounding),
@@ -245,7 +252,8 @@ def demo(
     broker: Annotated[str, typer.Option(help="auto, embedded, mosquitto, or mqtt://host:port")] = "auto",
     insecure: Insecure = False,
     model: Annotated[Path | None, typer.Option(help="Your own ONNX model.")] = None,
-    loss: Annotated[LossName, typer.Option()] = "cross-entropy",
+    loss: Annotated[LossName, typer.Option(help="What training makes small.")] = "cross-entropy",
+    loss_option: LossOption = None,
     data: Annotated[Path | None, typer.Option(help="Your own arrays, an .npz file.")] = None,
     x: Annotated[str, typer.Option(help="Name of the array of samples.")] = "x",
     y: Annotated[str, typer.Option(help="Name of the array of targets.")] = "y",
@@ -274,7 +282,7 @@ def demo(
         raise typer.BadParameter("--only-set-up needs --broker mqtt://host:port: which broker will there be?")
     chosen = Options(
         directory=runs / (name or time.strftime("demo-%Y%m%d-%H%M%S")),
-        devices=number, rounds=rounds, alpha=alpha, seed=seed, codec=spec_of(codec, bits, size, fraction, step, rounding), gradients=gradients, loss=loss,
+        devices=number, rounds=rounds, alpha=alpha, seed=seed, codec=spec_of(codec, bits, size, fraction, step, rounding), gradients=gradients, loss=loss, loss_options=parse(loss_option or []),
         broker=broker, insecure=insecure, only_set_up=only_set_up, model=model, data=data, x=x, y=y, scale=scale, shape=parse_shape(shape),
         training=Training(
             local_epochs=local_epochs, batch_size=batch_size, learning_rate=learning_rate, momentum=momentum

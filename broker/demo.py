@@ -168,5 +168,5 @@ def _bare_accuracy(model: Path, data: Data, manifest: Manifest, held: Held) -> s
     output = np.concatenate(parts)
     target = y[: len(output)]
     if manifest.loss == "cross-entropy":
-        return f"held-out accuracy {(output.argmax(1) == target).mean():.2%} on {len(target)} samples"
+        return f"held-out accuracy {(output.argmax(manifest.loss_options.class_axis) == target).mean():.2%} on {len(target)} samples"
     return f"held-out mean squared error {((output - target) ** 2).mean():.6f} on {len(target)} samples"

@@ -14,7 +14,8 @@ from fleetgrad.edge.data import npz, split
 from fleetgrad.edge.data.dataset import fit
 from fleetgrad.wire import address
 from fleetgrad.wire.coding.spec import CodecSpec
-from fleetgrad.wire.plan import Gradients, LossName, Manifest
+from fleetgrad.wire.loss import LossName, LossOptions
+from fleetgrad.wire.plan import Gradients, Manifest
 
 HELD_OUT = 0.2
 FEDERATION = "federation"
@@ -38,6 +39,7 @@ class Options:
     codec: CodecSpec = field(default_factory=lambda: CodecSpec(name="blk8"))
     gradients: Gradients = "int8"
     loss: LossName = "cross-entropy"
+    loss_options: LossOptions = field(default_factory=LossOptions)
     broker: str = "auto"
     insecure: bool = False
     only_set_up: bool = False
@@ -63,6 +65,7 @@ def set_up(
     settings = Settings(
         name=name,
         loss=options.loss,
+        loss_options=options.loss_options,
         gradients=options.gradients,
         broker=Broker(url=str(where), insecure=options.insecure),
         training=options.training,

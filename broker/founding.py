@@ -45,7 +45,12 @@ def create(directory: Path, model: Path, settings: Settings) -> Manifest:
     try:
         temporary.mkdir(parents=True)
         manifest = compile_model(
-            model, loss=settings.loss, gradients=settings.gradients, output=temporary / "plan", optimizer=optimizer
+            model,
+            loss=settings.loss,
+            loss_options=settings.loss_options,
+            gradients=settings.gradients,
+            output=temporary / "plan",
+            optimizer=optimizer,
         )
         shutil.copyfile(model, temporary / "model.onnx")
         for folder in ("keys", ROSTER, DEVICES):

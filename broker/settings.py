@@ -1,15 +1,16 @@
 """federation.toml: one federation's settings. Unknown and ill-typed keys are refused by name; paths are relative to the file."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import msgspec
 from msgspec import Meta
 
 from fleetgrad.broker.rounds import RoundSettings
 from fleetgrad.wire.coding.spec import CodecSpec
+from fleetgrad.wire.loss import LossName, LossOptions
 from fleetgrad.wire.messages import Name, Policy
-from fleetgrad.wire.plan import Gradients, LossName
+from fleetgrad.wire.plan import Gradients
 from fleetgrad.wire.settings import SettingsError, load_toml
 
 FILE = "federation.toml"
@@ -66,6 +67,7 @@ class Settings(_Struct, frozen=True, kw_only=True):
     name: Name
     model: str = "model.onnx"
     loss: LossName = "cross-entropy"
+    loss_options: LossOptions = LossOptions()
     gradients: Gradients = "int8"
     broker: Broker = Broker()
     training: Training = Training()
@@ -104,8 +106,9 @@ def write(settings: Settings, directory: Path) -> None:
     lines = [
         f'name = "{settings.name}"',
         f'model = "{settings.model}"',
-        f'loss = "{settings.loss}"            # cross-entropy | mse',
+        f'loss = "{settings.loss}"            # {" | ".join(get_args(LossName))}',
         f'gradients = "{settings.gradients}"          # int8 | fp32; model, loss and gradients are compiled into plan/',
+        *_options(settings.loss_options),
         "",
         "[broker]",
         *_lines(settings.broker),
@@ -128,6 +131,11 @@ def write(settings: Settings, directory: Path) -> None:
     else:
         lines += ["", *EXAMPLE_DATA]
     (directory / FILE).write_text("\n".join(lines) + "\n")
+
+
+def _options(options: LossOptions) -> list[str]:
+    found = _lines(options)
+    return ["", "[loss-options]              # compiled into plan/ too", *found] if found else []
 
 
 def _lines(table: msgspec.Struct) -> list[str]:

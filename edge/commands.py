@@ -21,10 +21,16 @@ from fleetgrad.edge.data import npz, split
 from fleetgrad.edge.training import trainer as training
 from fleetgrad.edge.training.plan_dir import open_plan
 from fleetgrad.wire.command_line import EXIT_FAILED, Format, make_app, parse_shape, run_app
-from fleetgrad.wire.plan import BatchNorm, Gradients, LossName, Optimizer, Profile
+from fleetgrad.wire.loss import BELONGS, LossName, parse, shown
+from fleetgrad.wire.plan import BatchNorm, Gradients, Optimizer, Profile
 
 app = make_app("Trains ONNX models on this board, by itself or in a federation.")
 MOST_THREADS = 64  # as in edge.toml
+
+LossOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help=f"As label-smoothing=0.1; names: {', '.join(map(shown, BELONGS))}."),
+]
 
 out, err = Console(markup=False), Console(stderr=True, highlight=False, markup=False)
 
@@ -40,6 +46,7 @@ def compile_(
     model: Annotated[Path, typer.Argument(help="An ONNX file.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the plan.")],
     loss: Annotated[LossName, typer.Option(help="What training makes small.")] = "cross-entropy",
+    loss_option: LossOption = None,
     gradients: Annotated[Gradients, typer.Option(help="Arithmetic of weight gradients.")] = "int8",
     profile: Annotated[
         Profile, typer.Option(help="cpu-native uses the C core's ops, cpu-std none (fp32).")
@@ -56,6 +63,7 @@ def compile_(
     manifest = compile_model(
         model,
         loss=loss,
+        loss_options=parse(loss_option or []),
         gradients=gradients,
         profile=profile,
         batch_norm=batch_norm,

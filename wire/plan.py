@@ -17,6 +17,9 @@ from typing import Literal
 
 import msgspec
 
+from fleetgrad.wire import loss as losses
+from fleetgrad.wire.loss import LossName, LossOptions
+
 SCHEMA = 1
 ALIGN = 16  # floats: 64 bytes, a cache line and the widest vector register
 MAX_FLOATS = 1 << 28  # 1 GiB of float32: no plan may name more
@@ -30,7 +33,6 @@ BATCH = "N"  # the one symbolic dimension, always a feed's first
 MANIFEST, TRAIN, EVAL, INFER, PARAMS = "manifest.json", "train.onnx", "eval.onnx", "infer.onnx", "params.bin"
 
 Role = Literal["trainable", "statistic", "personal", "frozen"]
-LossName = Literal["cross-entropy", "mse"]
 Gradients = Literal["int8", "fp32"]
 Profile = Literal["cpu-native", "cpu-std"]  # graphs with the C core's ops, or of standard ops alone
 BatchNorm = Literal["batch", "frozen"]  # the statistics that trained layers normalise with
@@ -93,6 +95,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     schema: int
     model: str
     loss: LossName
+    loss_options: LossOptions = LossOptions()
     gradients: Gradients
     op_abi: int
     inputs: tuple[Feed, ...]
@@ -103,6 +106,11 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     length: int
     optimizer: Optimizer = Optimizer()
     files: dict[str, str] = {}
+
+    @property
+    def classes(self) -> int:
+        """How many numbers the output has for one prediction: the classes, where the loss has such."""
+        return (self.output[-1] if self.loss_options.class_axis == -1 else self.output[0]) if self.output else 0
 
     def of_role(self, role: Role) -> tuple[Tensor, ...]:
         """The tensors of one role, in the vector's order."""
@@ -130,6 +138,10 @@ def check(manifest: Manifest) -> Manifest:
     """Returns the manifest if its layout is exactly what `lay_out` gives and its numbers are in bounds; raises PlanError."""
     if manifest.schema != SCHEMA:
         raise PlanError(f"plan has schema {manifest.schema}, this version reads {SCHEMA}: compile the model again")
+    try:
+        losses.check(manifest.loss, manifest.loss_options, manifest.classes)
+    except losses.LossError as e:
+        raise PlanError(f"plan: {e}") from e
     if len({t.name for t in manifest.tensors}) != len(manifest.tensors):
         raise PlanError("plan names a tensor twice")
     for tensor in manifest.tensors:

@@ -28,6 +28,8 @@ from fleetgrad.edge.autodiff.registry import differentiate, downstream, objectio
 from fleetgrad.edge.autodiff.statistics import in_training
 from fleetgrad.native.kernels import OP_ABI
 from fleetgrad.wire import plan
+from fleetgrad.wire.loss import LossName, LossOptions
+from fleetgrad.wire.loss import check as check_loss
 
 LITTLE = np.dtype("<f4")
 
@@ -35,7 +37,8 @@ LITTLE = np.dtype("<f4")
 def compile_model(
     model: bytes | Path | onnx.ModelProto,
     *,
-    loss: plan.LossName,
+    loss: LossName,
+    loss_options: LossOptions = LossOptions(),  # noqa: B008 - frozen
     gradients: plan.Gradients = "int8",
     profile: plan.Profile = "cpu-native",
     batch_norm: plan.BatchNorm = "batch",
@@ -47,7 +50,7 @@ def compile_model(
     """Compiles a model into the plan directory `output` and returns its manifest.
 
     `freeze` holds globs of initializer names that stay as they are; every other float32 initializer that the loss depends
-    on is trained. A plan of the profile cpu-std has no custom ops, so its gradients are fp32. With batch_norm "batch", the
+    on is trained. `loss_options` are those of wire/loss.py. A plan of the profile cpu-std has no custom ops, so its gradients are fp32. With batch_norm "batch", the
     batch normalisation layers that are trained normalise with the batch's statistics, as in torch's train(), and their
     running statistics stay on the device (role personal). `output` appears whole or not at all, and replaces an older plan.
     `name` defaults to the file's or the graph's name. Raises ModelError (UnsupportedModel when ops have no gradient), and
@@ -57,10 +60,12 @@ def compile_model(
         raise ModelError(
             "int8 gradients are made by custom ops, which the profile cpu-std has not: take fp32 gradients"
         )
-    found = read(model)
-    trained = trainable(found, loss, freeze)
-    passed = refuse_unsupported(found, loss, trained)
-    trained = with_gradient(found, loss, trained)
+    check_loss(loss, loss_options)
+    found = read(model, scalar=loss == "output")
+    goal = losses.target(found.nodes, found.output, loss, loss_options, found.shapes)
+    trained = trainable(found, goal, freeze)
+    passed = refuse_unsupported(found, goal, trained)
+    trained = with_gradient(found, goal, trained)
     training, statistics = in_training(found, trained, passed) if batch_norm == "batch" else (found, [])
     if name is None:
         name = model.stem if isinstance(model, Path) else found.source.graph.name or "model"
@@ -75,7 +80,8 @@ def compile_model(
         vector[tensor.offset : tensor.offset + tensor.size] = found.weights[tensor.name].ravel()
 
     options = {"int8": gradients == "int8", "native": profile == "cpu-native"}
-    train, evaluate, label = graphs(found, training, loss, trained, statistics, **options)
+    objective = (loss, loss_options, goal)
+    train, evaluate, label = graphs(found, training, objective, trained, statistics, **options)
     files = {
         plan.TRAIN: train.SerializeToString(deterministic=True),
         plan.EVAL: evaluate.SerializeToString(deterministic=True),
@@ -88,6 +94,7 @@ def compile_model(
             schema=plan.SCHEMA,
             model=name,
             loss=loss,
+            loss_options=loss_options,
             gradients=gradients,
             op_abi=OP_ABI if any(n.domain == DOMAIN for n in train.graph.node) else 0,
             inputs=(plan.Feed(name=found.input, shape=size, dtype="float32"),),
@@ -104,13 +111,12 @@ def compile_model(
     return manifest
 
 
-def trainable(model: Model, loss: plan.LossName, freeze: Sequence[str]) -> list[str]:
+def trainable(model: Model, goal: str, freeze: Sequence[str]) -> list[str]:
     """The float32 initializers that reach the loss and match no glob of `freeze`; raises ModelError when none is left."""
     for glob in freeze:
         if not fnmatch.filter(model.weights, glob):
             known = ", ".join(sorted(model.weights)) or "none"
             raise ModelError(f"--freeze {glob!r} matches no float32 weight of the model (it has: {known})")
-    goal = losses.target(model.nodes, model.output, loss, model.shapes)
     found = [
         name
         for name in model.weights
@@ -123,9 +129,8 @@ def trainable(model: Model, loss: plan.LossName, freeze: Sequence[str]) -> list[
     return found
 
 
-def refuse_unsupported(model: Model, loss: plan.LossName, trained: Sequence[str]) -> set[str]:
+def refuse_unsupported(model: Model, goal: str, trained: Sequence[str]) -> set[str]:
     """The outputs of the nodes between trained weights and the loss; raises UnsupportedModel with all that have no gradient."""
-    goal = losses.target(model.nodes, model.output, loss, model.shapes)
     nodes = path(model.nodes, trained, [goal], model.floats)
     bad = objections(
         nodes, trained, lambda: Builder(model.shapes, model.shapes, known=model.known), model.floats, OPSET
@@ -135,9 +140,8 @@ def refuse_unsupported(model: Model, loss: plan.LossName, trained: Sequence[str]
     return {name for node in nodes for name in node.output}
 
 
-def with_gradient(model: Model, loss: plan.LossName, trained: Sequence[str]) -> list[str]:
+def with_gradient(model: Model, goal: str, trained: Sequence[str]) -> list[str]:
     """Those of `trained` that get a gradient; raises ModelError when none does."""
-    goal = losses.target(model.nodes, model.output, loss, model.shapes)
     g = Builder(model.shapes, model.shapes, known=model.known)
     found = reached(model.nodes, goal, trained, model.floats, g, OPSET)
     if not found:
@@ -148,7 +152,7 @@ def with_gradient(model: Model, loss: plan.LossName, trained: Sequence[str]) -> 
 def graphs(
     model: Model,
     training: Model,
-    loss: plan.LossName,
+    objective: tuple[LossName, LossOptions, str],
     trained: Sequence[str],
     statistics: Sequence[str],
     *,
@@ -156,11 +160,10 @@ def graphs(
     native: bool,
 ) -> tuple[onnx.ModelProto, onnx.ModelProto, plan.Feed]:
     """The training graph, of the model as it is in `training`, the evaluation graph and the label's feed."""
-    fed = [*trained, *statistics]
-    goal = losses.target(model.nodes, model.output, loss, model.shapes)
+    fed, (loss, options, goal) = [*trained, *statistics], objective
     label = plan.Feed(
         name=plan.LABEL,
-        shape=losses.label_shape(loss, model.shapes[goal]),
+        shape=losses.label_shape(loss, options, model.shapes[goal]),
         dtype="int64" if loss == "cross-entropy" else "float32",
     )
     feeds = [
@@ -173,7 +176,7 @@ def graphs(
     scalar = helper.make_tensor_value_info(plan.LOSS, TensorProto.FLOAT, [])
 
     g = Builder(model.shapes, model.shapes, int8=int8, known=model.known, native=native)
-    mean, seed = losses.emit(g, goal, loss, gradient=True)
+    mean, seed = losses.emit(g, goal, loss, options, gradient=True)
     found = differentiate(training.nodes, {goal: seed}, trained, model.floats, g, OPSET)
     names = {mean: plan.LOSS}
     for weight in trained:
@@ -189,9 +192,9 @@ def graphs(
     train = assemble(training, g, names, feeds, [scalar, *fetches], fed)
 
     g = Builder(model.shapes, model.shapes)
-    mean, _ = losses.emit(g, goal, loss, gradient=False)
+    mean, _ = losses.emit(g, goal, loss, options, gradient=False)
     prediction = g.op("Identity", model.output)
-    shape = [plan.BATCH, *(d if d > 0 else None for d in model.shapes[model.output][1:])]
+    shape = [plan.BATCH if d == -1 else d if d > 0 else None for d in model.shapes[model.output]]
     fetch = helper.make_tensor_value_info(plan.PREDICTION, TensorProto.FLOAT, shape)
     evaluate = assemble(model, g, {mean: plan.LOSS, prediction: plan.PREDICTION}, feeds, [scalar, fetch], fed)
     return train, evaluate, label

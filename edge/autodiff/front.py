@@ -79,8 +79,8 @@ def load(model: bytes | Path | onnx.ModelProto) -> onnx.ModelProto:
     return found
 
 
-def read(model: bytes | Path | onnx.ModelProto) -> Model:
-    """Loads and measures a model; raises ModelError with what is wrong and what to do."""
+def read(model: bytes | Path | onnx.ModelProto, *, scalar: bool = False) -> Model:
+    """Loads and measures a model, whose output may be a `scalar`; raises ModelError with what is wrong and what to do."""
     source = load(model)
     graph = source.graph
     initialized = {t.name for t in graph.initializer}
@@ -107,7 +107,7 @@ def read(model: bytes | Path | onnx.ModelProto) -> Model:
     try:
         values = [run(converted, feed.name, (n, *size)) for n in BATCHES]
         shapes = _shapes(values[0], values[1])
-        free = shapes[graph.output[0].name][:1] == (-1,)
+        free = shapes[graph.output[0].name][:1] == (-1,) or (scalar and not shapes[graph.output[0].name])
     except ModelError:
         free = False
     if not free:
@@ -115,7 +115,7 @@ def read(model: bytes | Path | onnx.ModelProto) -> Model:
         values = [run(converted, feed.name, (n, *size)) for n in BATCHES]
         shapes = _shapes(values[0], values[1])
     output = converted.graph.output[0].name
-    if shapes[output][:1] != (-1,):
+    if shapes[output][:1] != (-1,) and not (scalar and not shapes[output]):
         raise ModelError(
             f"the first dimension of output {output!r} doesn't follow the batch: its shape is {shapes[output]} at any "
             f"batch size (the first dimension of input {feed.name!r} must be the batch)"

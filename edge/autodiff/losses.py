@@ -1,47 +1,65 @@
 """Losses as ONNX nodes, with the gradient of their mean: the seed of the reverse pass.
 
     cross-entropy   mean over samples (and positions) of -log softmax(z)[label]:  dz = (softmax(z) - onehot) / count
-    mse             mean over all numbers of (z - label)^2:                       dz = 2 (z - label) / count
+    kl              mean over samples of T^2 sum p log(p / softmax(z / T)):       dz = T (softmax(z / T) - p) / count
+    bce             mean over all numbers of -log of the label's probability:     dz = (sigmoid(z) - label) / count
+    mse, l1         mean over all numbers of (z - label)^2, |z - label|:          dz = 2 (z - label), its sign / count
+    huber           mean of c (d - c / 2), d = z - label, c = d within +-delta:   dz = c / count
+    output          mean of the model's output:                                   dz = 1 / count
 
-Both are computed from the logits z with log-sum-exp, so that no logit overflows.
+All are computed from the logits z with log-sum-exp, so that no logit overflows. With smoothing e and weights w, the onehot
+of cross-entropy is q = w ((1 - e) onehot + e / classes), its loss -sum(q log softmax(z)) and its count the sum of the
+labels' weights, as in torch (arXiv:1512.00567 for the smoothing). kl is Hinton's distillation (arXiv:1503.02531).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import TensorProto
 
 from fleetgrad.edge.autodiff.errors import ModelError
 from fleetgrad.edge.autodiff.graph import Builder, Shape
-from fleetgrad.wire.plan import LABEL, LossName
+from fleetgrad.wire.loss import LossName, LossOptions, check
+from fleetgrad.wire.plan import LABEL
+
+FINAL: Mapping[str, frozenset[str]] = {  # what a model may end with that its loss computes itself
+    "cross-entropy": frozenset({"Softmax", "LogSoftmax"}),
+    "kl": frozenset({"Softmax", "LogSoftmax"}),
+    "bce": frozenset({"Sigmoid"}),
+}
+SMALLEST = 1e-30  # divides where all labels are ignored: the loss is 0 then, where torch has NaN
 
 
-def target(nodes: Sequence[onnx.NodeProto], output: str, loss: LossName, shapes: Mapping[str, Shape]) -> str:
-    """The value that the loss is taken of: the output, or for cross-entropy the input of a final Softmax."""
+def target(
+    nodes: Sequence[onnx.NodeProto], output: str, loss: LossName, options: LossOptions, shapes: Mapping[str, Shape]
+) -> str:
+    """The value that the loss is taken of: the output, or the input of a final Softmax or Sigmoid that the loss includes."""
     makers = {name: node for node in nodes for name in node.output}
     found = output
     while found in makers and makers[found].op_type == "Identity":
         found = makers[found].input[0]
-    last = makers.get(found)
-    if loss == "cross-entropy" and last is not None and last.op_type in {"Softmax", "LogSoftmax"}:
+    last, rank = makers.get(found), len(shapes[found])
+    if last is not None and last.op_type in FINAL.get(loss, ()):
         axis = next((a.i for a in last.attribute if a.name == "axis"), -1)
-        if axis % len(shapes[found]) == 1:
+        if last.op_type == "Sigmoid" or (rank > 1 and axis % rank == options.class_axis % rank):
             return str(last.input[0])
     return output
 
 
-def label_shape(loss: LossName, shape: Shape) -> Shape:
-    """The label's shape, without the batch, for predictions of a shape; raises ModelError when the loss doesn't fit."""
+def label_shape(loss: LossName, options: LossOptions, shape: Shape) -> Shape:
+    """The label's shape, without the batch, for predictions of a shape; raises ModelError when the loss doesn't fit, LossError when an
+    option doesn't."""
     if any(d < 0 for d in shape[1:]):
         raise ModelError(f"the output {shown(shape)} has the batch in more than its first dimension: no loss fits it")
-    if loss == "mse":
+    if loss == "output":
+        return ()
+    if loss in {"cross-entropy", "kl"} and (len(shape) < 2 or shape[options.class_axis] < 2):
+        where = "[N, classes, ...]" if options.class_axis == 1 else "[N, ..., classes]"
+        raise ModelError(f"{loss} needs an output {where} with at least two classes, the model gives {shown(shape)}")
+    check(loss, options, shape[options.class_axis] if loss == "cross-entropy" else None)
+    if loss != "cross-entropy":
         return shape[1:]
-    if len(shape) < 2 or shape[1] < 2:
-        raise ModelError(
-            f"cross-entropy needs an output [N, classes, ...] with at least two classes, the model gives {shown(shape)}"
-        )
-    return shape[2:]
+    return shape[2:] if options.class_axis == 1 else shape[1:-1]
 
 
 def shown(shape: Shape) -> str:
@@ -49,19 +67,119 @@ def shown(shape: Shape) -> str:
     return "[" + ", ".join("N" if d == -1 else f"{-d}N" if d < 0 else str(d) for d in shape) + "]"
 
 
-def emit(g: Builder, z: str, loss: LossName, gradient: bool) -> tuple[str, str]:
+def emit(g: Builder, z: str, loss: LossName, options: LossOptions, gradient: bool) -> tuple[str, str]:
     """Emits the loss of z against LABEL; returns its name and that of its gradient ('' unless `gradient`)."""
-    if loss == "mse":
-        difference = g.op("Sub", z, LABEL)
-        mean = g.op("ReduceMean", g.op("Mul", difference, difference), keepdims=0)
-        if not gradient:
-            return mean, ""
-        count = g.op("Cast", g.op("Size", z), to=TensorProto.FLOAT)
-        return mean, g.op("Mul", difference, g.op("Div", g.constant(2.0), count))
-    mean, logs = g.ops("SoftmaxCrossEntropyLoss", z, LABEL, outputs=2, reduction="mean")
-    if not gradient:
-        return mean, ""
-    classes = g.constant(g.shapes[z][1], np.int64)
-    hot = g.op("OneHot", LABEL, classes, g.constant([0.0, 1.0]), axis=1)
-    count = g.op("Cast", g.op("Size", LABEL), to=TensorProto.FLOAT)
-    return mean, g.op("Div", g.op("Sub", g.op("Exp", logs), hot), count)
+    mean, seed = EMITTERS[loss](g, z, options)
+    return mean, seed() if gradient else ""
+
+
+Emitted = tuple[str, Callable[[], str]]  # the loss, and what emits its gradient
+
+
+def _mean(g: Builder, x: str) -> str:
+    return g.op("ReduceMean", x, keepdims=0)
+
+
+def _per_number(g: Builder, z: str, factor: float = 1.0) -> str:
+    """factor / count, where every number of z counts."""
+    return g.op("Div", g.constant(factor), g.as_float(g.op("Size", z)))
+
+
+def _mse(g: Builder, z: str, options: LossOptions) -> Emitted:
+    difference = g.op("Sub", z, LABEL)
+    mean = _mean(g, g.op("Mul", difference, difference))
+    return mean, lambda: g.op("Mul", difference, _per_number(g, z, 2.0))
+
+
+def _l1(g: Builder, z: str, options: LossOptions) -> Emitted:
+    difference = g.op("Sub", z, LABEL)
+    return _mean(g, g.op("Abs", difference)), lambda: g.op("Mul", g.op("Sign", difference), _per_number(g, z))
+
+
+def _huber(g: Builder, z: str, options: LossOptions) -> Emitted:
+    difference = g.op("Sub", z, LABEL)
+    near = g.op("Clip", difference, g.constant(-options.delta), g.constant(options.delta))
+    rest = g.op("Sub", difference, g.op("Mul", near, g.constant(0.5)))
+    return _mean(g, g.op("Mul", near, rest)), lambda: g.op("Mul", near, _per_number(g, z))
+
+
+def _bce(g: Builder, z: str, options: LossOptions) -> Emitted:
+    """max(z, 0) - z label + log(1 + exp(-|z|)) for each number."""
+    tail = g.op("Log", g.op("Add", g.op("Exp", g.op("Neg", g.op("Abs", z))), g.constant(1.0)))
+    mean = _mean(g, g.op("Add", g.op("Sub", g.op("Relu", z), g.op("Mul", z, LABEL)), tail))
+    return mean, lambda: g.op("Mul", g.op("Sub", g.op("Sigmoid", z), LABEL), _per_number(g, z))
+
+
+def _output(g: Builder, z: str, options: LossOptions) -> Emitted:
+    return _mean(g, z), lambda: g.op("Expand", _per_number(g, z), g.op("Shape", z))
+
+
+def _kl(g: Builder, z: str, options: LossOptions) -> Emitted:
+    axis, t = options.class_axis, options.temperature
+    scaled = z if t == 1 else g.op("Mul", z, g.constant(1 / t))
+    logs = g.op("LogSoftmax", scaled, axis=axis)
+    zero = g.as_float(g.op("Equal", LABEL, g.constant(0.0)))
+    distance = g.op("Mul", LABEL, g.op("Sub", g.op("Log", g.op("Add", LABEL, zero)), logs))
+    classes = g.shapes[z][axis]
+    mean = g.op("Mul", _mean(g, distance), g.constant(classes * t * t))
+    return mean, lambda: g.op(
+        "Mul",
+        g.op("Sub", g.op("Mul", g.op("Exp", logs), g.total(LABEL, axis, keep=True)), LABEL),
+        _per_number(g, z, classes * t),
+    )
+
+
+def _cross_entropy(g: Builder, z: str, options: LossOptions) -> Emitted:
+    shape, label = g.shapes[z], LABEL
+    if options.class_axis == 1 or len(shape) == 2:
+        return _classes_first(g, z, label, shape, options)
+    rows: Shape = (-1, shape[-1])
+    mean, seed = _classes_first(g, g.reshape(z, rows), g.op("Reshape", label, g.integers(-1)), rows, options)
+    return mean, lambda: g.reshape(seed(), shape)
+
+
+def _classes_first(g: Builder, z: str, label: str, shape: Shape, options: LossOptions) -> Emitted:
+    """Cross-entropy of z [N, classes, ...] against label [N, ...]."""
+    classes = shape[1]
+    if options.label_smoothing == 0 and not options.class_weights and options.ignore_index is None:
+        mean, logs = g.ops("SoftmaxCrossEntropyLoss", z, label, outputs=2, reduction="mean")
+        return mean, lambda: g.op(
+            "Div",
+            g.op("Sub", g.op("Exp", logs), _one_hot(g, label, classes)),
+            g.as_float(g.op("Size", label)),
+        )
+    weights = np.array(options.class_weights or [1.0] * classes).reshape(classes, *(1 for _ in shape[2:]))
+    logs, counts = g.op("LogSoftmax", z, axis=1), ""
+    if options.ignore_index is not None:
+        ignored = g.op("Equal", label, g.constant(options.ignore_index, np.int64))
+        counts = g.op("Unsqueeze", g.as_float(g.op("Not", ignored)), g.integers(1))
+        # OneHot has zeros for the number after the last class, and takes negative ones from the end.
+        label = g.op("Where", ignored, g.constant(classes, np.int64), label)
+    hot = _one_hot(g, label, classes)
+    if options.class_weights:
+        hot = g.op("Mul", hot, g.constant(weights))
+    count = g.op("Max", g.op("ReduceSum", hot, keepdims=0), g.constant(SMALLEST))
+    goal = hot
+    if (smoothing := options.label_smoothing) > 0:
+        share = g.constant(weights * smoothing / classes)
+        share = g.op("Mul", share, counts) if counts else share
+        goal = g.op("Add", g.op("Mul", hot, g.constant(1 - smoothing)), share)
+    mean = g.op("Neg", g.op("Div", g.op("ReduceSum", g.op("Mul", goal, logs), keepdims=0), count))
+    return mean, lambda: g.op(
+        "Div", g.op("Sub", g.op("Mul", g.op("Exp", logs), g.total(goal, 1, keep=True)), goal), count
+    )
+
+
+def _one_hot(g: Builder, label: str, classes: int) -> str:
+    return g.op("OneHot", label, g.constant(classes, np.int64), g.constant([0.0, 1.0]), axis=1)
+
+
+EMITTERS: Mapping[LossName, Callable[[Builder, str, LossOptions], Emitted]] = {
+    "cross-entropy": _cross_entropy,
+    "bce": _bce,
+    "kl": _kl,
+    "mse": _mse,
+    "l1": _l1,
+    "huber": _huber,
+    "output": _output,
+}

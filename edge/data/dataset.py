@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fleetgrad.wire.plan import Manifest
 
 SCAN_ROWS = 4096
+DISTRIBUTION = 1e-3  # how far from 1 the sum of a distribution may be: float32 and text files round
 
 
 class DataError(ValueError):
@@ -78,7 +79,7 @@ def fit(
 
 
 def _targets(name: str, y: NDArray[np.generic], manifest: Manifest) -> NDArray[np.generic]:
-    label, classes = manifest.label, manifest.output[0] if manifest.output else 0
+    label, classes, options = manifest.label, manifest.classes, manifest.loss_options
     if manifest.loss == "cross-entropy":
         flat = y.reshape(len(y), *label.shape) if y.size == len(y) * int(np.prod(label.shape)) else y
         if flat.shape[1:] != label.shape:
@@ -89,17 +90,30 @@ def _targets(name: str, y: NDArray[np.generic], manifest: Manifest) -> NDArray[n
         ):
             raise DataError(f"{name}: targets have type {y.dtype}: class numbers 0 to {classes - 1} are needed")
         whole = flat.astype(np.int64)
-        if bad := np.flatnonzero(((whole < 0) | (whole >= classes)).reshape(len(whole), -1).any(1))[:1].tolist():
+        wrong = ((whole < 0) | (whole >= classes)) & (whole != options.ignore_index)
+        if bad := np.flatnonzero(wrong.reshape(len(whole), -1).any(1))[:1].tolist():
             raise DataError(
                 f"{name}: target {whole[bad[0]]} of sample {bad[0]} is no class: the plan has 0 to {classes - 1}"
             )
         return whole
+    if manifest.loss == "output":
+        return np.zeros(len(y), np.float32)
     if y.dtype.kind not in "fiub":
         raise DataError(f"{name}: targets have type {y.dtype}, numbers are needed")
     if y.size != len(y) * int(np.prod(label.shape)):
         raise DataError(f"{name}: a target has shape {y.shape[1:]}, the plan's output has {label.shape}")
     _check_finite(name, "target", y, "float32")
-    return y.astype(np.float32).reshape(len(y), *label.shape)
+    found = y.astype(np.float32).reshape(len(y), *label.shape)
+    if manifest.loss == "bce" and not (found.min() >= 0 and found.max() <= 1):
+        raise DataError(f"{name}: targets go from {found.min():g} to {found.max():g}: probabilities are needed, 0 to 1")
+    if manifest.loss == "kl":
+        sums = found.sum(options.class_axis)
+        if found.min() < 0 or np.abs(sums - 1).max() > DISTRIBUTION:
+            raise DataError(
+                f"{name}: a target holds {found.min():g} at least and sums to {sums.min():g} to {sums.max():g}: "
+                f"a distribution over {classes} classes is needed"
+            )
+    return found
 
 
 def _check_finite(name: str, what: str, array: NDArray[np.generic], dtype: str) -> None:

@@ -209,7 +209,8 @@ class Trainer:
         """Loss and accuracy of the current parameters on all of `data`."""
         if self._eval is None:
             self._eval = self._session(plans.EVAL)
-        total, right = 0.0, 0
+        total, counted, right = 0.0, 0, 0
+        classes, options = self.manifest.loss == "cross-entropy", self.manifest.loss_options
         for start in range(0, len(data), batch_size):
             x, y = data.batch(np.arange(start, min(start + batch_size, len(data))))
             binding = self._eval.io_binding()
@@ -224,10 +225,15 @@ class Trainer:
             except Exception as e:
                 raise TrainingError(f"evaluation failed: {_first_line(e)}") from e
             loss, prediction = binding.copy_outputs_to_cpu()
-            total += float(loss) * len(x)
-            right += int((prediction.argmax(1) == y).sum()) if self.manifest.loss == "cross-entropy" else 0
-        accuracy = right / len(data) if self.manifest.loss == "cross-entropy" else None
-        return Evaluation(total / len(data), accuracy, len(data))
+            count = len(x)
+            if classes:  # each label counts, whether a sample has one or a sequence of them
+                valid = np.ones(y.shape, bool) if options.ignore_index is None else y != options.ignore_index
+                count = int(valid.sum())
+                right += int(((prediction.argmax(options.class_axis) == y) & valid).sum())
+            total, counted = total + float(loss) * count, counted + count
+        if counted == 0:
+            raise TrainingError(f"evaluation failed: all labels are {options.ignore_index}, which is ignored")
+        return Evaluation(total / counted, right / counted if classes else None, len(data))
 
     def _tensor_at(self, index: int) -> str:
         return next((t.name for t in self.manifest.tensors if t.offset <= index < t.end), "none")

@@ -150,6 +150,8 @@ def test_a_model_that_cannot_train_names_every_node_and_leaves_nothing(run: Run,
         (("new", "DIR/fed", "--model", "DIR/mlp.onnx", "--broker", "mqtt://192.0.2.1"), "--insecure"),
         (("new", "DIR/fed", "--model", "DIR/mlp.onnx", "--broker", "mqtts://192.0.2.1"), "TLS isn't supported yet"),
         (("new", "DIR/fed", "--model", "DIR/mlp.onnx", "--loss", "hinge"), "hinge"),
+        (("new", "DIR/fed", "--model", "DIR/mlp.onnx", "--loss-option", "delta=2"), "it belongs to huber"),
+        (("new", "DIR/fed", "--model", "DIR/mlp.onnx", "--loss-option", "class-weights=1,2"), "2 class-weights for"),
         (
             ("new", "DIR/fed", "--model", "DIR/mlp.onnx", "--rounds", "5000000"),
             "round.rounds: expected `int` <= 1000000",

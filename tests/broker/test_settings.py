@@ -8,11 +8,13 @@ import pytest
 from fleetgrad.broker import settings
 from fleetgrad.broker.settings import Broker, Data, Round, Settings, Training
 from fleetgrad.wire.coding.spec import CodecSpec
+from fleetgrad.wire.loss import LossOptions
 from fleetgrad.wire.settings import SettingsError
 
 FULL = Settings(
     name="fed",
     loss="mse",
+    loss_options=LossOptions(class_weights=(1.0, 0.25), ignore_index=-100, class_axis=-1),
     gradients="fp32",
     broker=Broker(url="mqtt://192.0.2.7:1884", insecure=True),
     training=Training(local_epochs=2, batch_size=7, learning_rate=0.125, momentum=0.5, weight_decay=0.001),

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from fleetgrad.edge.data import npz, split
 from fleetgrad.edge.data.dataset import DataError, fit
 from fleetgrad.wire import plan
-from fleetgrad.wire.plan import Feed, LossName, Manifest, Tensor
+from fleetgrad.wire.loss import LossName
+from fleetgrad.wire.plan import Feed, Manifest, Tensor
 
 
 def manifest(loss: LossName = "cross-entropy") -> Manifest:
