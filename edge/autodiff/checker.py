@@ -19,11 +19,12 @@ import onnxruntime
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from fleetgrad.edge.autodiff import reference, reference_recurrent
 from fleetgrad.edge.autodiff.graph import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET, Array, Builder, Shape
-from fleetgrad.edge.autodiff.reference import OPS
 from fleetgrad.edge.autodiff.registry import STILL, differentiate
 from fleetgrad.native import kernels
 
+OPS = [*reference.OPS, *reference_recurrent.OPS]
 STEP = 1e-5  # of the differences: their error is about STEP^2 + 1e-16 / STEP
 TOLERANCE = 1e-6  # float64 rule against differences, relative to the largest entry
 TOLERANCE_FLOAT32 = 2e-5  # onnxruntime in float32 against the float64 rule

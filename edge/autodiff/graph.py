@@ -85,7 +85,7 @@ class Builder:
 
     def name(self, stem: str) -> str:
         """A name that nothing else in the graph has."""
-        number = len(self.nodes) + len(self.constants)
+        number = len(self._taken)
         while (found := f"fleetgrad.{stem}.{number}") in self._taken:
             number += 1
         self._taken.add(found)

@@ -127,8 +127,12 @@ def _batch(g: Builder, node: Node, dy: str) -> Gradients:
             outputs += [y, *running]
         return _native(g, node, dy, mean, inv, training=1)
     with g.instead(node) as outputs:
-        # Without momentum the running statistics that come out are the batch's.
-        y, mean, var = g.ops("BatchNormalization", *node.x, outputs=3, training_mode=1, momentum=0.0, epsilon=epsilon)
+        # Without momentum the running statistics that come out are the batch's. onnxruntime writes them over those that go
+        # in, hence the copies.
+        copies = [g.op("Neg", name) for name in node.x[3:]]
+        y, mean, var = g.ops(
+            "BatchNormalization", *node.x[:3], *copies, outputs=3, training_mode=1, momentum=0.0, epsilon=epsilon
+        )
         channels = g.constant(float(g.shapes[scale][0]))
         count = g.op("Div", g.as_float(g.op("Size", x)), channels)
         one = g.constant(1.0)

@@ -1,0 +1,139 @@
+"""Layers that torch exports, trained by plans of both profiles, against torch's autograd in float64."""
+
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from fleetgrad.edge.autodiff import compile_model, fidelity
+from fleetgrad.wire import plan
+
+pytestmark = pytest.mark.needs("torch")
+PROFILES: list[plan.Profile] = ["cpu-native", "cpu-std"]
+
+
+def exported(module: Any, x: np.ndarray) -> onnx.ModelProto:
+    """A torch module in training mode as ONNX, with its parameters as initializers and a free batch."""
+    import torch
+
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module, (torch.tensor(x),), file, dynamo=False, training=torch.onnx.TrainingMode.TRAINING,
+            do_constant_folding=False, input_names=["x"], output_names=["y"], dynamic_axes={"x": {0: "N"}, "y": {0: "N"}},
+        )  # fmt: skip
+    return onnx.load_from_string(file.getvalue())
+
+
+def hold(
+    module: Any, x: np.ndarray, folder: Path, profile: plan.Profile, tolerance: float = 2e-5, **how: Any
+) -> plan.Manifest:
+    """Compares loss, gradients and what becomes of running statistics in one step on x, with cross-entropy on the output."""
+    import torch
+
+    model = exported(module, x)
+    manifest = compile_model(model, loss="cross-entropy", gradients="fp32", profile=profile, output=folder, **how)
+    flat = np.fromfile(folder / plan.PARAMS, "<f4")
+    weights = {t.name: flat[t.offset : t.offset + t.size].reshape(t.shape) for t in manifest.tensors}
+    session = fidelity.session(folder / plan.TRAIN)
+    label = np.arange(len(x)) % manifest.output[0]
+    fed = {i.name for i in session.get_inputs()}
+    fetches = [o.name for o in session.get_outputs()]
+    feeds = {n: v for n, v in {"x": x, plan.LABEL: label, **weights}.items() if n in fed}
+    found = dict(zip(fetches, session.run(fetches, feeds), strict=True))
+
+    exact = module.double()
+    loss = torch.nn.functional.cross_entropy(exact(torch.tensor(x.astype(np.float64))), torch.tensor(label))
+    loss.backward()
+    assert found[plan.LOSS] == pytest.approx(float(loss.detach()), rel=1e-5)
+    parameters = {n: p.grad.numpy() for n, p in exact.named_parameters()}
+    assert {t.name for t in manifest.of_role("trainable")} == set(parameters)
+    buffers = {n: b.numpy() for n, b in exact.named_buffers()}
+    expected = {plan.GRADIENT + n: v for n, v in parameters.items()}
+    expected |= {plan.STATISTIC + t.name: buffers[t.name] for t in manifest.of_role("personal")}
+    for name, value in expected.items():
+        scale = max(1e-2, float(np.abs(value).max()))
+        np.testing.assert_allclose(found[name], value, atol=tolerance * scale, rtol=0, err_msg=name)
+    return manifest
+
+
+def normal(*shape: int) -> np.ndarray:
+    return np.random.Generator(np.random.PCG64(8)).standard_normal(shape).astype(np.float32)
+
+
+def networks() -> dict[str, tuple[Callable[[], Any], tuple[int, ...]]]:
+    """Name: (module, shape of the input)."""
+    from torch import nn
+
+    class Last(nn.Module):
+        """The last step's output of a recurrent layer, as logits."""
+
+        def __init__(self, kind: type, **how: Any) -> None:
+            super().__init__()
+            self.layer = kind(3, 5, batch_first=True, **how)
+            self.head = nn.Linear(5 * (2 if how.get("bidirectional") else 1), 4)
+
+        def forward(self, x: Any) -> Any:
+            return self.head(self.layer(x)[0][:, -1])
+
+    def image(*layers: Any) -> Callable[[], Any]:
+        return lambda: nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(3))
+
+    size = (4, 4, 9, 7)
+    return {
+        "batch norm": (
+            image(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.ReLU6(), nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4, momentum=0.3)),
+            size,
+        ),
+        "batch norm of rows": (lambda: nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)), (7, 6)),
+        "group norm": (image(nn.Conv2d(4, 6, 3), nn.GroupNorm(2, 6), nn.ReLU()), size),
+        "instance norm": (image(nn.Conv2d(4, 6, 3), nn.InstanceNorm2d(6, affine=True), nn.Tanh()), size),
+        "layer norm": (lambda: nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5), nn.Linear(5, 3)), (7, 6)),
+        "depthwise": (
+            image(nn.Conv2d(4, 8, 3, padding=1, groups=4, stride=2), nn.ReLU6(), nn.Conv2d(8, 8, 3, groups=8, padding=2)),
+            size,
+        ),
+        "transposed": (
+            image(
+                nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1), nn.ReLU(),
+                nn.ConvTranspose2d(6, 4, 2, groups=2, dilation=2), nn.ConvTranspose2d(4, 4, 3, groups=4, stride=2),
+            ),
+            size,
+        ),
+        "pools": (
+            image(
+                nn.Conv2d(4, 6, 3, padding=1), nn.MaxPool2d(3, 2, 1, ceil_mode=True), nn.Conv2d(6, 6, 1),
+                nn.AvgPool2d(3, 1, 1, count_include_pad=True), nn.Conv2d(6, 6, 1), nn.MaxPool2d(2, 1, dilation=2),
+            ),
+            size,
+        ),
+        "LSTM": (lambda: Last(nn.LSTM, num_layers=2), (4, 6, 3)),
+        "LSTM both ways": (lambda: Last(nn.LSTM, bidirectional=True), (4, 6, 3)),
+        "GRU": (lambda: Last(nn.GRU, bidirectional=True), (4, 6, 3)),
+        "RNN": (lambda: Last(nn.RNN, nonlinearity="relu"), (4, 6, 3)),
+    }  # fmt: skip
+
+
+NAMES = [
+    "batch norm", "batch norm of rows", "group norm", "instance norm", "layer norm", "depthwise", "transposed",
+    "pools", "LSTM", "LSTM both ways", "GRU", "RNN",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_networks_gradient_equals_torch(tmp_path: Path, name: str, profile: plan.Profile) -> None:
+    import torch
+
+    torch.manual_seed(5)
+    make, shape = networks()[name]
+    module, x = make(), normal(*shape)
+    module(torch.tensor(x))  # gives lazy layers their sizes, and running statistics a history
+    manifest = hold(module, x, tmp_path / "plan", profile)
+    assert profile == "cpu-native" or not manifest.op_abi
