@@ -51,7 +51,8 @@ def relu(g: Builder, node: Node, dy: str) -> Gradients:
 def leaky_relu(g: Builder, node: Node, dy: str) -> Gradients:
     """dx = dy where x > 0, alpha dy elsewhere."""
     alpha = float(node.attribute("alpha", 0.01))
-    slope = g.op("Add", _times(g, _above(g, node.x[0]), 1 - alpha), g.constant(alpha))
+    signed = node.y[0] if alpha > 0 else node.x[0]  # y has the sign of x, and then x can go
+    slope = g.op("Add", _times(g, _above(g, signed), 1 - alpha), g.constant(alpha))
     return [g.op("Mul", dy, slope)]
 
 
@@ -71,7 +72,8 @@ def prelu(g: Builder, node: Node, dy: str) -> Gradients:
 @vjp("ThresholdedRelu", since=10)
 def thresholded_relu(g: Builder, node: Node, dy: str) -> Gradients:
     """dx = dy where x > alpha."""
-    return [g.op("Mul", dy, _above(g, node.x[0], float(node.attribute("alpha", 1.0))))]
+    alpha = float(node.attribute("alpha", 1.0))
+    return [g.op("Mul", dy, _above(g, node.y[0]) if alpha >= 0 else _above(g, node.x[0], alpha))]
 
 
 @vjp("Shrink", since=9)
@@ -88,7 +90,7 @@ def _exponential(g: Builder, node: Node, dy: str, scale: float, alpha: float) ->
     low = scale * alpha
     slope = g.op("Add", g.op("Min", node.y[0], g.constant(0.0)), g.constant(low))
     if low != scale:
-        slope = g.op("Add", slope, _times(g, _above(g, node.x[0]), scale - low))
+        slope = g.op("Add", slope, _times(g, _above(g, node.y[0]), scale - low))
     return g.op("Mul", dy, slope)
 
 

@@ -1,7 +1,7 @@
 """VJP rules of the elementwise arithmetic ops; those with several inputs sum over the dimensions that were broadcast.
 
 Masks are multiplied by, as Where takes onnxruntime's CPU kernel 20 times as long. Kinks are as in torch: Abs has 0 at 0,
-equal inputs of Max and Min share the gradient, Clip lets it pass at its bounds.
+equal inputs of Max and Min share the gradient, and Clip stops it at its bounds, as relu6 and hardtanh do (clamp doesn't).
 """
 
 from fleetgrad.edge.autodiff.graph import DOMAIN, Builder, Node
@@ -133,11 +133,15 @@ def where(g: Builder, node: Node, dy: str) -> Gradients:
 
 @vjp("Clip", since=11)
 def clip(g: Builder, node: Node, dy: str) -> Gradients:
-    """dx = dy where x is within the bounds; a bound gets the gradient of what is beyond it."""
+    """dx = dy where y is between the bounds, so that x need not be kept; a bound gets the gradient of what is beyond it."""
     x, y = node.x[0], node.y[0]
     if g.native and not node.need(1) and not node.need(2):
-        return [g.op("ClipGrad", x, dy, *node.x[1:], domain=DOMAIN)]
-    dx = g.op("Mul", dy, g.as_float(g.op("Equal", x, y))) if node.need(0) else None
+        return [g.op("ClipGrad", y, dy, *node.x[1:], domain=DOMAIN, inclusive=0)]
+    dx = None
+    if node.need(0):
+        inside = [g.op(kind, y, bound) for kind, bound in zip(("Greater", "Less"), node.x[1:], strict=False) if bound]
+        mask = g.op("And", *inside) if len(inside) == 2 else inside[0] if inside else ""
+        dx = g.op("Mul", dy, g.as_float(mask)) if mask else dy
     bounds = [
         g.op("ReduceSum", g.op("Mul", dy, g.as_float(g.op(kind, x, y))), keepdims=0) if node.need(i) else None
         for i, kind in ((1, "Less"), (2, "Greater"))
