@@ -110,9 +110,10 @@ def _test_arrays(options: Options) -> tuple[NDArray[np.generic] | None, NDArray[
         return None, None
     names = [n.removesuffix("train") + "test" if n.endswith("train") else f"{n}_test" for n in (options.x, options.y)]
     try:
-        return npz.read_arrays(options.data, *names)
+        x, y = npz.read_arrays(options.data, *names)
     except ValueError:
         return None, None
+    return x, y
 
 
 def _digits() -> tuple[NDArray[np.generic], NDArray[np.generic]]:

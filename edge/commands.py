@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -26,6 +27,7 @@ from fleetgrad.wire.plan import BatchNorm, Gradients, Optimizer, Profile
 
 app = make_app("Trains ONNX models on this board, by itself or in a federation.")
 MOST_THREADS = 64  # as in edge.toml
+MOST_IN_DIMENSION = 1 << 20
 
 LossOption = Annotated[
     list[str] | None,
@@ -33,6 +35,21 @@ LossOption = Annotated[
 ]
 
 out, err = Console(markup=False), Console(stderr=True, highlight=False, markup=False)
+
+
+Dim = Annotated[
+    list[str] | None, typer.Option(metavar="NAME=SIZE", help="The size of a dynamic dimension, as in time=64.")
+]
+
+
+def _dims(given: list[str] | None) -> dict[str, int]:
+    found = {}
+    for text in given or []:
+        name, _, size = text.rpartition("=")
+        if not name or not size.isdecimal() or not 0 < int(size) <= MOST_IN_DIMENSION:
+            raise typer.BadParameter(f"--dim {text}: NAME=SIZE is needed, as in --dim time=64")
+        found[name] = int(size)
+    return found
 
 
 @app.command("run")
@@ -53,6 +70,7 @@ def compile_(
     ] = "cpu-native",
     batch_norm: Annotated[BatchNorm, typer.Option(help="What trained layers normalise with.")] = "batch",
     freeze: Annotated[list[str] | None, typer.Option(help="Names (globs) of weights to leave alone.")] = None,
+    dim: Dim = None,
 ) -> None:
     """Compile an ONNX model into a plan that a board can train.
 
@@ -68,7 +86,9 @@ def compile_(
         profile=profile,
         batch_norm=batch_norm,
         freeze=freeze or [],
+        dims=_dims(dim),
         output=output,
+        notice=lambda text: err.print(f"note: {escape(text)}"),
         optimizer=Optimizer(),
     )
     trained = manifest.of_role("trainable")
@@ -82,12 +102,13 @@ def compile_(
 @app.command()
 def check(
     model: Annotated[Path, typer.Argument(help="An ONNX file.")],
+    dim: Dim = None,
     format: Format = "table",  # noqa: A002
 ) -> None:
     """List what of a model can train and what can't, and why. The exit code is 1 when it can't."""
     from fleetgrad.edge.autodiff.survey import survey
 
-    found = survey(model)
+    found = survey(model, _dims(dim))
     if format == "json":
         sys.stdout.write(
             msgspec.json.encode({"trains": found.trains, "nodes": found.nodes, "weights": found.weights}).decode()

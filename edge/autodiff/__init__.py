@@ -1,6 +1,7 @@
 """ONNX forward graph -> training plan, by reverse-mode differentiation; runs once, on the operator's machine.
 
-    front      reads a model, measures its shapes             registry   VJP rules and the reverse pass
+    front      reads a model, brings it to one opset          registry   VJP rules and the reverse pass
+    measuring  runs it: shapes, what never changes            hidden     weights that are no initializers
     graph      emits nodes                                    rules/     the rules, a file per family of ops
     losses     cross-entropy and mean squared error           compiling  writes the plan
     survey     what can train                                 checker    rules against finite differences

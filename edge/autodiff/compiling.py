@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +24,10 @@ from fleetgrad.edge.autodiff import losses
 from fleetgrad.edge.autodiff.errors import ModelError, UnsupportedModel
 from fleetgrad.edge.autodiff.front import Model, read
 from fleetgrad.edge.autodiff.graph import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET, Builder
+from fleetgrad.edge.autodiff.measuring import kind
 from fleetgrad.edge.autodiff.registry import differentiate, downstream, objections, path, reached, upstream
 from fleetgrad.edge.autodiff.statistics import in_training
+from fleetgrad.edge.autodiff.survey import untrained
 from fleetgrad.native.kernels import OP_ABI
 from fleetgrad.wire import plan
 from fleetgrad.wire.loss import LossName, LossOptions
@@ -43,30 +45,37 @@ def compile_model(
     profile: plan.Profile = "cpu-native",
     batch_norm: plan.BatchNorm = "batch",
     freeze: Sequence[str] = (),
+    dims: Mapping[str, int] | None = None,
     output: Path,
     optimizer: plan.Optimizer = plan.Optimizer(),  # noqa: B008 - frozen
     name: str | None = None,
+    notice: Callable[[str], None] = lambda _: None,
 ) -> plan.Manifest:
     """Compiles a model into the plan directory `output` and returns its manifest.
 
     `freeze` holds globs of initializer names that stay as they are; every other float32 initializer that the loss depends
-    on is trained. `loss_options` are those of wire/loss.py. A plan of the profile cpu-std has no custom ops, so its gradients are fp32. With batch_norm "batch", the
+    on is trained. `loss_options` are those of wire/loss.py. `dims` gives sizes to dynamic dimensions of the inputs, by
+    their names. A plan of the profile cpu-std has no custom ops, so its gradients are fp32. With batch_norm "batch", the
     batch normalisation layers that are trained normalise with the batch's statistics, as in torch's train(), and their
     running statistics stay on the device (role personal). `output` appears whole or not at all, and replaces an older plan.
-    `name` defaults to the file's or the graph's name. Raises ModelError (UnsupportedModel when ops have no gradient), and
-    OSError when the disk fails.
+    `name` defaults to the file's or the graph's name. `notice` is told what the user may not expect. Raises ModelError
+    (UnsupportedModel when ops have no gradient), and OSError when the disk fails.
     """
     if profile == "cpu-std" and gradients == "int8":
         raise ModelError(
             "int8 gradients are made by custom ops, which the profile cpu-std has not: take fp32 gradients"
         )
     check_loss(loss, loss_options)
-    found = read(model, scalar=loss == "output")
+    found = read(model, dims, scalar=loss == "output")
     goal = losses.target(found.nodes, found.output, loss, loss_options, found.shapes)
     trained = trainable(found, goal, freeze)
     passed = refuse_unsupported(found, goal, trained)
     trained = with_gradient(found, goal, trained)
     training, statistics = in_training(found, trained, passed) if batch_norm == "batch" else (found, [])
+    running = {name for n in found.nodes if n.op_type == "BatchNormalization" for name in n.input[3:5]}
+    for weight, reason in untrained(found, goal, trained).items():
+        if weight not in running and not any(fnmatch.fnmatchcase(weight, glob) for glob in freeze):
+            notice(f"{weight!r} stays as it is: {reason}")
     if name is None:
         name = model.stem if isinstance(model, Path) else found.source.graph.name or "model"
 
@@ -88,7 +97,6 @@ def compile_model(
         plan.INFER: inference(found.source, tensors).SerializeToString(deterministic=True),
         plan.PARAMS: vector.tobytes(),
     }
-    size = found.shapes[found.input][1:]
     manifest = plan.check(
         plan.Manifest(
             schema=plan.SCHEMA,
@@ -97,7 +105,7 @@ def compile_model(
             loss_options=loss_options,
             gradients=gradients,
             op_abi=OP_ABI if any(n.domain == DOMAIN for n in train.graph.node) else 0,
-            inputs=(plan.Feed(name=found.input, shape=size, dtype="float32"),),
+            inputs=found.inputs,
             label=label,
             output=found.shapes[found.output][1:],
             tensors=tensors,
@@ -167,7 +175,7 @@ def graphs(
         dtype="int64" if loss == "cross-entropy" else "float32",
     )
     feeds = [
-        helper.make_tensor_value_info(model.input, TensorProto.FLOAT, [plan.BATCH, *model.shapes[model.input][1:]]),
+        *(helper.make_tensor_value_info(f.name, kind(f), [plan.BATCH, *f.shape]) for f in model.inputs),
         helper.make_tensor_value_info(
             plan.LABEL, TensorProto.INT64 if label.dtype == "int64" else TensorProto.FLOAT, [plan.BATCH, *label.shape]
         ),

@@ -22,3 +22,9 @@ class UnsupportedModel(ModelError):
             f"can't differentiate {count} of the model:{lines}\n"
             "freeze the weights before them (--freeze), or replace the ops; 'fleetgrad-edge check' lists what can train"
         )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a library's error, for a message of one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__

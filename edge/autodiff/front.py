@@ -1,29 +1,28 @@
-"""Reads a user's ONNX model: checks it, brings it to one opset, frees its batch and measures every shape.
+"""Reads a user's ONNX model: checks it, brings it to one opset, frees its batch and has every shape measured.
 
-Shapes are measured, not inferred: the model runs with batches of 2 and 3 (zeros), and a dimension that grew from 2k to
-3k is k times the batch. So whatever arithmetic an exporter wrote around Reshape, its result is known. A model that was
-traced with a fixed batch in its Reshapes runs once with that batch, and their first entries become -1.
+A model that was traced with a fixed batch in its Reshapes runs once with that batch, and their first entries become -1.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
-from onnx import TensorProto, external_data_helper, helper, inliner, numpy_helper, version_converter
+from onnx import TensorProto, external_data_helper, inliner, numpy_helper, version_converter
 
-from fleetgrad.edge.autodiff.errors import ModelError, UnsupportedModel
+from fleetgrad.edge.autodiff.errors import ModelError, UnsupportedModel, first_line
 from fleetgrad.edge.autodiff.graph import OPSET, Array, Shape
+from fleetgrad.edge.autodiff.hidden import surface
+from fleetgrad.edge.autodiff.measuring import constant, feeds_of, free_batch, measure, pin_squeezes
+from fleetgrad.wire import plan
 
-BATCHES = (2, 3)  # coprime, so that a dimension that holds the batch can't look fixed
-RANDOM = ("Random", "Bernoulli", "Multinomial")
+SETTINGS = {("Resize", 1), ("Resize", 2)}  # float inputs that say how to compute
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A checked model with one float32 input whose first dimension is the batch, and one output.
+    """A checked model with one output, whose inputs have the batch as their first dimension.
 
     `source` is the user's model, `nodes` its computation at OPSET with float32 weights and other `constants` beside it.
     `shapes` covers every value, `floats` names the float32 ones, `known` has the values that no input changes. A scalar
@@ -34,7 +33,7 @@ class Model:
     nodes: tuple[onnx.NodeProto, ...]
     weights: Mapping[str, Array]
     constants: tuple[onnx.TensorProto, ...]
-    input: str
+    inputs: tuple[plan.Feed, ...]
     output: str
     shapes: Mapping[str, Shape]
     floats: frozenset[str]
@@ -79,8 +78,10 @@ def load(model: bytes | Path | onnx.ModelProto) -> onnx.ModelProto:
     return found
 
 
-def read(model: bytes | Path | onnx.ModelProto, *, scalar: bool = False) -> Model:
-    """Loads and measures a model, whose output may be a `scalar`; raises ModelError with what is wrong and what to do."""
+def read(
+    model: bytes | Path | onnx.ModelProto, dims: Mapping[str, int] | None = None, *, scalar: bool = False
+) -> Model:
+    """Loads and measures a model, its dynamic dimensions as in `dims`, its output maybe a `scalar`; raises ModelError."""
     source = load(model)
     graph = source.graph
     initialized = {t.name for t in graph.initializer}
@@ -88,64 +89,53 @@ def read(model: bytes | Path | onnx.ModelProto, *, scalar: bool = False) -> Mode
         raise ModelError(
             f"weight {graph.sparse_initializer[0].values.name!r} is sparse: only dense weights can be trained"
         )
-    inputs = [v for v in graph.input if v.name not in initialized]
-    if len(inputs) != 1:
-        names = ", ".join(repr(v.name) for v in inputs) or "none"
-        raise ModelError(f"the model has {len(inputs)} inputs ({names}), a plan needs exactly one")
     if len(graph.output) != 1:
         names = ", ".join(repr(v.name) for v in graph.output) or "none"
         raise ModelError(
             f"the model has {len(graph.output)} outputs ({names}), a plan needs exactly one: remove the others"
         )
-    feed = inputs[0]
-    size, declared = _input_size(feed)
+    feeds, declared = feeds_of([v for v in graph.input if v.name not in initialized], dims or {})
     if unknown := unknown_ops(source):
         raise UnsupportedModel(unknown)
+    surface(source)
 
     converted = _convert(source)
-    values: list[dict[str, Array]] = []
     try:
-        values = [run(converted, feed.name, (n, *size)) for n in BATCHES]
-        shapes = _shapes(values[0], values[1])
+        shapes, values = measure(converted, feeds)
         free = shapes[graph.output[0].name][:1] == (-1,) or (scalar and not shapes[graph.output[0].name])
     except ModelError:
         free = False
     if not free:
-        _free_batch(converted, feed.name, size, declared or 1)
-        values = [run(converted, feed.name, (n, *size)) for n in BATCHES]
-        shapes = _shapes(values[0], values[1])
+        free_batch(converted, feeds, declared or 1)
+        shapes, values = measure(converted, feeds)
+    if any(n.op_type == "Squeeze" and len(n.input) == 1 for n in converted.graph.node):
+        pin_squeezes(converted, shapes)
+        shapes, values = measure(converted, feeds)
     output = converted.graph.output[0].name
     if shapes[output][:1] != (-1,) and not (scalar and not shapes[output]):
         raise ModelError(
             f"the first dimension of output {output!r} doesn't follow the batch: its shape is {shapes[output]} at any "
-            f"batch size (the first dimension of input {feed.name!r} must be the batch)"
+            f"batch size (the first dimension of input {feeds[0].name!r} must be the batch)"
         )
     if values[0][output].dtype != np.float32:
         raise ModelError(f"output {output!r} is {values[0][output].dtype}, a loss needs float32")
     floats = frozenset(name for name, value in values[0].items() if value.dtype == np.float32)
-    own = {t.name: t for t in graph.initializer}
+    nodes = tuple(converted.graph.node)
+    uses = {name: set[tuple[str, int]]() for node in nodes for name in node.input}
+    for node in nodes:
+        for i, name in enumerate(node.input):
+            uses[name].add((node.op_type, i))
     weights = {
-        t.name: numpy_helper.to_array(own[t.name])
+        t.name: numpy_helper.to_array(t)
         for t in graph.initializer
-        if t.data_type == TensorProto.FLOAT and t.dims and 0 not in t.dims
+        if t.data_type == TensorProto.FLOAT
+        and t.dims
+        and 0 not in t.dims
+        and not uses.get(t.name, {("", 0)}) <= SETTINGS
     }
     constants = tuple(t for t in converted.graph.initializer if t.name not in weights)
-    nodes = tuple(converted.graph.node)
-    known = _known(nodes, [t.name for t in constants], values)
-    return Model(source, nodes, weights, constants, feed.name, output, shapes, floats, known)
-
-
-def _known(
-    nodes: Sequence[onnx.NodeProto], constants: Iterable[str], values: Sequence[Mapping[str, Array]]
-) -> dict[str, Array]:
-    """Constants, sizes that don't follow the batch, and whatever is computed from these alone."""
-    one, other = values
-    found = {name: one[name] for name in constants}
-    for node in nodes:
-        fixed = node.op_type == "Shape" and np.array_equal(one[node.output[0]], other[node.output[0]])
-        if fixed or (not node.op_type.startswith(RANDOM) and all(name in found for name in node.input if name)):
-            found.update((name, one[name]) for name in node.output if name in one)
-    return found
+    known = constant(nodes, [*(f.name for f in feeds), *weights], values)
+    return Model(source, nodes, weights, constants, tuple(feeds), output, shapes, floats, known)
 
 
 def _settle(model: onnx.ModelProto) -> None:
@@ -158,35 +148,6 @@ def _settle(model: onnx.ModelProto) -> None:
             used = {name for other in model.graph.node for name in other.input} | {o.name for o in model.graph.output}
             if not used.intersection(node.output[1:]):
                 del node.output[1:]
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of a library's error, for a message of one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
-
-
-def _input_size(feed: onnx.ValueInfoProto) -> tuple[Shape, int | None]:
-    """The input's shape without the batch, and the batch that the model declares, if it is fixed."""
-    tensor = feed.type.tensor_type
-    if not feed.type.HasField("tensor_type") or not tensor.HasField("shape") or not tensor.shape.dim:
-        raise ModelError(
-            f"input {feed.name!r} has no shape: export the model with a shape whose first dimension is the batch"
-        )
-    if tensor.elem_type != TensorProto.FLOAT:
-        kind = TensorProto.DataType.Name(tensor.elem_type).lower()
-        raise ModelError(
-            f"input {feed.name!r} is {kind}, only float32 inputs can be trained on: move the cast into the data"
-        )
-    batch, *rest = tensor.shape.dim
-    dynamic = [(i + 1, d.dim_param or "?") for i, d in enumerate(rest) if not d.dim_value > 0]
-    if dynamic:
-        names = ", ".join(f"dimension {i} ({name})" for i, name in dynamic)
-        raise ModelError(
-            f"input {feed.name!r} has dynamic sizes that can't be resolved: {names}; only the first dimension, the batch, "
-            "may be dynamic: export the model with fixed sizes for the others"
-        )
-    return tuple(d.dim_value for d in rest), batch.dim_value or None
 
 
 def unknown_ops(model: onnx.ModelProto) -> list[tuple[str, str, str]]:
@@ -209,8 +170,12 @@ def _convert(source: onnx.ModelProto) -> onnx.ModelProto:
         if model.functions:
             model = inliner.inline_local_functions(model)
         if have > OPSET and newer:  # such as RMSNormalization: the standard says what they are made of
+            _write_defaults(model, have, newer)
             model = inliner.inline_selected_functions(model, [("", op) for op in newer], inline_schema_functions=True)
-        if have != OPSET:
+        if have > OPSET and _written_alike(model, have):
+            opset = next(o for o in model.opset_import if o.domain in {"", "ai.onnx"})
+            opset.version = OPSET
+        elif have != OPSET:
             model = version_converter.convert_version(model, OPSET)
     except Exception as e:
         raise ModelError(
@@ -224,61 +189,31 @@ def _convert(source: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+def _written_alike(model: onnx.ModelProto, opset: int) -> bool:
+    """Whether all nodes are as they would be at OPSET. Newer versions mostly widen types; the converter knows not all."""
+    for node in model.graph.node:
+        if node.domain not in {"", "ai.onnx"}:
+            continue
+        if not onnx.defs.has(node.op_type, OPSET) or any(a.HasField("g") for a in node.attribute):
+            return False
+        new, old = (onnx.defs.get_schema(node.op_type, version, "") for version in (opset, OPSET))
+        same = all(
+            [x.name for x in getattr(new, part)] == [x.name for x in getattr(old, part)]
+            for part in ("inputs", "outputs")
+        )
+        if not same or not {a.name for a in node.attribute} <= old.attributes.keys():
+            return False
+    return True
+
+
+def _write_defaults(model: onnx.ModelProto, opset: int, ops: Collection[str]) -> None:
+    """Sets attributes that nodes leave out: the inliner makes a Constant without a value of those."""
+    for node in model.graph.node:
+        if node.op_type in ops:
+            own = {a.name for a in node.attribute}
+            every = onnx.defs.get_schema(node.op_type, opset, "").attributes.values()
+            node.attribute.extend(a.default_value for a in every if a.default_value.name and a.name not in own)
+
+
 def _too_new(node: onnx.NodeProto) -> bool:
     return node.domain in {"", "ai.onnx"} and not onnx.defs.has(node.op_type, OPSET)
-
-
-def run(model: onnx.ModelProto, feed: str, shape: Shape) -> dict[str, Array]:
-    """Every value of the model for an input of zeros; raises ModelError when onnxruntime can't run it."""
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    probe.ir_version = min(probe.ir_version, 10)
-    names = [name for node in probe.graph.node for name in node.output if name]
-    del probe.graph.output[:]
-    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    del probe.graph.input[:]
-    probe.graph.input.append(helper.make_tensor_value_info(feed, TensorProto.FLOAT, shape))
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    x = np.zeros(shape, np.float32)
-    try:
-        session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        values = dict(zip(names, session.run(names, {feed: x}), strict=True))
-    except Exception as e:
-        raise ModelError(f"the model doesn't run on an input {list(shape)} (batch {shape[0]}): {first_line(e)}") from e
-    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    return {feed: x, **constants, **{k: v for k, v in values.items() if isinstance(v, np.ndarray)}}
-
-
-def _shapes(one: Mapping[str, Array], other: Mapping[str, Array]) -> dict[str, Shape]:
-    found: dict[str, Shape] = {}
-    for name, value in one.items():
-        dims = []
-        for i, (a, b) in enumerate(zip(value.shape, other[name].shape, strict=False)):
-            if a != b and (a % BATCHES[0] or a * BATCHES[1] != b * BATCHES[0]):
-                raise ModelError(
-                    f"value {name!r}: dimension {i} is {a} at batch {BATCHES[0]} and {b} at batch {BATCHES[1]}, which is "
-                    "no multiple of the batch: export the model so that the batch is the first dimension throughout"
-                )
-            dims.append(a if a == b else -(a // BATCHES[0]))
-        found[name] = tuple(dims)
-    return found
-
-
-def _free_batch(model: onnx.ModelProto, feed: str, size: Shape, batch: int) -> None:
-    """Makes Reshapes to a fixed batch follow the batch, given what they produce at that batch."""
-    values = run(model, feed, (batch, *size))
-    fixed = {t.name for t in model.graph.initializer} | {
-        name for n in model.graph.node if n.op_type == "Constant" for name in n.output
-    }
-    depends = {feed}
-    for node in model.graph.node:
-        if not depends.intersection(node.input):
-            continue
-        depends.update(node.output)
-        if node.op_type == "Reshape" and node.input[1] in fixed and values[node.input[1]].tolist()[:1] == [batch]:
-            shape = np.array([-1, *values[node.output[0]].shape[1:]], np.int64)
-            name = f"{node.output[0]}.shape"
-            model.graph.initializer.append(numpy_helper.from_array(shape, name))
-            node.input[1] = name

@@ -115,8 +115,17 @@ def path(
     nodes: Sequence[onnx.NodeProto], sources: Iterable[str], goals: Iterable[str], floats: Collection[str]
 ) -> list[onnx.NodeProto]:
     """The nodes between sources and goals: those whose gradient is needed."""
-    live, wanted = downstream(nodes, sources, floats), upstream(nodes, goals)
+    live, wanted = downstream(nodes, sources, floats), set(goals)
+    for node in reversed(nodes):
+        if wanted.intersection(node.output) and not _is_flat(node):
+            wanted.update(name for name in _moving(node) if name in floats)
     return [n for n in nodes if live & _moving(n) and live.intersection(n.output) & wanted]
+
+
+def barrier(nodes: Sequence[onnx.NodeProto], source: str, goal: str, floats: Collection[str]) -> onnx.NodeProto | None:
+    """The first node from source to goal that no gradient passes; None when the goal doesn't depend on the source."""
+    live, wanted = downstream(nodes, [source], floats), upstream(nodes, [goal])
+    return next((n for n in nodes if live & reads(n) and wanted.intersection(n.output) - live), None)
 
 
 def differentiate(

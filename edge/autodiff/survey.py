@@ -1,6 +1,6 @@
 """Tells what of a model can train, without compiling it: one row per node and one per weight."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import onnx
 
 from fleetgrad.edge.autodiff.front import Model, load, read, unknown_ops
 from fleetgrad.edge.autodiff.graph import OPSET, Builder
-from fleetgrad.edge.autodiff.registry import downstream, objections, path, reached, upstream
+from fleetgrad.edge.autodiff.registry import FLAT, barrier, downstream, objections, path, reached, upstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,9 @@ class Survey:
         return all(n.trains for n in self.nodes) and any(w.trains for w in self.weights)
 
 
-def survey(model: bytes | Path | onnx.ModelProto) -> Survey:
-    """Looks at every node and initializer of a model; raises ModelError when it isn't a model that can be read."""
+def survey(model: bytes | Path | onnx.ModelProto, dims: Mapping[str, int] | None = None) -> Survey:
+    """Looks at every node and initializer of a model, its dynamic dimensions as in `dims`; raises ModelError when it isn't
+    a model that can be read."""
     source = load(model)
     unknown = unknown_ops(source)
     if unknown:
@@ -56,8 +57,8 @@ def survey(model: bytes | Path | onnx.ModelProto) -> Survey:
             NodeRow(n.op_type, n.name, (n.op_type, n.name) not in reasons, reasons.get((n.op_type, n.name), ""))
             for n in source.graph.node
         ]
-        return Survey(tuple(nodes), _weights(source, set(), "the model has unknown ops"))
-    found = read(source)
+        return Survey(tuple(nodes), _weights(source, set(), lambda _: "the model has unknown ops"))
+    found = read(source, dims)
     reach = upstream(found.nodes, [found.output])
     trained = {w for w in found.weights if found.output in downstream(found.nodes, [w], found.floats)}
     objecting = _objecting(found, sorted(trained))
@@ -73,7 +74,26 @@ def survey(model: bytes | Path | onnx.ModelProto) -> Survey:
             rows.append(
                 NodeRow(node.op_type, name, True, "" if reach.intersection(node.output) else "doesn't reach the output")
             )
-    return Survey(tuple(rows), _weights(source, trained, "doesn't reach the output", reach))
+    why = untrained(found, found.output, trained)
+    return Survey(tuple(rows), _weights(found.source, trained, lambda name: why.get(name, "says how to compute")))
+
+
+def untrained(model: Model, goal: str, trained: Collection[str]) -> dict[str, str]:
+    """Why each weight that isn't in `trained` gets no gradient of the value `goal`."""
+    reach, found = upstream(model.nodes, [goal]), dict[str, str]()
+    for name in model.weights:
+        if name in trained:
+            continue
+        node = barrier(model.nodes, name, goal, model.floats)
+        if name not in reach:
+            found[name] = "doesn't reach the output"
+        elif node is None:
+            found[name] = "no gradient comes to it"
+        else:
+            flat = "is flat" if node.op_type in FLAT else "only reads it as a setting or a statistic"
+            why = flat if model.floats.intersection(node.output) else "gives no float32"
+            found[name] = f"no gradient passes {node.op_type} {node.name or node.output[0]!r}, which {why}"
+    return found
 
 
 def _objecting(model: Model, trained: Sequence[str]) -> dict[str, str]:
@@ -85,7 +105,7 @@ def _objecting(model: Model, trained: Sequence[str]) -> dict[str, str]:
 
 
 def _weights(
-    source: onnx.ModelProto, trained: set[str], otherwise: str, reach: Collection[str] = ()
+    source: onnx.ModelProto, trained: Collection[str], otherwise: Callable[[str], str]
 ) -> tuple[WeightRow, ...]:
     rows = []
     for t in source.graph.initializer:
@@ -97,8 +117,6 @@ def _weights(
         elif not t.dims:
             reason = "a scalar counts as a constant"
         else:
-            reason = (
-                "no gradient comes to it: an op on the way is flat or not float32" if t.name in reach else otherwise
-            )
+            reason = otherwise(t.name)
         rows.append(WeightRow(t.name, tuple(t.dims), dtype, t.name in trained, reason))
     return tuple(rows)

@@ -4,12 +4,13 @@ A check against the plan prints both shapes: the data's and the plan's.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fleetgrad.wire.plan import Manifest
+from fleetgrad.wire.plan import Feed, Manifest
 
 SCAN_ROWS = 4096
 DISTRIBUTION = 1e-3  # how far from 1 the sum of a distribution may be: float32 and text files round
@@ -21,7 +22,10 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """x[n, ...] and y[n, ...]; a drawn sample is x * scale in `shape` (without the batch), of type `dtype`."""
+    """x[n, ...] and y[n, ...]; a drawn sample is x * scale in `shape` (without the batch), of type `dtype`.
+
+    `more` are the arrays of a model's other inputs, in the types and shapes that the plan feeds.
+    """
 
     x: NDArray[np.generic]
     y: NDArray[np.generic]
@@ -29,20 +33,23 @@ class Dataset:
     shape: tuple[int, ...]
     dtype: np.dtype[np.generic]
     name: str
+    more: tuple[NDArray[np.generic], ...] = ()
 
     def __len__(self) -> int:
         return len(self.x)
 
-    def batch(self, indices: NDArray[np.integer]) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-        """The samples at `indices`, C-contiguous, in the types that the plan feeds."""
+    def batch(self, indices: NDArray[np.integer]) -> tuple[NDArray[np.generic], ...]:
+        """(x, y, *more) of the samples at `indices`, C-contiguous, in the types that the plan feeds."""
         x = self.x[indices].astype(self.dtype)
         if self.scale != 1.0:
             x *= self.dtype.type(self.scale)
-        return x.reshape(len(indices), *self.shape), np.ascontiguousarray(self.y[indices])
+        rest = (np.ascontiguousarray(a[indices]) for a in (self.y, *self.more))
+        return x.reshape(len(indices), *self.shape), *rest
 
     def subset(self, indices: NDArray[np.integer]) -> "Dataset":
         """The data set of the samples at `indices`."""
-        return Dataset(self.x[indices], self.y[indices], self.scale, self.shape, self.dtype, self.name)
+        more = tuple(a[indices] for a in self.more)
+        return Dataset(self.x[indices], self.y[indices], self.scale, self.shape, self.dtype, self.name, more)
 
 
 def fit(
@@ -53,10 +60,11 @@ def fit(
     *,
     scale: float = 1.0,
     shape: tuple[int, ...] | None = None,
+    more: Mapping[str, NDArray[np.generic]] | None = None,
 ) -> Dataset:
     """Checks arrays against a plan and returns them as a Dataset; raises DataError.
 
-    `shape` says how one sample is to be seen (28 x 28 as 1,28,28); without it, a sample of the right size is taken.
+    x is the plan's first input, `more` has the others by their names. `shape` says how one sample is to be seen (28 x 28 as 1,28,28); without it, a sample of the right size is taken.
     """
     feed = manifest.inputs[0]
     if len(x) == 0:
@@ -70,12 +78,33 @@ def fit(
         raise DataError(
             f"{name}: samples have shape {own}, the plan's input {feed.name!r} has {feed.shape} (see --shape)"
         )
-    if x.dtype.kind not in "fiub" or (feed.dtype not in ("float32", "float64") and x.dtype.kind == "f"):
-        raise DataError(f"{name}: samples have type {x.dtype}, the plan's input {feed.name!r} has {feed.dtype}")
+    _check_type(name, x, feed)
     if not 0 < scale < math.inf:
         raise DataError(f"{name}: scale {scale:g}: a finite factor above 0 is needed, as 0.00392 for bytes")
+    if scale != 1.0 and not feed.dtype.startswith("float"):
+        raise DataError(f"{name}: scale {scale:g}: the plan's input {feed.name!r} is {feed.dtype}, which isn't scaled")
     _check_finite(name, "sample", x, feed.dtype)
-    return Dataset(x, _targets(name, y, manifest), scale, feed.shape, np.dtype(feed.dtype), name)
+    others = tuple(_other(name, (more or {}).get(f.name), len(x), f) for f in manifest.inputs[1:])
+    return Dataset(x, _targets(name, y, manifest), scale, feed.shape, np.dtype(feed.dtype), name, others)
+
+
+def _check_type(name: str, x: NDArray[np.generic], feed: Feed) -> None:
+    if x.dtype.kind not in "fiub" or (feed.dtype not in ("float32", "float64") and x.dtype.kind == "f"):
+        raise DataError(f"{name}: samples have type {x.dtype}, the plan's input {feed.name!r} has {feed.dtype}")
+    if feed.dtype not in ("float32", "float64", "bool") and x.size:
+        limits, low, high = np.iinfo(feed.dtype), int(x.min()), int(x.max())
+        if low < limits.min or high > limits.max:
+            raise DataError(f"{name}: input {feed.name!r} is {feed.dtype}, the data goes from {low} to {high}")
+
+
+def _other(name: str, x: NDArray[np.generic] | None, count: int, feed: Feed) -> NDArray[np.generic]:
+    if x is None:
+        raise DataError(f"{name}: no array {feed.name!r}, which is an input of the plan")
+    if x.shape != (count, *feed.shape):
+        raise DataError(f"{name}: array {feed.name!r} has shape {x.shape}, {(count, *feed.shape)} is needed")
+    _check_type(name, x, feed)
+    _check_finite(name, "sample", x, feed.dtype)
+    return x.astype(feed.dtype)
 
 
 def _targets(name: str, y: NDArray[np.generic], manifest: Manifest) -> NDArray[np.generic]:

@@ -18,19 +18,19 @@ DAMAGED = (
 )  # fmt: skip
 
 
-def read_arrays(path: Path, x: str, y: str) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-    """The two named arrays; raises DataError that lists the names there are."""
+def read_arrays(path: Path, *names: str) -> tuple[NDArray[np.generic], ...]:
+    """The named arrays; raises DataError that lists the names there are."""
     try:
         opened = np.load(path, allow_pickle=False)
         if not isinstance(opened, np.lib.npyio.NpzFile):
-            raise DataError(f"data {path}: holds one array, an .npz with {x!r} and {y!r} is needed")
+            raise DataError(f"data {path}: holds one array, an .npz with {' and '.join(map(repr, names))} is needed")
         with opened as archive:
-            if missing := [name for name in (x, y) if name not in archive.files]:
+            if missing := [name for name in names if name not in archive.files]:
                 raise DataError(
                     f"data {path}: no array {' and '.join(map(repr, missing))}; "
                     f"there are {', '.join(archive.files) or 'none'} (see --x and --y)"
                 )
-            found = archive[x], archive[y]
+            found = tuple(archive[name] for name in names)
     except OSError as e:
         raise DataError(f"data {path}: {e.strerror or e}") from e
     except DAMAGED as e:
@@ -38,7 +38,7 @@ def read_arrays(path: Path, x: str, y: str) -> tuple[NDArray[np.generic], NDArra
             raise
         why = "what it holds is or needs unpickling, which is never done" if "pickle" in str(e) else str(e)
         raise DataError(f"data {path}: not an .npz file of plain arrays: {why}") from e
-    for name, array in zip((x, y), found, strict=True):
+    for name, array in zip(names, found, strict=True):
         if array.ndim == 0:
             raise DataError(f"data {path}: array {name!r} is a single number")
     return found
@@ -53,9 +53,14 @@ def load(
     scale: float = 1.0,
     shape: tuple[int, ...] | None = None,
 ) -> Dataset:
-    """The data set in `path` as the plan feeds it; raises DataError."""
-    samples, targets = read_arrays(path, x, y)
-    return fit(f"data {path.name}", samples, targets, manifest, scale=scale, shape=shape)
+    """The data set in `path` as the plan feeds it; raises DataError.
+
+    The plan's first input is the array `x`; other inputs are the arrays of their own names.
+    """
+    others = [feed.name for feed in manifest.inputs[1:]]
+    samples, targets, *more = read_arrays(path, x, y, *others)
+    named = dict(zip(others, more, strict=True))
+    return fit(f"data {path.name}", samples, targets, manifest, scale=scale, shape=shape, more=named)
 
 
 def count(path: Path, x: str, y: str) -> int:

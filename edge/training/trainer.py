@@ -66,8 +66,6 @@ class Trainer:
             raise plans.PlanError(
                 f"plan needs version {self.manifest.op_abi} of the custom ops, this one has {kernels.OP_ABI}: update fleetgrad"
             )
-        if len(self.manifest.inputs) != 1:
-            raise plans.PlanError(f"plan {plan.directory}: has {len(self.manifest.inputs)} inputs, one is needed")
         self._flat = plan.initial_parameters()
         trainable, personal = self.manifest.of_role("trainable"), self.manifest.of_role("personal")
         self._end = trainable[-1].end
@@ -84,9 +82,14 @@ class Trainer:
         self._outputs |= {plans.STATISTIC + t.name: _shared(self._view(self._statistics, t)) for t in personal}
         self._outputs[plans.LOSS] = _shared(self._loss)
         fed = {f.name for f in self._train.get_inputs()}
-        wanted = {*self._weights, self.manifest.inputs[0].name, self.manifest.label.name}
-        if lost := sorted((wanted - fed) | (set(self._outputs) - {f.name for f in self._train.get_outputs()})):
+        wanted = {*self._weights, *(f.name for f in self.manifest.inputs), self.manifest.label.name}
+        made = {f.name for f in self._train.get_outputs()}
+        if lost := sorted((wanted - fed) | (self._outputs.keys() - made)):
             raise plans.PlanError(f"plan {plan.directory}: {plans.TRAIN} has no {', '.join(lost)}, its manifest has")
+        if unfed := sorted(fed - wanted):
+            raise plans.PlanError(
+                f"plan {plan.directory}: {plans.TRAIN} needs {', '.join(unfed)}, its manifest has none"
+            )
         for name, value in self._weights.items():
             self._binding.bind_ortvalue_input(name, value)
         for name, value in self._outputs.items():
@@ -122,10 +125,9 @@ class Trainer:
             raise TrainingError(f"model holds {parameters[index]} at {index} (tensor {self._tensor_at(index)})")
         self.parameters[:] = parameters
 
-    def step(self, x: NDArray[np.generic], y: NDArray[np.generic]) -> float:
-        """Runs one batch forward and back; gradients are then in place. Returns the batch's mean loss."""
-        self._binding.bind_ortvalue_input(self.manifest.inputs[0].name, _shared(x))
-        self._binding.bind_ortvalue_input(self.manifest.label.name, _shared(y))
+    def step(self, x: NDArray[np.generic], y: NDArray[np.generic], *more: NDArray[np.generic]) -> float:
+        """Runs one batch (as Dataset.batch gives it) forward and back; gradients are then in place. Returns its mean loss."""
+        self._feed(self._binding, x, y, *more)
         try:
             self._train.run_with_iobinding(self._binding)
         except Exception as e:
@@ -133,6 +135,13 @@ class Trainer:
         if math.isfinite(self._loss):
             self._flat[self._personal] = self._statistics[self._personal]
         return float(self._loss)
+
+    def _feed(
+        self, binding: ort.IOBinding, x: NDArray[np.generic], y: NDArray[np.generic], *more: NDArray[np.generic]
+    ) -> None:
+        binding.bind_ortvalue_input(self.manifest.label.name, _shared(y))
+        for feed, value in zip(self.manifest.inputs, (x, *more), strict=True):
+            binding.bind_ortvalue_input(feed.name, _shared(value))
 
     def run_epochs(
         self,
@@ -162,10 +171,10 @@ class Trainer:
             for step in range(steps):
                 if should_stop and should_stop():
                     return TrainingResult(done, len(data), first, mean)
-                x, y = data.batch(permutation[edges[step] : edges[step + 1]])
+                batch = data.batch(permutation[edges[step] : edges[step + 1]])
                 done += 1
                 try:
-                    loss = self.step(x, y)
+                    loss = self.step(*batch)
                 except TrainingError as e:  # the int8 node refuses NaN before the loss is seen
                     raise TrainingError(f"step {done}: {e} (try a lower learning rate than {learning_rate:g})") from e
                 hint = f"try a lower learning rate than {learning_rate:g}"
@@ -177,7 +186,7 @@ class Trainer:
                     raise TrainingError(
                         f"gradient of {self._tensor_at(e.index)!r} isn't finite at step {done}: {hint}"
                     ) from e
-                total, seen = total + loss * len(x), seen + len(x)
+                total, seen = total + loss * len(batch[0]), seen + len(batch[0])
                 mean = total / seen
                 if progress:
                     progress(Progress(epoch, epochs, step + 1, steps, mean))
@@ -212,12 +221,11 @@ class Trainer:
         total, counted, right = 0.0, 0, 0
         classes, options = self.manifest.loss == "cross-entropy", self.manifest.loss_options
         for start in range(0, len(data), batch_size):
-            x, y = data.batch(np.arange(start, min(start + batch_size, len(data))))
+            x, y, *more = data.batch(np.arange(start, min(start + batch_size, len(data))))
             binding = self._eval.io_binding()
             for name, value in self._weights.items():
                 binding.bind_ortvalue_input(name, value)
-            binding.bind_ortvalue_input(self.manifest.inputs[0].name, _shared(x))
-            binding.bind_ortvalue_input(self.manifest.label.name, _shared(y))
+            self._feed(binding, x, y, *more)
             for output in (plans.LOSS, plans.PREDICTION):
                 binding.bind_output(output)
             try:

@@ -243,7 +243,10 @@ BAD = {
         make([node("MatMul", "x w", "y"), node("Relu", "y", "z")], {"w": ones(4, 3)}, outputs=("y", "z")),
         "2 outputs",
     ),
-    "integers": (make([node("Cast", "x", "a", to=1), node("MatMul", "a w", "y")], {"w": ones(4, 3)}, kind=7), "int64"),
+    "half precision": (
+        make([node("Cast", "x", "a", to=1), node("MatMul", "a w", "y")], {"w": ones(4, 3)}, kind=10),
+        "float16",
+    ),
     "dynamic": (make([node("MatMul", "x w", "y")], {"w": ones(4, 3)}, ("N", "time", 4)), r"dimension 1 \(time\)"),
     "no weights": (make([node("Relu", "x", "y")], {}), "no trainable weights"),
     "unknown op": (make([node("Frob", "x w", "y", domain="acme")], {"w": ones(4, 3)}), "Frob|domain"),

@@ -18,7 +18,7 @@ def test_a_weight_behind_a_flat_op_stays_as_it_is_and_is_named(tmp_path: Path) -
     rows = {row.name: row for row in survey(model).weights}
     assert rows["w"].trains
     assert not rows["v"].trains
-    assert "no gradient comes to it" in rows["v"].reason
+    assert rows["v"].reason == "no gradient passes Floor 'the-b', which is flat"
 
 
 def test_a_model_with_nothing_but_flat_ways_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,72 @@
+"""Finds weights that a model holds as something else than initializers, and makes them initializers.
+
+Exporters write weights as Constant nodes or compute them from constants, and the models that ship with onnx have a
+ConstantOfShape in each weight's place. Such a value is a weight when it is float32, has dimensions and goes into a place
+where only weights go (SLOTS); an elementwise constant isn't, it may be a mask or the mean of the data.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+from fleetgrad.edge.autodiff.errors import ModelError, first_line
+from fleetgrad.edge.autodiff.graph import IR_VERSION, Array
+from fleetgrad.edge.autodiff.measuring import RANDOM
+from fleetgrad.edge.autodiff.registry import reads
+
+SLOTS = {
+    "Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (0, 1, 2), "MatMul": (0, 1), "Gather": (0,), "PRelu": (1,),
+    "BatchNormalization": (1, 2, 3, 4), "InstanceNormalization": (1, 2), "LayerNormalization": (1, 2),
+    "GroupNormalization": (1, 2), "LSTM": (1, 2, 3, 7), "GRU": (1, 2, 3), "RNN": (1, 2, 3),
+}  # fmt: skip
+STRIPPED = "__SHAPE"  # onnx's script that strips weights names the shape of weight w so
+
+
+def surface(model: onnx.ModelProto) -> None:
+    """Makes hidden weights initializers of the same name, in place; leaves the model as it is where there are none."""
+    graph = model.graph
+    settled = {t.name for t in graph.initializer if t.data_type != TensorProto.FLOAT or not t.dims}
+    made: dict[str, onnx.NodeProto] = {}
+    names: list[str] = []
+    for node in graph.node:
+        whole = not any(a.HasField("g") or a.graphs for a in node.attribute)
+        if whole and not node.op_type.startswith(RANDOM) and reads(node) <= settled | made.keys():
+            made.update((name, node) for name in node.output if name)
+            if node.op_type == "ConstantOfShape" and node.input[0] == node.output[0] + STRIPPED:
+                names.append(node.output[0])
+        else:
+            slots = SLOTS.get(node.op_type, ())
+            names += [name for i, name in enumerate(node.input) if i in slots and name in made]
+    if not names:
+        return
+    for name, value in _values(model, made, names).items():
+        if value.dtype == np.float32 and value.ndim and value.size and len(made[name].output) == 1:
+            graph.node.remove(made[name])
+            graph.initializer.append(numpy_helper.from_array(value, name))
+            if model.ir_version < 4:  # where initializers are inputs as well
+                graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, value.shape))
+
+
+def _values(model: onnx.ModelProto, made: dict[str, onnx.NodeProto], names: Iterable[str]) -> dict[str, Array]:
+    """What the named values are; raises ModelError when onnxruntime can't tell."""
+    names = sorted(set(names))
+    goals, nodes = set(names), []
+    for node in reversed(list({id(n): n for n in made.values()}.values())):
+        if goals.intersection(node.output):
+            nodes.append(node)
+            goals |= reads(node)
+    graph = helper.make_graph(
+        nodes[::-1], "constants", [], [onnx.ValueInfoProto(name=n) for n in names],
+        [t for t in model.graph.initializer if t.name in goals],
+    )  # fmt: skip
+    probe = helper.make_model(graph, opset_imports=model.opset_import, ir_version=IR_VERSION)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return dict(zip(names, session.run(names, {}), strict=True))
+    except Exception as e:
+        raise ModelError(f"constants of the model, {names[0]!r} ..., can't be computed: {first_line(e)}") from e
