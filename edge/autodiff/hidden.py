@@ -2,7 +2,8 @@
 
 Exporters write weights as Constant nodes or compute them from constants, and the models that ship with onnx have a
 ConstantOfShape in each weight's place. Such a value is a weight when it is float32, has dimensions and goes into a place
-where only weights go (SLOTS); an elementwise constant isn't, it may be a mask or the mean of the data.
+where only weights go (SLOTS); an elementwise constant isn't, it may be a mask or the mean of the data. Nor are the ones and
+zeros of a normalisation without scale and bias.
 """
 
 from collections.abc import Iterable
@@ -19,9 +20,10 @@ from fleetgrad.edge.autodiff.registry import reads
 
 SLOTS = {
     "Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (0, 1, 2), "MatMul": (0, 1), "Gather": (0,), "PRelu": (1,),
-    "BatchNormalization": (1, 2, 3, 4), "InstanceNormalization": (1, 2), "LayerNormalization": (1, 2),
-    "GroupNormalization": (1, 2), "LSTM": (1, 2, 3, 7), "GRU": (1, 2, 3), "RNN": (1, 2, 3),
+    "LSTM": (1, 2, 3, 7), "GRU": (1, 2, 3), "RNN": (1, 2, 3),
 }  # fmt: skip
+NORMS = {"BatchNormalization": (1, 2, 3, 4), "InstanceNormalization": (1, 2), "LayerNormalization": (1, 2),
+         "GroupNormalization": (1, 2)}  # fmt: skip
 STRIPPED = "__SHAPE"  # onnx's script that strips weights names the shape of weight w so
 
 
@@ -31,6 +33,7 @@ def surface(model: onnx.ModelProto) -> None:
     settled = {t.name for t in graph.initializer if t.data_type != TensorProto.FLOAT or not t.dims}
     made: dict[str, onnx.NodeProto] = {}
     names: list[str] = []
+    scales: set[str] = set()
     for node in graph.node:
         whole = not any(a.HasField("g") or a.graphs for a in node.attribute)
         if whole and not node.op_type.startswith(RANDOM) and reads(node) <= settled | made.keys():
@@ -40,9 +43,13 @@ def surface(model: onnx.ModelProto) -> None:
         else:
             slots = SLOTS.get(node.op_type, ())
             names += [name for i, name in enumerate(node.input) if i in slots and name in made]
-    if not names:
+            norms = NORMS.get(node.op_type, ())
+            scales.update(name for i, name in enumerate(node.input) if i in norms and name in made)
+    if not names and not scales:
         return
-    for name, value in _values(model, made, names).items():
+    for name, value in _values(model, made, {*names, *scales}).items():
+        if name not in names and np.all((value == 0) | (value == 1)):
+            continue
         if value.dtype == np.float32 and value.ndim and value.size and len(made[name].output) == 1:
             graph.node.remove(made[name])
             graph.initializer.append(numpy_helper.from_array(value, name))
