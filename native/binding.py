@@ -61,8 +61,9 @@ def check_output(act: str, array: NDArray[_A], dtype: type[np.generic], size: in
     check(act, array, dtype, size)
     if not array.flags.writeable:
         raise KernelError(f"{act}: the array to write into is read-only")
-    if any(np.may_share_memory(array, np.asarray(memoryview(given))) for given in inputs):
-        raise KernelError(f"{act}: the array to write into overlaps an input")
+    for given in inputs:
+        if np.may_share_memory(array, given if isinstance(given, np.ndarray) else np.asarray(memoryview(given))):
+            raise KernelError(f"{act}: the array to write into overlaps an input")
 
 
 def pointer(kind: str, array: NDArray[_A]) -> Any:
