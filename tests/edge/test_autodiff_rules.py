@@ -36,6 +36,13 @@ def test_the_checker_notices_a_wrong_rule(monkeypatch: pytest.MonkeyPatch) -> No
         check_rule("Tanh", r(3, 4))
 
 
+def test_the_checker_notices_a_wrong_native_lowering(monkeypatch: pytest.MonkeyPatch) -> None:
+    since, right = RULES["Relu"]
+    monkeypatch.setitem(RULES, "Relu", (since, lambda g, node, dy: right(g, node, g.op("Neg", dy) if g.native else dy)))
+    with pytest.raises(AssertionError, match="native True: off by"):
+        check_rule("Relu", r(3, 4))
+
+
 def test_random_convolutions_equal_finite_differences(seed: int) -> None:
     print(f"seed {seed}")
     random = np.random.Generator(np.random.PCG64(seed))

@@ -14,6 +14,7 @@ from fleetgrad.edge.autodiff import compile_model, fidelity
 from fleetgrad.wire import plan
 
 pytestmark = pytest.mark.needs("torch")
+TOLERANCE = 2e-5  # of a value's largest entry: float32 against float64
 PROFILES: list[plan.Profile] = ["cpu-native", "cpu-std"]
 
 
@@ -32,13 +33,13 @@ def exported(module: Any, x: np.ndarray) -> onnx.ModelProto:
 
 
 def hold(
-    module: Any, x: np.ndarray, folder: Path, profile: plan.Profile, tolerance: float = 2e-5, **how: Any
+    module: Any, x: np.ndarray, folder: Path, profile: plan.Profile, model: onnx.ModelProto | None = None
 ) -> plan.Manifest:
     """Compares loss, gradients and what becomes of running statistics in one step on x, with cross-entropy on the output."""
     import torch
 
-    model = exported(module, x)
-    manifest = compile_model(model, loss="cross-entropy", gradients="fp32", profile=profile, output=folder, **how)
+    model = model or exported(module, x)
+    manifest = compile_model(model, loss="cross-entropy", gradients="fp32", profile=profile, output=folder)
     flat = np.fromfile(folder / plan.PARAMS, "<f4")
     weights = {t.name: flat[t.offset : t.offset + t.size].reshape(t.shape) for t in manifest.tensors}
     session = fidelity.session(folder / plan.TRAIN)
@@ -59,7 +60,7 @@ def hold(
     expected |= {plan.STATISTIC + t.name: buffers[t.name] for t in manifest.of_role("personal")}
     for name, value in expected.items():
         scale = max(1e-2, float(np.abs(value).max()))
-        np.testing.assert_allclose(found[name], value, atol=tolerance * scale, rtol=0, err_msg=name)
+        np.testing.assert_allclose(found[name], value, atol=TOLERANCE * scale, rtol=0, err_msg=name)
     return manifest
 
 
@@ -71,7 +72,7 @@ def networks() -> dict[str, tuple[Callable[[], Any], tuple[int, ...]]]:
     """Name: (module, shape of the input)."""
     from torch import nn
 
-    class Last(nn.Module):
+    class Last(nn.Module):  # type: ignore[misc]
         """The last step's output of a recurrent layer, as logits."""
 
         def __init__(self, kind: type, **how: Any) -> None:
@@ -137,3 +138,35 @@ def test_a_networks_gradient_equals_torch(tmp_path: Path, name: str, profile: pl
     module(torch.tensor(x))  # gives lazy layers their sizes, and running statistics a history
     manifest = hold(module, x, tmp_path / "plan", profile)
     assert profile == "cpu-native" or not manifest.op_abi
+
+
+def test_the_first_of_equal_maxima_gets_the_gradient_in_native_plans(tmp_path: Path) -> None:
+    import torch
+    from torch import nn
+
+    torch.manual_seed(5)
+    module = nn.Sequential(nn.Conv2d(1, 2, 1), nn.MaxPool2d(3, 2, 1), nn.Conv2d(2, 3, 1), nn.MaxPool2d(2), nn.Flatten())
+    hold(module, np.floor(normal(4, 1, 7, 7)), tmp_path / "plan", "cpu-native")
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_rms_normalization_trains_as_what_it_is_made_of(tmp_path: Path, profile: plan.Profile) -> None:
+    import torch
+    from onnx import TensorProto, helper, numpy_helper
+    from torch import nn
+
+    torch.manual_seed(5)
+    module = nn.Sequential(nn.Linear(6, 5, bias=False), nn.RMSNorm(5, eps=1e-5), nn.Linear(5, 3, bias=False))
+    with torch.no_grad():
+        module[1].weight.mul_(torch.randn(5))
+    nodes = [
+        helper.make_node("Gemm", ["x", "0.weight"], ["a"], transB=1),
+        helper.make_node("RMSNormalization", ["a", "1.weight"], ["b"], epsilon=1e-5),
+        helper.make_node("Gemm", ["b", "2.weight"], ["y"], transB=1),
+    ]
+    weights = [numpy_helper.from_array(p.detach().numpy(), n) for n, p in module.named_parameters()]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("N", 6))]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ("N", 3))]
+    graph = helper.make_graph(nodes, "rms", inputs, outputs, weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    hold(module, normal(7, 6), tmp_path / "plan", profile, model=model)
