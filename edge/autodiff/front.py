@@ -171,8 +171,11 @@ def _convert(source: onnx.ModelProto) -> onnx.ModelProto:
             model = inliner.inline_local_functions(model)
         if have > OPSET and newer:  # such as RMSNormalization: the standard says what they are made of
             _write_defaults(model, have, newer)
+            typed = {v.name for v in [*model.graph.input, *model.graph.value_info]}
             model.graph.value_info.extend(
-                helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in model.graph.initializer
+                onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims)
+                for t in model.graph.initializer
+                if t.name not in typed
             )
             model = onnx.shape_inference.infer_shapes(model)
             model = inliner.inline_selected_functions(model, [("", op) for op in newer], inline_schema_functions=True)
