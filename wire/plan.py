@@ -1,10 +1,11 @@
 """The plan: what a device trains, as a directory of five files and a manifest that both sides check.
 
     manifest.json   this module's `Manifest`
-    train.onnx      feeds: the model's inputs, LABEL, one feed per trainable and per personal tensor
+    train.onnx      feeds: the model's inputs, LABEL, one feed per trainable and per personal tensor, NOISE + name: numbers
+                    drawn anew for each step, uniform in [0, 1)
                     fetches: LOSS (scalar, mean over the batch), GRADIENT + name for each trainable tensor, STATISTIC + name
                     for each personal one: what it is after the step
-    eval.onnx       the same feeds; fetches: LOSS (scalar, mean over the batch) and PREDICTION (the model's first output)
+    eval.onnx       the same feeds without noise; fetches: LOSS (scalar, mean over the batch) and PREDICTION (the model's first output)
     infer.onnx      the user's model; its initializers are external data that lies in params.bin
     params.bin      the model as one flat little-endian float32 vector
 
@@ -29,6 +30,7 @@ LOSS = "fleetgrad.loss"
 PREDICTION = "fleetgrad.prediction"
 GRADIENT = "fleetgrad.gradient."
 STATISTIC = "fleetgrad.statistic."
+NOISE = "fleetgrad.noise."
 BATCH = "N"  # the one symbolic dimension, always a feed's first
 MANIFEST, TRAIN, EVAL, INFER, PARAMS = "manifest.json", "train.onnx", "eval.onnx", "infer.onnx", "params.bin"
 
@@ -88,7 +90,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     """Everything about a plan that isn't a graph or a number in the flat vector.
 
     `inputs` are the model's own inputs, `label` the target's feed, `output` the prediction's shape without the batch.
-    `travels` and `length` count floats: the prefix that is exchanged, and the whole vector.
+    `noise` are the feeds of random numbers, as Dropout takes them. `travels` and `length` count floats: the prefix that is exchanged, and the whole vector.
     `files` maps each file of the plan (but the manifest) to its SHA-256 in hex.
     """
 
@@ -100,6 +102,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     op_abi: int
     inputs: tuple[Feed, ...]
     label: Feed
+    noise: tuple[Feed, ...] = ()
     output: tuple[int, ...]
     tensors: tuple[Tensor, ...]
     travels: int
@@ -142,6 +145,12 @@ def check(manifest: Manifest) -> Manifest:
         losses.check(manifest.loss, manifest.loss_options, manifest.classes)
     except losses.LossError as e:
         raise PlanError(f"plan: {e}") from e
+    if len({f.name for f in manifest.noise}) != len(manifest.noise):
+        raise PlanError("plan names a feed of noise twice")
+    for feed in manifest.noise:
+        sizes = all(0 < n <= MAX_FLOATS for n in feed.shape) and math.prod(feed.shape) <= MAX_FLOATS
+        if not feed.name.startswith(NOISE) or feed.dtype != "float32" or len(feed.shape) > MAX_RANK or not sizes:
+            raise PlanError(f"feed of noise {feed.name!r} is {feed.dtype} {feed.shape}: expected {NOISE}NAME, float32")
     if len({t.name for t in manifest.tensors}) != len(manifest.tensors):
         raise PlanError("plan names a tensor twice")
     for tensor in manifest.tensors:

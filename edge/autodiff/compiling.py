@@ -20,7 +20,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from fleetgrad.edge.autodiff import losses
+from fleetgrad.edge.autodiff import dropout, losses
 from fleetgrad.edge.autodiff.errors import ModelError, UnsupportedModel
 from fleetgrad.edge.autodiff.front import Model, read
 from fleetgrad.edge.autodiff.graph import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET, Builder
@@ -66,12 +66,13 @@ def compile_model(
             "int8 gradients are made by custom ops, which the profile cpu-std has not: take fp32 gradients"
         )
     check_loss(loss, loss_options)
-    found = read(model, dims, scalar=loss == "output")
+    found, dropped = dropout.settle(read(model, dims, scalar=loss == "output"))
     goal = losses.target(found.nodes, found.output, loss, loss_options, found.shapes)
     trained = trainable(found, goal, freeze)
     passed = refuse_unsupported(found, goal, trained)
     trained = with_gradient(found, goal, trained)
     training, statistics = in_training(found, trained, passed) if batch_norm == "batch" else (found, [])
+    training, noise = dropout.in_training(training, dropped)
     running = {name for n in found.nodes if n.op_type == "BatchNormalization" for name in n.input[3:5]}
     for weight, reason in untrained(found, goal, trained).items():
         if weight not in running and not any(fnmatch.fnmatchcase(weight, glob) for glob in freeze):
@@ -90,7 +91,7 @@ def compile_model(
 
     options = {"int8": gradients == "int8", "native": profile == "cpu-native"}
     objective = (loss, loss_options, goal)
-    train, evaluate, label = graphs(found, training, objective, trained, statistics, **options)
+    train, evaluate, label = graphs(found, training, objective, trained, statistics, noise, **options)
     files = {
         plan.TRAIN: train.SerializeToString(deterministic=True),
         plan.EVAL: evaluate.SerializeToString(deterministic=True),
@@ -107,6 +108,7 @@ def compile_model(
             op_abi=OP_ABI if any(n.domain == DOMAIN for n in train.graph.node) else 0,
             inputs=found.inputs,
             label=label,
+            noise=noise,
             output=found.shapes[found.output][1:],
             tensors=tensors,
             travels=max(t.end for t in tensors if t.role == "trainable"),
@@ -163,6 +165,7 @@ def graphs(
     objective: tuple[LossName, LossOptions, str],
     trained: Sequence[str],
     statistics: Sequence[str],
+    noise: Sequence[plan.Feed],
     *,
     int8: bool,
     native: bool,
@@ -197,7 +200,8 @@ def graphs(
         for kind, ws in ((plan.GRADIENT, trained), (plan.STATISTIC, statistics))
         for w in ws
     ]
-    train = assemble(training, g, names, feeds, [scalar, *fetches], fed)
+    drawn = [helper.make_tensor_value_info(f.name, kind(f), [plan.BATCH, *f.shape]) for f in noise]
+    train = assemble(training, g, names, [*feeds, *drawn], [scalar, *fetches], fed)
 
     g = Builder(model.shapes, model.shapes)
     mean, _ = losses.emit(g, goal, loss, options, gradient=False)

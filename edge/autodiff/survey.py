@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx
 
+from fleetgrad.edge.autodiff import dropout
 from fleetgrad.edge.autodiff.front import Model, load, read, unknown_ops
 from fleetgrad.edge.autodiff.graph import OPSET, Builder
 from fleetgrad.edge.autodiff.registry import FLAT, barrier, downstream, objections, path, reached, upstream
@@ -58,7 +59,7 @@ def survey(model: bytes | Path | onnx.ModelProto, dims: Mapping[str, int] | None
             for n in source.graph.node
         ]
         return Survey(tuple(nodes), _weights(source, set(), lambda _: "the model has unknown ops"))
-    found = read(source, dims)
+    found, _ = dropout.settle(read(source, dims))
     reach = upstream(found.nodes, [found.output])
     trained = {w for w in found.weights if found.output in downstream(found.nodes, [w], found.floats)}
     objecting = _objecting(found, sorted(trained))

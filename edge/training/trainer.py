@@ -19,6 +19,7 @@ from fleetgrad.native import kernels, optimizers
 from fleetgrad.wire import plan as plans
 
 EVAL_BATCH = 256
+NOISE_STREAM = 1  # beside the seed of a training: masks and the order of samples are drawn apart
 
 Floats = NDArray[np.float32]
 
@@ -73,6 +74,7 @@ class Trainer:
         self._statistics = aligned(self._personal.stop)  # as they are after a step, where the vector has them
         self._gradients, self._velocity = aligned(self._end), aligned(self._end)
         self._loss = np.zeros((), np.float32)
+        self._noise = np.random.Generator(np.random.PCG64(NOISE_STREAM))
         self._threads = threads
         self._train = self._session(plans.TRAIN)
         self._eval: ort.InferenceSession | None = None
@@ -82,7 +84,7 @@ class Trainer:
         self._outputs |= {plans.STATISTIC + t.name: _shared(self._view(self._statistics, t)) for t in personal}
         self._outputs[plans.LOSS] = _shared(self._loss)
         fed = {f.name for f in self._train.get_inputs()}
-        wanted = {*self._weights, *(f.name for f in self.manifest.inputs), self.manifest.label.name}
+        wanted = {*self._weights, *(f.name for f in (*self.manifest.inputs, self.manifest.label, *self.manifest.noise))}
         made = {f.name for f in self._train.get_outputs()}
         if lost := sorted((wanted - fed) | (self._outputs.keys() - made)):
             raise plans.PlanError(f"plan {plan.directory}: {plans.TRAIN} has no {', '.join(lost)}, its manifest has")
@@ -128,6 +130,9 @@ class Trainer:
     def step(self, x: NDArray[np.generic], y: NDArray[np.generic], *more: NDArray[np.generic]) -> float:
         """Runs one batch (as Dataset.batch gives it) forward and back; gradients are then in place. Returns its mean loss."""
         self._feed(self._binding, x, y, *more)
+        drawn = [self._noise.random((len(x), *feed.shape), np.float32) for feed in self.manifest.noise]
+        for feed, value in zip(self.manifest.noise, drawn, strict=True):
+            self._binding.bind_ortvalue_input(feed.name, _shared(value))
         try:
             self._train.run_with_iobinding(self._binding)
         except Exception as e:
@@ -161,6 +166,7 @@ class Trainer:
         Raises TrainingError when the loss or a gradient isn't finite, naming step and tensor. Momentum starts at zero.
         """
         order = np.random.Generator(np.random.PCG64(seed))
+        self._noise = np.random.Generator(np.random.PCG64([seed, NOISE_STREAM]))
         edges = self._edges(len(data), batch_size)
         steps = len(edges) - 1
         optimizer = optimizers.Optimizer("momentum", learning_rate, momentum=momentum, weight_decay=weight_decay)

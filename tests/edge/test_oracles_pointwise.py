@@ -160,10 +160,10 @@ def test_the_rule_equals_torch(case: Case) -> None:
 
 
 REFUSED = {
-    "Dropout in training mode": (
-        [node("Dropout", "a half true", "y")],
-        {"half": np.array(0.5, np.float32), "true": np.array(True)},
-        "repeat an update",
+    "Dropout of a weight": (
+        [node("Dropout", "u half true", "v"), node("Mul", "a v", "y")],
+        {"u": ones(3), "half": np.array(0.5, np.float32), "true": np.array(True)},
+        "can't be fed",
     ),
     "Einsum with a letter twice": (
         [node("Einsum", "a s", "y", equation="bi,jj->bi")],

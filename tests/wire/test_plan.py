@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetgrad.wire import plan
+from fleetgrad.wire.loss import LossOptions
 from fleetgrad.wire.plan import Feed, Manifest, PlanError, Role, Tensor, check, decode, encode, lay_out, padded
 
 
@@ -68,6 +69,11 @@ def with_tensor(index: int, **changes: object) -> Manifest:
     return msgspec.structs.replace(GOOD, tensors=tuple(changed))
 
 
+def with_noise(*names: str, **changes: object) -> Manifest:
+    feeds = [Feed(name=n, shape=(3,), dtype="float32") for n in names]
+    return msgspec.structs.replace(GOOD, noise=tuple(msgspec.structs.replace(f, **changes) for f in feeds))
+
+
 BAD = [
     (msgspec.structs.replace(GOOD, schema=2), "schema 2"),
     (with_tensor(1, name="w"), "names a tensor twice"),
@@ -85,6 +91,13 @@ BAD = [
     (msgspec.structs.replace(GOOD, length=2**30), "floats travel"),
     (manifest([("a", (2**28,), "trainable"), ("b", (16,), "frozen")]), "at most"),
     (manifest([]), "no trainable"),
+    (with_noise("noise"), "expected fleetgrad.noise"),
+    (with_noise(plan.NOISE + "a", shape=(2**20, 2**20)), "feed of noise"),
+    (with_noise(plan.NOISE + "a", dtype="int64"), "is int64"),
+    (with_noise(plan.NOISE + "a", plan.NOISE + "a"), "noise twice"),
+    (msgspec.structs.replace(GOOD, loss="mse", loss_options=LossOptions(ignore_index=3)), "no option ignore-index"),
+    (msgspec.structs.replace(GOOD, loss_options=LossOptions(class_weights=(1.0,) * 9)), "9 class-weights for 10"),
+    (msgspec.structs.replace(GOOD, loss_options=LossOptions(label_smoothing=1.5)), "label-smoothing 1.5"),
 ]
 
 

@@ -143,7 +143,7 @@ def dropout(g: Builder, node: Node, dy: str, mask: str | None = None) -> Gradien
     training = g.known.get(node.x[2]) if len(node.x) > 2 and node.x[2] else False
     if training is None or bool(training):
         raise Unsupported(
-            "in training mode: its masks are drawn anew at each run, and a device must be able to repeat an update "
-            "byte for byte; export the model with model.eval() or training_mode = False"
+            "in training mode with masks that can't be fed: its second output is used, its ratio isn't constant, or the "
+            "batch isn't one of its dimensions; export the model with model.eval()"
         )
     return [dy, None, None][: len(node.x)]
