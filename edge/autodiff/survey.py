@@ -90,6 +90,8 @@ def untrained(model: Model, goal: str, trained: Collection[str]) -> dict[str, st
             found[name] = "doesn't reach the output"
         elif node is None:
             found[name] = "no gradient comes to it"
+        elif node.op_type == "BatchNormalization" and name in node.input[3:5]:
+            found[name] = "running statistics, which training measures"
         else:
             flat = "is flat" if node.op_type in FLAT else "only reads it as a setting or a statistic"
             why = flat if model.floats.intersection(node.output) else "gives no float32"

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,6 +13,7 @@ import pytest
 
 from fleetgrad.edge.autodiff import zoo
 from fleetgrad.edge.autodiff.compiling import compile_model
+from tests.edge.test_autodiff_front import attention
 
 EXTRAS = ("onnx", "sklearn", "matplotlib", "amqtt")
 
@@ -138,3 +140,28 @@ def test_check_shows_names_with_brackets_as_they_are(tmp_path: Path) -> None:
     onnx.save(model, str(tmp_path / "mlp.onnx"))
     done = run_here("check", tmp_path / "mlp.onnx")
     assert (done.returncode, "[/a][red]" in done.stdout) == (0, True), done.stderr
+
+
+def test_dim_gives_a_size_to_a_dynamic_dimension(tmp_path: Path) -> None:
+    onnx.save(attention(), tmp_path / "m.onnx")
+    for command, code, message in (
+        (["check", "--dim", "time=5"], 0, "This model can train."),
+        (["check", "--dim", "time"], 2, "NAME=SIZE"),
+        (["check", "--dim", "width=5"], 2, "there are: time"),
+    ):
+        done = run_here(command[0], tmp_path / "m.onnx", *command[1:])
+        assert done.returncode == code, done.stderr
+        assert message in " ".join((done.stdout + done.stderr).split())
+
+
+def test_tokens_with_a_mask_train_from_a_data_file(tmp_path: Path) -> None:
+    compile_model(attention(), loss="mse", dims={"time": 5}, output=tmp_path / "plan")
+    rng = np.random.default_rng(0)
+    inputs: dict[str, Any] = {
+        "ids": rng.integers(0, 7, (40, 5)),
+        "mask": np.ones((40, 5), np.uint8),
+        "extra": rng.random((40, 2)),
+    }
+    np.savez(tmp_path / "d.npz", y=rng.random((40, 2)), **inputs)
+    done = run_here("train", tmp_path / "plan", "--data", tmp_path / "d.npz", "--x", "ids", "--epochs", 1)
+    assert done.returncode == 0, done.stderr
