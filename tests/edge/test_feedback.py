@@ -393,6 +393,19 @@ def test_a_damaged_ledger_is_set_aside_and_the_next_update_carries_nothing(devic
     assert f"{LEDGER}.bad" in device.disk.held
 
 
+def test_an_update_whose_payload_the_disk_lost_is_set_aside_with_what_was_carried(device: Fed) -> None:
+    device.receipt(verdict="late")
+    device.publish((1, 1, "published"))
+    device.begin(2, 1, NEXT)
+    device.trained(2, 1)
+    del device.disk.held["updates/2-1.payload"]
+    device.start()
+    (said,) = [e for e in device.handle(ev.Connected()) if isinstance(e, ev.Log) and e.event == "update_quarantined"]
+    assert "updates/2-1.payload" in said.fields["reason"]
+    assert "update.json.bad" in device.disk.held
+    assert device.carried() is None
+
+
 def test_a_job_lost_in_a_crash_carries_the_same_again(device: Fed) -> None:
     device.receipt(verdict="late")
     device.publish((1, 1, "published"))
