@@ -49,6 +49,7 @@ def create(directory: Path, model: Path, settings: Settings) -> Manifest:
             loss=settings.loss,
             loss_options=settings.loss_options,
             gradients=settings.gradients,
+            batch_norm="frozen",  # running statistics don't travel: the published model would predict with the first ones
             output=temporary / "plan",
             optimizer=optimizer,
         )

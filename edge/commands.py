@@ -201,9 +201,7 @@ def train(
             progress=progress,
         )
     if output:
-        vector = opened.initial_parameters()
-        vector[: manifest.travels] = trainer.parameters
-        export_model(plan, vector, output)
+        export_model(plan, trainer.model, output)
     if format == "json":
         sys.stdout.write(msgspec.json.encode({"seed": seed, "samples": len(kept), "epochs": rows}).decode() + "\n")
         return

@@ -119,6 +119,11 @@ class Trainer:
         """The part of the model that travels, float32[travels]; a view."""
         return self._flat[: self.manifest.travels]
 
+    @property
+    def model(self) -> Floats:
+        """The whole model, what stays on the device included, float32[length]; a view."""
+        return self._flat
+
     def load(self, parameters: Floats) -> None:
         """Sets the part of the model that travels; raises TrainingError if it has another size or isn't finite."""
         if parameters.shape != self.parameters.shape:

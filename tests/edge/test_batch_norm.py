@@ -13,6 +13,7 @@ from fleetgrad.edge.data.dataset import Dataset, fit
 from fleetgrad.edge.training.plan_dir import open_plan
 from fleetgrad.edge.training.trainer import Trainer
 from fleetgrad.wire import plan
+from tests.edge.test_edge_command import run_here
 
 TRAINING = {"batch_size": 8, "learning_rate": 0.05, "momentum": 0.9, "seed": 3}
 SOME = ("scale", "bias", "mean", "var")
@@ -58,10 +59,9 @@ def test_running_statistics_follow_the_data_and_stay_on_the_device(tmp_path: Pat
     assert before.accuracy is not None
     assert after.accuracy is not None
     assert after.accuracy > max(0.9, before.accuracy)
-    whole = np.concatenate([base * 0, np.zeros(manifest.length - manifest.travels, np.float32)])
-    whole[:] = trainer._flat
+    whole = trainer.model
     parts = {t.name: whole[t.offset : t.offset + t.size].reshape(t.shape) for t in manifest.tensors}
-    hidden = data.batch(np.arange(200))[0] @ parts["a"]
+    hidden = np.asarray(data.batch(np.arange(200))[0], np.float32) @ parts["a"]
     np.testing.assert_allclose(parts["mean"], hidden.mean(0), atol=3)
     assert (parts["var"] > 5).all()
 
@@ -70,6 +70,18 @@ def test_running_statistics_follow_the_data_and_stay_on_the_device(tmp_path: Pat
     x, y = data.batch(np.arange(200))
     (logits,) = onnxruntime.InferenceSession(str(tmp_path / "out.onnx")).run(["y"], {"x": x})
     assert (logits.argmax(1) == y).mean() == pytest.approx(after.accuracy)
+
+
+def test_the_command_exports_the_statistics(tmp_path: Path) -> None:
+    compile_model(network(), loss="cross-entropy", output=tmp_path / "plan")
+    data = samples(tmp_path / "plan", 60)
+    x, y = data.batch(np.arange(60))
+    np.savez(tmp_path / "d.npz", x=x, y=y)
+    words = ["train", tmp_path / "plan", "--data", tmp_path / "d.npz", "--output", tmp_path / "out.onnx"]
+    done = run_here(*words)
+    assert done.returncode == 0, done.stderr
+    weights = {t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / "out.onnx").graph.initializer}
+    assert np.abs(weights["mean"]).max() > 1
 
 
 def test_a_single_sample_at_the_end_joins_the_batch_before(tmp_path: Path) -> None:
