@@ -111,7 +111,9 @@ def check(
     found = survey(model, _dims(dim))
     if format == "json":
         sys.stdout.write(
-            msgspec.json.encode({"trains": found.trains, "nodes": found.nodes, "weights": found.weights}).decode()
+            msgspec.json.encode(
+                {"trains": found.trains, "nodes": found.nodes, "weights": found.weights, "notes": found.notes}
+            ).decode()
             + "\n"
         )
     else:
@@ -122,6 +124,8 @@ def check(
         for w in found.weights:
             weights.add_row(w.name, "x".join(map(str, w.shape)), w.dtype, "yes" if w.trains else "no", w.reason)
         out.print(nodes, weights)
+        for text in found.notes:
+            out.print(f"note: {escape(text)}")
         out.print("This model can train." if found.trains else Text("This model can't train.", "red"))
     if not found.trains:
         raise typer.Exit(1)

@@ -27,7 +27,7 @@ from fleetgrad.edge.autodiff.graph import DOMAIN, DOMAIN_VERSION, IR_VERSION, OP
 from fleetgrad.edge.autodiff.measuring import kind
 from fleetgrad.edge.autodiff.registry import differentiate, downstream, objections, path, reached, upstream
 from fleetgrad.edge.autodiff.statistics import in_training
-from fleetgrad.edge.autodiff.survey import untrained
+from fleetgrad.edge.autodiff.survey import notes, untrained
 from fleetgrad.native.kernels import OP_ABI
 from fleetgrad.wire import plan
 from fleetgrad.wire.loss import LossName, LossOptions
@@ -73,6 +73,8 @@ def compile_model(
     trained = with_gradient(found, goal, trained)
     training, statistics = in_training(found, trained, passed) if batch_norm == "batch" else (found, [])
     training, noise = dropout.in_training(training, dropped)
+    for text in notes(found):
+        notice(text)
     running = {name for n in found.nodes if n.op_type == "BatchNormalization" for name in n.input[3:5]}
     for weight, reason in untrained(found, goal, trained).items():
         if weight not in running and not any(fnmatch.fnmatchcase(weight, glob) for glob in freeze):

@@ -13,7 +13,7 @@ from onnx import TensorProto, external_data_helper, inliner, numpy_helper, versi
 
 from fleetgrad.edge.autodiff.errors import ModelError, UnsupportedModel, first_line
 from fleetgrad.edge.autodiff.graph import OPSET, Array, Shape
-from fleetgrad.edge.autodiff.hidden import surface
+from fleetgrad.edge.autodiff.hidden import surface, untie
 from fleetgrad.edge.autodiff.measuring import constant, feeds_of, free_batch, measure, pin_squeezes
 from fleetgrad.wire import plan
 
@@ -98,6 +98,7 @@ def read(
     if unknown := unknown_ops(source):
         raise UnsupportedModel(unknown)
     surface(source)
+    untie(source)
 
     converted = _convert(source)
     try:

@@ -4,8 +4,12 @@ Exporters write weights as Constant nodes or compute them from constants, and th
 ConstantOfShape in each weight's place. Such a value is a weight when it is float32, has dimensions and goes into a place
 where only weights go (SLOTS); an elementwise constant isn't, it may be a mask or the mean of the data. Nor are the ones and
 zeros of a normalisation without scale and bias.
+
+torch's exporter also merges parameters that are equal, as fresh biases and running means are: they would be trained as
+one. And it multiplies batch normalisation into convolutions unless it is told not to, which nothing can undo.
 """
 
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -24,6 +28,8 @@ SLOTS = {
 }  # fmt: skip
 NORMS = {"BatchNormalization": (1, 2, 3, 4), "InstanceNormalization": (1, 2), "LayerNormalization": (1, 2),
          "GroupNormalization": (1, 2)}  # fmt: skip
+BATCH_NORM = ("scale", "bias", "mean", "var")
+FOLDED = re.compile(r"onnx::Conv_\d+")  # what torch calls a convolution's weight, and its bias, after it was multiplied
 STRIPPED = "__SHAPE"  # onnx's script that strips weights names the shape of weight w so
 
 
@@ -52,9 +58,46 @@ def surface(model: onnx.ModelProto) -> None:
             continue
         if value.dtype == np.float32 and value.ndim and value.size and len(made[name].output) == 1:
             graph.node.remove(made[name])
-            graph.initializer.append(numpy_helper.from_array(value, name))
-            if model.ir_version < 4:  # where initializers are inputs as well
-                graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, value.shape))
+            _add(model, value, name)
+
+
+def untie(model: onnx.ModelProto) -> None:
+    """Gives each parameter that was merged with an equal one its own initializer, in place.
+
+    Only uniform ones, such as zeros: a matrix that is used twice is tied on purpose.
+    """
+    graph = model.graph
+    uniform = {
+        t.name: t for t in graph.initializer
+        if t.data_type == TensorProto.FLOAT and t.dims and 0 not in t.dims and np.ptp(numpy_helper.to_array(t)) == 0
+    }  # fmt: skip
+    for node in [n for n in graph.node if n.op_type == "Identity" and n.input[0] in uniform]:
+        if not any(node.output[0] == o.name for o in graph.output):
+            graph.node.remove(node)
+            _add(model, numpy_helper.to_array(uniform[node.input[0]]), node.output[0])
+    taken: dict[str, tuple[str, ...]] = {}
+    for node in graph.node:
+        if node.op_type != "BatchNormalization":
+            continue
+        own = tuple(node.input[1:5])  # the same four again are the same layer, used twice
+        for i, name in enumerate(own):
+            if name in uniform and (own.index(name) < i or taken.setdefault(name, own) != own):
+                node.input[1 + i] = f"{node.output[0]}.{BATCH_NORM[i]}"
+                _add(model, numpy_helper.to_array(uniform[name]), node.input[1 + i])
+
+
+def folded(model: onnx.ModelProto) -> list[str]:
+    """The convolutions that torch multiplied batch normalisation into: then, and only then, both parameters lose their names."""
+    return [
+        n.name or n.output[0] for n in model.graph.node
+        if n.op_type == "Conv" and len(n.input) == 3 and all(FOLDED.fullmatch(name) for name in n.input[1:])
+    ]  # fmt: skip
+
+
+def _add(model: onnx.ModelProto, value: Array, name: str) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(value, name))
+    if model.ir_version < 4:  # where initializers are inputs as well
+        model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, value.shape))
 
 
 def _values(model: onnx.ModelProto, made: dict[str, onnx.NodeProto], names: Iterable[str]) -> dict[str, Array]:

@@ -9,6 +9,7 @@ import onnx
 from fleetgrad.edge.autodiff import dropout
 from fleetgrad.edge.autodiff.front import Model, load, read, unknown_ops
 from fleetgrad.edge.autodiff.graph import OPSET, Builder
+from fleetgrad.edge.autodiff.hidden import folded
 from fleetgrad.edge.autodiff.registry import FLAT, barrier, downstream, objections, path, reached, upstream
 
 
@@ -39,6 +40,7 @@ class Survey:
 
     nodes: tuple[NodeRow, ...]
     weights: tuple[WeightRow, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def trains(self) -> bool:
@@ -76,7 +78,20 @@ def survey(model: bytes | Path | onnx.ModelProto, dims: Mapping[str, int] | None
                 NodeRow(node.op_type, name, True, "" if reach.intersection(node.output) else "doesn't reach the output")
             )
     why = untrained(found, found.output, trained)
-    return Survey(tuple(rows), _weights(found.source, trained, lambda name: why.get(name, "says how to compute")))
+    return Survey(
+        tuple(rows), _weights(found.source, trained, lambda name: why.get(name, "says how to compute")), notes(found)
+    )
+
+
+def notes(model: Model) -> tuple[str, ...]:
+    """What of a model trains otherwise than its author may expect."""
+    names = folded(model.source)
+    if not names:
+        return ()
+    return (
+        f"batch normalisation was multiplied into {len(names)} convolutions ({names[0]!r} ...) and won't normalise while "
+        "training: export with training=torch.onnx.TrainingMode.TRAINING, do_constant_folding=False",
+    )
 
 
 def untrained(model: Model, goal: str, trained: Collection[str]) -> dict[str, str]:

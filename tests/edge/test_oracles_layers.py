@@ -18,16 +18,16 @@ TOLERANCE = 2e-5  # of a value's largest entry: float32 against float64
 PROFILES: list[plan.Profile] = ["cpu-native", "cpu-std"]
 
 
-def exported(module: Any, x: np.ndarray) -> onnx.ModelProto:
-    """A torch module in training mode as ONNX, with its parameters as initializers and a free batch."""
+def exported(module: Any, x: np.ndarray, mode: Any = None, fold: bool = False) -> onnx.ModelProto:
+    """A torch module in training mode (or `mode`) as ONNX, with its parameters as initializers and a free batch."""
     import torch
 
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            module, (torch.tensor(x),), file, dynamo=False, training=torch.onnx.TrainingMode.TRAINING,
-            do_constant_folding=False, input_names=["x"], output_names=["y"], dynamic_axes={"x": {0: "N"}, "y": {0: "N"}},
+            module, (torch.tensor(x),), file, dynamo=False, training=mode or torch.onnx.TrainingMode.TRAINING,
+            do_constant_folding=fold, input_names=["x"], output_names=["y"], dynamic_axes={"x": {0: "N"}, "y": {0: "N"}},
         )  # fmt: skip
     return onnx.load_from_string(file.getvalue())
 

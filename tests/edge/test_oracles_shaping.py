@@ -9,11 +9,11 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
-from fleetgrad.edge.autodiff import rules
+from fleetgrad.edge.autodiff import compile_model, rules, survey
 from fleetgrad.edge.autodiff.graph import IR_VERSION, OPSET, Array, Builder
 from fleetgrad.edge.autodiff.registry import differentiate
 from tests.edge.cases.inputs import numbers, whole
-from tests.edge.test_oracles_layers import PROFILES, hold, normal
+from tests.edge.test_oracles_layers import PROFILES, exported, hold, normal
 
 pytestmark = pytest.mark.needs("torch")
 assert rules
@@ -185,3 +185,33 @@ def test_an_exported_networks_gradient_equals_torch(tmp_path: Path, name: str, p
     torch.manual_seed(5)
     module, shape = networks()[name]
     hold(module, normal(*shape), tmp_path / "plan", profile)
+
+
+def test_parameters_that_torch_merged_because_they_were_equal_train_apart(tmp_path: Path) -> None:
+    """Exported in eval mode, a fresh network's biases and running means are one initializer, as are scales and variances."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(5)
+    module = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.Flatten()
+    )
+    x = normal(5, 3, 5, 5)
+    model = exported(module.eval(), x, torch.onnx.TrainingMode.EVAL)
+    assert sum(n.op_type == "Identity" for n in model.graph.node) == 6
+    manifest = compile_model(model, loss="cross-entropy", gradients="fp32", output=tmp_path / "plan")
+    assert {t.name for t in manifest.of_role("trainable")} == {n for n, _ in module.named_parameters()}
+    assert {t.name for t in manifest.of_role("personal")} == {
+        f"{i}.running_{what}" for i in (1, 4) for what in ("mean", "var")
+    }
+
+
+def test_batch_normalisation_that_torch_folded_is_told() -> None:
+    import torch
+    from torch import nn
+
+    for layers, count in (([nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)], 1), ([nn.Conv2d(3, 4, 3)], 0)):
+        module = nn.Sequential(*layers, nn.ReLU(), nn.Flatten()).eval()
+        found = survey(exported(module, normal(2, 3, 5, 5), torch.onnx.TrainingMode.EVAL, fold=True))
+        assert len(found.notes) == count
+        assert all("TrainingMode.TRAINING" in text for text in found.notes)
