@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 
 from fleetgrad.broker.codec_options import Bits, Bytes, Codec, Fraction, Rounding_, Step, spec_of
+from fleetgrad.edge.training.scores import told
 from fleetgrad.wire import address
 from fleetgrad.wire.command_line import EXIT_FAILED, Format, make_app, parse_shape, run_app
 from fleetgrad.wire.loss import BELONGS, LossName, parse, shown
@@ -178,7 +179,8 @@ def status(
     )
     if last:
         accuracy = "" if last.accuracy is None else f", accuracy {last.accuracy:.2%}"
-        out.print(f"last: round {last.round}, version {last.version}, {last.members} members{accuracy}")
+        scores = f", {told(last.scores)}" if last.scores else ""
+        out.print(f"last: round {last.round}, version {last.version}, {last.members} members{accuracy}{scores}")
     out.print(problem or watching.headline(live))
     if live.devices:
         out.print(watching.devices_table(live))

@@ -4,6 +4,7 @@ Each version is evaluated on a thread of its own, so that the round machine keep
 is killed: at start, versions of the journal that have no row are reported again.
 """
 
+import math
 import queue
 import threading
 from collections.abc import Callable
@@ -84,13 +85,13 @@ class Monitor:
                 log("report_failed", version=published.version, reason=e)
 
     def _one(self, p: Published) -> None:
-        accuracy, loss = None, p.loss
+        accuracy, loss, scores = None, p.loss, dict[str, float]()
         try:
             vector = objects.whole_vector(self._plan, objects.verified(self._files, p.params))
             if self._data is not None:
                 self._trainer.load(vector[: self._plan.manifest.travels])
                 found = self._trainer.evaluate(self._data)
-                accuracy, loss = found.accuracy, found.loss
+                accuracy, loss, scores = found.accuracy, found.loss, found.scores
             temporary = self._directory / f"{MODEL}.tmp"
             export_model(self._plan.directory, vector, temporary)
             temporary.replace(self._directory / MODEL)
@@ -100,6 +101,7 @@ class Monitor:
             round=p.round, version=p.version, members=p.members, accuracy=accuracy, loss=loss, bytes_up=p.bytes_up,
             bytes_down=p.bytes_down, seconds=None if p.seconds is None else round(p.seconds, 3),
             codec=p.codec, bits=None if p.bits is None else round(p.bits, 4),
+            scores={name: round(value, 6) for name, value in scores.items() if math.isfinite(value)},
         )  # fmt: skip
         self._rows.append(row)
         put(self._files, ROUNDS, b"".join(msgspec.json.encode(r) + b"\n" for r in self._rows))

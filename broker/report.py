@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fleetgrad.broker.watching import size
+from fleetgrad.edge.training.scores import told
 from fleetgrad.wire.messages import DeviceStatus, Metrics
 
 STYLE = (
@@ -34,11 +35,11 @@ def write(
         _bytes_plot(rounds, fp32_bytes),
         "<h2>Rounds</h2>",
         _table(
-            ["round", "version", "members", "accuracy", "loss", "codec", "bits", "up", "down", "seconds"],
+            ["round", "version", "members", "accuracy", "loss", "scores", "codec", "bits", "up", "down", "seconds"],
             [
                 [
                     str(r.round), str(r.version), str(r.members), "" if r.accuracy is None else f"{r.accuracy:.2%}",
-                    "" if r.loss is None else f"{r.loss:.4f}", r.codec, "" if r.bits is None else f"{r.bits:.3f}", size(r.bytes_up), size(r.bytes_down),
+                    "" if r.loss is None else f"{r.loss:.4f}", told(r.scores), r.codec, "" if r.bits is None else f"{r.bits:.3f}", size(r.bytes_up), size(r.bytes_down),
                     "" if r.seconds is None else f"{r.seconds:.2f}",
                 ]
                 for r in rounds

@@ -5,6 +5,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from fleetgrad.broker.watching import View, devices_table, headline, size
+from fleetgrad.edge.training.scores import told
 from fleetgrad.wire.messages import Metrics
 
 BARS = 15  # rounds in sight; older ones scroll away
@@ -64,4 +65,5 @@ def line(row: Metrics) -> str:
     loss = "" if row.loss is None else f"loss {row.loss:.4f}  "
     bits = "" if row.bits is None else f"  {row.bits:.3f} bits"
     took = "" if row.seconds is None else f"  {row.seconds:.2f} s"
-    return f"{accuracy}{loss}up {size(row.bytes_up)}{bits}{took}"
+    more = f"{told(row.scores)}  " if row.scores else ""
+    return f"{accuracy}{loss}{more}up {size(row.bytes_up)}{bits}{took}"

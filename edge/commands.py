@@ -21,6 +21,7 @@ from rich.text import Text
 from fleetgrad.edge.data import npz, split
 from fleetgrad.edge.training import trainer as training
 from fleetgrad.edge.training.plan_dir import open_plan
+from fleetgrad.edge.training.scores import told
 from fleetgrad.wire.command_line import EXIT_FAILED, Format, make_app, parse_shape, run_app
 from fleetgrad.wire.loss import BELONGS, LossName, parse, shown
 from fleetgrad.wire.plan import BatchNorm, Gradients, Optimizer, Profile
@@ -191,7 +192,7 @@ def train(
                 row: dict[str, Any] = {"epoch": p.epoch + 1, "loss": p.loss}
                 if len(held):
                     found = trainer.evaluate(everything.subset(held))
-                    row |= {"eval_loss": found.loss, "eval_accuracy": found.accuracy}
+                    row |= {"eval_loss": found.loss, "eval_accuracy": found.accuracy, "eval_scores": found.scores}
                 rows.append(row)
 
         trainer.run_epochs(
@@ -209,12 +210,13 @@ def train(
     if format == "json":
         sys.stdout.write(msgspec.json.encode({"seed": seed, "samples": len(kept), "epochs": rows}).decode() + "\n")
         return
-    table = Table("epoch", "loss", "held-out loss", "held-out accuracy")
+    table = Table("epoch", "loss", "held-out loss", "held-out accuracy", "other scores")
     for row in rows:
         accuracy = row.get("eval_accuracy")
         table.add_row(
             str(row["epoch"]), f"{row['loss']:.4f}", f"{row['eval_loss']:.4f}" if "eval_loss" in row else "",
             "" if accuracy is None else f"{accuracy:.2%}",
+            told(row.get("eval_scores", {})),
         )  # fmt: skip
     out.print(table)
     out.print(f"{len(kept)} samples, seed {seed}" + (f"; model in {output}" if output else ""))

@@ -198,12 +198,15 @@ class AggregatorStatus(_Struct, frozen=True, kw_only=True):
     reason: Reason = ""
 
 
+ScoreName = Annotated[str, Meta(pattern="^[a-z0-9-]{1,32}$")]
+
+
 class Metrics(_Struct, frozen=True, kw_only=True, rename=None):
     """Retained on agg/metrics and one row of rounds.jsonl: what the round that made `version` cost and gave.
 
     Bytes are sums over its members, headers included; `loss` is the evaluation's, or without one the members' mean;
     `accuracy` is None where there is no evaluation or the loss defines none; `seconds` where a restart lost the time.
-    `codec` is the round's in words; `bits` what a coordinate of an update took, the mean of the members.
+    `scores` are other figures of the evaluation, as edge/training/scores.py names them. `codec` is the round's in words; `bits` what a coordinate of an update took, the mean of the members.
     """
 
     round: Round
@@ -216,6 +219,7 @@ class Metrics(_Struct, frozen=True, kw_only=True, rename=None):
     seconds: float | None
     codec: str = ""
     bits: float | None = None
+    scores: Annotated[dict[ScoreName, float], Meta(max_length=16)] = {}
 
 
 class UpdateInfo(_Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fleetgrad.edge.data.dataset import Dataset
 from fleetgrad.edge.training.plan_dir import Plan, aligned
+from fleetgrad.edge.training.scores import Evaluation, Scores
 from fleetgrad.native import kernels, optimizers
 from fleetgrad.wire import plan as plans
 
@@ -47,15 +48,6 @@ class TrainingResult:
     samples: int
     first_loss: float
     loss: float
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """Mean loss over `samples`; accuracy where the loss is a classification's."""
-
-    loss: float
-    accuracy: float | None
-    samples: int
 
 
 class Trainer:
@@ -226,11 +218,10 @@ class Trainer:
         return self._flat[: self._end], self._gradients, self._velocity
 
     def evaluate(self, data: Dataset, batch_size: int = EVAL_BATCH) -> Evaluation:
-        """Loss and accuracy of the current parameters on all of `data`."""
+        """Loss, accuracy and other scores of the current parameters on all of `data`."""
         if self._eval is None:
             self._eval = self._session(plans.EVAL)
-        total, counted, right = 0.0, 0, 0
-        classes, options = self.manifest.loss == "cross-entropy", self.manifest.loss_options
+        scores = Scores(self.manifest)
         for start in range(0, len(data), batch_size):
             x, y, *more = data.batch(np.arange(start, min(start + batch_size, len(data))))
             binding = self._eval.io_binding()
@@ -244,15 +235,12 @@ class Trainer:
             except Exception as e:
                 raise TrainingError(f"evaluation failed: {_first_line(e)}") from e
             loss, prediction = binding.copy_outputs_to_cpu()
-            count = len(x)
-            if classes:  # each label counts, whether a sample has one or a sequence of them
-                valid = np.ones(y.shape, bool) if options.ignore_index is None else y != options.ignore_index
-                count = int(valid.sum())
-                right += int(((prediction.argmax(options.class_axis) == y) & valid).sum())
-            total, counted = total + float(loss) * count, counted + count
-        if counted == 0:
-            raise TrainingError(f"evaluation failed: all labels are {options.ignore_index}, which is ignored")
-        return Evaluation(total / counted, right / counted if classes else None, len(data))
+            scores.add(float(loss), prediction, y)
+        if (found := scores.result()) is None:
+            raise TrainingError(
+                f"evaluation failed: all labels are {self.manifest.loss_options.ignore_index}, the ignored one"
+            )
+        return found
 
     def _tensor_at(self, index: int) -> str:
         return next((t.name for t in self.manifest.tensors if t.offset <= index < t.end), "none")
