@@ -368,6 +368,7 @@ def test_groups_pools_and_residuals_train_together(tmp_path: Path, kind: plan.Gr
         ((4, 9, 8), (8, 1, 3, 3), {"group": 4}),
         ((2, 5, 4, 6), (3, 2, 2, 2, 2), {}),
         ((2, 5, 4, 6), (4, 1, 2, 2, 2), {"group": 2}),
+        ((4, 5, 4, 6), (6, 2, 2, 2, 2), {"group": 2, "strides": [2, 1, 2]}),
     ],
 )  # fmt: skip
 def test_a_convolutions_int8_gradient_points_where_the_standard_ops_do(

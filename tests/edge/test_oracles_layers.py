@@ -18,7 +18,7 @@ TOLERANCE = 2e-5  # of a value's largest entry: float32 against float64
 PROFILES: list[plan.Profile] = ["cpu-native", "cpu-std"]
 
 
-def exported(module: Any, x: np.ndarray, mode: Any = None, fold: bool = False) -> onnx.ModelProto:
+def exported(module: Any, x: np.ndarray, mode: Any = None, fold: bool = False, opset: int = 20) -> onnx.ModelProto:
     """A torch module in training mode (or `mode`) as ONNX, with its parameters as initializers and a free batch."""
     import torch
 
@@ -27,7 +27,8 @@ def exported(module: Any, x: np.ndarray, mode: Any = None, fold: bool = False) -
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module, (torch.tensor(x),), file, dynamo=False, training=mode or torch.onnx.TrainingMode.TRAINING,
-            do_constant_folding=fold, input_names=["x"], output_names=["y"], dynamic_axes={"x": {0: "N"}, "y": {0: "N"}},
+            do_constant_folding=fold, opset_version=opset, input_names=["x"], output_names=["y"],
+            dynamic_axes={"x": {0: "N"}, "y": {0: "N"}},
         )  # fmt: skip
     return onnx.load_from_string(file.getvalue())
 
@@ -147,6 +148,31 @@ def test_the_first_of_equal_maxima_gets_the_gradient_in_native_plans(tmp_path: P
     torch.manual_seed(5)
     module = nn.Sequential(nn.Conv2d(1, 2, 1), nn.MaxPool2d(3, 2, 1), nn.Conv2d(2, 3, 1), nn.MaxPool2d(2), nn.Flatten())
     hold(module, np.floor(normal(4, 1, 7, 7)), tmp_path / "plan", "cpu-native")
+
+
+@pytest.mark.parametrize("name", ["layer norm", "group norm", "rms norm", "lp norm"])
+def test_norms_that_are_exported_as_arithmetic_train(tmp_path: Path, name: str) -> None:
+    import torch
+    from torch import nn
+
+    class Unit(nn.Module):  # type: ignore[misc]
+        def forward(self, x: Any) -> Any:
+            return nn.functional.normalize(x, dim=-1)
+
+    class RMS(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(6))
+
+        def forward(self, x: Any) -> Any:
+            return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * self.weight
+
+    torch.manual_seed(5)
+    norms = {"layer norm": nn.LayerNorm(6), "group norm": nn.GroupNorm(2, 6), "rms norm": RMS(), "lp norm": Unit()}
+    module, x = nn.Sequential(nn.Linear(4, 6), norms[name], nn.Linear(6, 3)), normal(7, 4)
+    model = exported(module, x, opset=14)
+    assert "LayerNormalization" not in {n.op_type for n in model.graph.node}
+    hold(module, x, tmp_path / "plan", "cpu-native", model=model)
 
 
 @pytest.mark.parametrize("profile", PROFILES)

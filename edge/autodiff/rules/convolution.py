@@ -3,7 +3,7 @@
 dX = ConvTranspose(dY, W)                     (1x1: Conv with W transposed)
 db = sum of dY over batch and positions
 dW, int8:       fleetgrad.ConvWeightGrad, whatever the attributes; in three dimensions rows of windows [N P, taps C] and of
-                dY [N P, M] meet in fleetgrad.MatMulWeightGrad, and with groups it is fp32
+                dY [N P, M] meet in fleetgrad.MatMulWeightGrad, group by group, and with many groups it is fp32
 dW, fp32, 1x1:  sum over the batch of dY [M, P] X^T [P, C]
 dW, fp32, k x k: the same for each tap, without an im2col buffer; with few channels a Conv with a one-hot kernel
                  makes the im2col
@@ -21,6 +21,7 @@ from fleetgrad.edge.autodiff.registry import Gradients, vjp
 from fleetgrad.edge.autodiff.rules.windows import Windows, windows
 
 FEW_CHANNELS = 8  # below this, one-hot Conv beats slices per tap
+MOST_GROUPS = 8  # of a 3-D convolution whose weight gradient is int8: each is a product of its own
 
 
 @vjp("Conv")
@@ -56,6 +57,10 @@ def weight_gradient(g: Builder, node: Node, x: str, dy: str, w: Windows, group: 
         return g.op("ConvWeightGrad", x, dy, domain=DOMAIN, group=group, kernel_shape=w.kernel, **_attributes(w))
     if g.native and len(w.x) <= 2 and c == 1 and group > 1:
         return g.op("DepthwiseConvWeightGrad", x, dy, domain=DOMAIN, kernel_shape=w.kernel, **_attributes(w))
+    if int8 and 1 < group <= MOST_GROUPS:
+        xs, dys = (g.ops("Split", v, outputs=group, axis=1, num_outputs=group) for v in (x, dy))
+        parts = [_rows(g, node, a, b, (m // group, c), w) for a, b in zip(xs, dys, strict=True)]
+        return g.op("Concat", *parts, axis=0)
     if group > 1:
         return _swapped(g, x, dy, (m, c), w, group)
     return _rows(g, node, x, dy, (m, c), w) if int8 else _taps(g, x, dy, (m, c), w)
