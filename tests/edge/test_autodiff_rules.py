@@ -58,3 +58,31 @@ def test_random_convolutions_equal_finite_differences(seed: int) -> None:
         }
         x, w = r(2, channels, *size), r(outputs, channels // group, *kernel)
         check_rule("Conv", x, w, r(outputs), probes=10, seed=seed, **how)
+
+
+def test_random_broadcasts_equal_finite_differences(seed: int) -> None:
+    print(f"seed {seed}")
+    random = np.random.Generator(np.random.PCG64(seed))
+    for op in ("Add", "Sub", "Mul", "Div", "Max", "Min", "Sum", "Mean", "Where"):
+        full = tuple(int(n) for n in random.integers(1, 4, random.integers(1, 5)))
+        # The first input has the full shape and the batch; the others lack dimensions, or have ones.
+        shapes = [
+            tuple(n if random.random() < 0.6 else 1 for n in full[random.integers(0, len(full) + 1) :])
+            for _ in range(1 if op in {"Sub", "Add", "Mul", "Div", "Where"} else 2)
+        ]
+        batched = [0, *(i + 1 for i, s in enumerate(shapes) if len(s) == len(full) and s[0] > 1)]
+        inputs = [r(*full), *(r(*s) for s in shapes)]
+        if op == "Where":
+            inputs, batched = [random.random(full) < 0.5, *inputs], [i + 1 for i in batched] + [0]
+        check_rule(op, *inputs, batched=batched, probes=10, seed=seed)
+
+
+def test_random_reductions_equal_finite_differences(seed: int) -> None:
+    print(f"seed {seed}")
+    random = np.random.Generator(np.random.PCG64(seed))
+    for op in sorted(op for op in RULES if op.startswith("Reduce")):
+        shape = tuple(int(n) for n in random.integers(2, 4, random.integers(1, 5)))
+        some = random.permutation(len(shape))[: random.integers(0, len(shape) + 1)]
+        axes = np.array([int(a) - (len(shape) if random.random() < 0.5 else 0) for a in some], np.int64)
+        x = np.abs(r(*shape)) if "Log" in op else r(*shape)
+        check_rule(op, x, axes, keepdims=int(random.integers(0, 2)), probes=10, seed=seed)

@@ -37,7 +37,7 @@ def by_rule(op: str, inputs: tuple[Array, ...], dy: Array, attributes: dict[str,
     found = differentiate([forward], {"y": "dy"}, wanted, {*wanted, "y"}, g, OPSET)
     feeds = {**values, "dy": dy}
     graph = helper.make_graph(
-        [forward, *g.nodes],
+        [*g.forward([forward]), *g.nodes],
         "oracle",
         [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape) for n, x in feeds.items()],
         [helper.make_tensor_value_info(n, 11, None) for n in found.values()],
