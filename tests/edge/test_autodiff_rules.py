@@ -3,10 +3,12 @@
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
-from fleetgrad.edge.autodiff.checker import check_rule
-from fleetgrad.edge.autodiff.registry import FLAT, RULES
+from fleetgrad.edge.autodiff.checker import _model, _run, check_rule
+from fleetgrad.edge.autodiff.graph import OPSET, Builder
+from fleetgrad.edge.autodiff.registry import FLAT, RULES, differentiate
 from tests.edge.cases import CASES
 from tests.edge.cases.inputs import numbers
 
@@ -41,6 +43,30 @@ def test_the_checker_notices_a_wrong_native_lowering(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(RULES, "Relu", (since, lambda g, node, dy: right(g, node, g.op("Neg", dy) if g.native else dy)))
     with pytest.raises(AssertionError, match="native True: off by"):
         check_rule("Relu", r(3, 4))
+
+
+@pytest.mark.parametrize(
+    ("op", "how"),
+    [
+        ("LpNormalization", {}),
+        ("LpNormalization", {"p": 1}),
+        ("LpPool", {"kernel_shape": [2, 2], "p": 3}),
+        ("LpPool", {"kernel_shape": [2, 2], "p": 2, "strides": [2, 2]}),
+        ("GlobalLpPool", {"p": 4}),
+    ],
+)
+@pytest.mark.parametrize("value", [0.0, 1e-25])
+def test_the_gradient_at_zero_is_finite(op: str, how: dict[str, Any], value: float) -> None:
+    x = np.full((2, 3, 4, 4), value, np.float32)
+    node = onnx.helper.make_node(op, ["x"], ["y"], **how)
+    (y,) = _run(_model([node], {"x": x}, ["y"], {}), {"x": x}, ["y"])
+    g = Builder({"x": x.shape, "y": y.shape}, ["x", "y", "dy"])
+    found = differentiate([node], {"y": "dy"}, ["x"], {"x", "y"}, g, OPSET)
+    feeds = {"x": x, "dy": np.ones_like(y)}
+    constants = {t.name: onnx.numpy_helper.to_array(t) for t in g.constants.values()}
+    (dx,) = _run(_model([node, *g.nodes], feeds, [found["x"]], constants), feeds, [found["x"]])
+    assert np.isfinite(dx).all()
+    assert value or not dx.any()
 
 
 def test_random_convolutions_equal_finite_differences(seed: int) -> None:

@@ -157,14 +157,12 @@ def _mixed(g: Builder, old: str, new: str, momentum: float) -> str:
 
 @vjp("MeanVarianceNormalization", since=13)
 def mean_variance_normalization(g: Builder, node: Node, dy: str) -> Gradients:
-    """xhat is y; of equal values, which give y = 0, nothing comes back."""
-    x, y = node.x[0], node.y[0]
-    along = g.integers(*node.attribute("axes", [0, 2, 3]))
+    """xhat is y. (Of equal values onnxruntime makes NaN in the forward pass already.)"""
+    x, axes = node.x[0], node.attribute("axes", [0, 2, 3])
+    along = g.integers(*axes)
     centred = g.op("Sub", x, g.op("ReduceMean", x, along, keepdims=1))
     var = g.op("ReduceMean", g.op("Mul", centred, centred), along, keepdims=1)
-    inv = g.op("Reciprocal", g.op("Add", g.op("Sqrt", var), g.constant(1e-9)))
-    some = g.as_float(g.op("Greater", var, g.constant(0.0)))
-    return [_back(g, dy, y, g.op("Mul", inv, some), node.attribute("axes", [0, 2, 3]))]
+    return [_back(g, dy, node.y[0], g.op("Reciprocal", g.op("Sqrt", var)), axes)]
 
 
 @vjp("LpNormalization")

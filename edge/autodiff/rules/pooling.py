@@ -73,7 +73,7 @@ def _lp(g: Builder, node: Node, dy: str) -> tuple[str, str]:
     x, y, p = node.x[0], node.y[0], node.attribute("p", 2)
     share = dy
     for _ in range(p - 1):
-        share = g.op("Div", share, g.op("Max", y, g.constant(TINY)))
+        share = g.op("Div", share, g.op("Max", y, g.constant(TINY ** (1 / (p - 1)))))
     if p == 2:
         return share, x
     return share, g.op("Mul", g.op("Sign", x), g.op("Pow", g.op("Abs", x), g.constant(p - 1.0)))
