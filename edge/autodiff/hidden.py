@@ -64,26 +64,31 @@ def surface(model: onnx.ModelProto) -> None:
 def untie(model: onnx.ModelProto) -> None:
     """Gives each parameter that was merged with an equal one its own initializer, in place.
 
-    Only uniform ones, such as zeros: a matrix that is used twice is tied on purpose.
+    torch writes such a one as an Identity with the parameter's name (older versions let batch normalisation share one
+    initializer); what is tied on purpose, such as an embedding that is also the last layer, has one name.
     """
     graph = model.graph
-    uniform = {
-        t.name: t for t in graph.initializer
-        if t.data_type == TensorProto.FLOAT and t.dims and 0 not in t.dims and np.ptp(numpy_helper.to_array(t)) == 0
-    }  # fmt: skip
-    for node in [n for n in graph.node if n.op_type == "Identity" and n.input[0] in uniform]:
-        if not any(node.output[0] == o.name for o in graph.output):
-            graph.node.remove(node)
-            _add(model, numpy_helper.to_array(uniform[node.input[0]]), node.output[0])
+    values = {t.name: t for t in graph.initializer if t.data_type == TensorProto.FLOAT and t.dims and 0 not in t.dims}
+    for node in [n for n in graph.node if _merged(model, n) and n.input[0] in values]:
+        graph.node.remove(node)
+        _add(model, numpy_helper.to_array(values[node.input[0]]), node.output[0])
+    norms = [n for n in graph.node if n.op_type == "BatchNormalization"]
+    shared = {name for n in norms for name in n.input[1:5] if name in values}
+    uniform = {name for name in shared if np.ptp(numpy_helper.to_array(values[name])) == 0}
     taken: dict[str, tuple[str, ...]] = {}
-    for node in graph.node:
-        if node.op_type != "BatchNormalization":
-            continue
+    for node in norms:
         own = tuple(node.input[1:5])  # the same four again are the same layer, used twice
         for i, name in enumerate(own):
             if name in uniform and (own.index(name) < i or taken.setdefault(name, own) != own):
                 node.input[1 + i] = f"{node.output[0]}.{BATCH_NORM[i]}"
-                _add(model, numpy_helper.to_array(uniform[name]), node.input[1 + i])
+                _add(model, numpy_helper.to_array(values[name]), node.input[1 + i])
+
+
+def _merged(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    """Whether torch's exporter wrote the node for a parameter; other values' names begin with a slash, or are numbers."""
+    name = node.output[0]
+    named = not name.startswith(("/", "onnx::")) and not name.isdecimal() and name != model.graph.output[0].name
+    return model.producer_name == "pytorch" and node.op_type == "Identity" and named
 
 
 def folded(model: onnx.ModelProto) -> list[str]:

@@ -1,5 +1,6 @@
 """Ops that move, repeat, resize and index numbers against torch's autograd, and networks of them as torch exports them."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,27 @@ def test_parameters_that_torch_merged_because_they_were_equal_train_apart(tmp_pa
     assert {t.name for t in manifest.of_role("personal")} == {
         f"{i}.running_{what}" for i in (1, 4) for what in ("mean", "var")
     }
+
+
+def test_copies_of_a_layer_train_apart_and_tied_weights_together(tmp_path: Path) -> None:
+    import torch
+    from torch import nn
+
+    class Tied(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.two = copy.deepcopy(self.one)
+            self.last.weight = self.one.weight
+
+        def forward(self, x: Any) -> Any:
+            return self.last(self.two(self.one(x).relu()).relu())
+
+    torch.manual_seed(5)
+    model = exported(Tied().eval(), normal(3, 4), torch.onnx.TrainingMode.EVAL)
+    manifest = compile_model(model, loss="cross-entropy", output=tmp_path / "plan")
+    names = {"one.weight", "one.bias", "two.weight", "two.bias", "last.bias"}
+    assert {t.name for t in manifest.of_role("trainable")} == names
 
 
 def test_batch_normalisation_that_torch_folded_is_told() -> None:
