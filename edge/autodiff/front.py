@@ -15,6 +15,7 @@ from fleetgrad.edge.autodiff.errors import ModelError, UnsupportedModel, first_l
 from fleetgrad.edge.autodiff.graph import OPSET, Array, Shape
 from fleetgrad.edge.autodiff.hidden import surface, untie
 from fleetgrad.edge.autodiff.measuring import constant, feeds_of, free_batch, measure, pin_squeezes
+from fleetgrad.edge.autodiff.registry import reads
 from fleetgrad.wire import plan
 
 SETTINGS = {("Resize", 1), ("Resize", 2)}  # float inputs that say how to compute
@@ -140,15 +141,18 @@ def read(
 
 
 def _settle(model: onnx.ModelProto) -> None:
-    """Batch normalisation that was exported in training mode, as it is in use: the plan says how it is trained."""
+    """Batch normalisation that was exported in training mode, as it is in use: the plan says how it is trained.
+
+    Its second outputs, and the masks of Dropout, go where nothing reads them.
+    """
+    used = {name for node in model.graph.node for name in reads(node)} | {o.name for o in model.graph.output}
     for node in model.graph.node:
         if node.op_type == "BatchNormalization":
             for attribute in node.attribute:
                 if attribute.name == "training_mode":
                     attribute.i = 0
-            used = {name for other in model.graph.node for name in other.input} | {o.name for o in model.graph.output}
-            if not used.intersection(node.output[1:]):
-                del node.output[1:]
+        if node.op_type in {"BatchNormalization", "Dropout"} and not used.intersection(node.output[1:]):
+            del node.output[1:]
 
 
 def unknown_ops(model: onnx.ModelProto) -> list[tuple[str, str, str]]:
