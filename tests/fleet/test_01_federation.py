@@ -6,7 +6,19 @@ import pytest
 
 from tests.fleet.conftest import MakeFederation, samples
 
-KEYS = {"round", "version", "members", "accuracy", "loss", "bytes_up", "bytes_down", "seconds", "codec", "bits"}
+KEYS = {
+    "round",
+    "version",
+    "members",
+    "accuracy",
+    "loss",
+    "bytes_up",
+    "bytes_down",
+    "seconds",
+    "codec",
+    "bits",
+    "scores",
+}
 
 
 def test_the_embedded_broker_carries_a_federation_to_its_end(make_federation: MakeFederation) -> None:
