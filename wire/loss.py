@@ -1,10 +1,12 @@
 """What training makes small: the losses by name, and the options that some of them have.
 
-cross-entropy   class numbers against logits        label-smoothing, class-weights, ignore-index, class-axis
-bce             0 .. 1 against logits, each by itself
-kl              a distribution over the classes, as a teacher gives it        temperature, class-axis
-mse, l1, huber  numbers                             huber: delta
-output          the model's own output: it computes its loss itself, and labels aren't looked at
+    cross-entropy   class numbers against logits        label-smoothing, class-weights, ignore-index, class-axis
+    bce             0 .. 1 against logits, each by itself                         positive-weights, class-axis
+    kl              a distribution over the classes, as a teacher gives it        temperature, class-axis
+    mse, l1, huber  numbers                             huber: delta
+    output          the model's own output: it computes its loss itself, and labels aren't looked at
+
+docs/losses.md says what labels look like; edge/autodiff/losses.py has the formulas.
 """
 
 import math
@@ -28,11 +30,12 @@ class LossOptions(
 ):
     """The mean of cross-entropy is over what counts: labels but `ignore_index`, each with its class's weight.
 
-    `class_axis` is where the model's output has the classes: 1 for [N, classes, ...], -1 for [N, ..., classes].
+    `positive_weights` multiply what bce says of labels of 1, output by output. `class_axis` is where the model's output has the classes: 1 for [N, classes, ...], -1 for [N, ..., classes].
     """
 
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] = ()
+    positive_weights: tuple[float, ...] = ()
     ignore_index: int | None = None
     class_axis: Literal[1, -1] = 1
     temperature: float = 1.0
@@ -43,8 +46,9 @@ PLAIN = LossOptions()
 BELONGS: dict[str, tuple[LossName, ...]] = {
     "label_smoothing": ("cross-entropy",),
     "class_weights": ("cross-entropy",),
+    "positive_weights": ("bce",),
     "ignore_index": ("cross-entropy",),
-    "class_axis": ("cross-entropy", "kl"),
+    "class_axis": ("cross-entropy", "kl", "bce"),
     "temperature": ("kl",),
     "delta": ("huber",),
 }
@@ -64,15 +68,19 @@ def check(loss: LossName, options: LossOptions, classes: int | None = None) -> N
             raise LossError(f"{field} {value:g}: from {1 / LARGEST:g} to {LARGEST:g} is possible")
     if options.ignore_index is not None and not -LABEL_RANGE <= options.ignore_index < LABEL_RANGE:
         raise LossError(f"ignore-index {options.ignore_index}: from {-LABEL_RANGE} to {LABEL_RANGE - 1} is possible")
-    weights = options.class_weights
+    for field in ("class_weights", "positive_weights"):
+        _check_weights(shown(field), getattr(options, field), classes)
+
+
+def _check_weights(name: str, weights: tuple[float, ...], classes: int | None) -> None:
     if len(weights) > MAX_CLASSES:
-        raise LossError(f"{len(weights)} class-weights, at most {MAX_CLASSES} are possible")
+        raise LossError(f"{len(weights)} {name}, at most {MAX_CLASSES} are possible")
     if bad := [w for w in weights if not (math.isfinite(w) and 0 <= w <= LARGEST)]:
-        raise LossError(f"class-weights hold {bad[0]:g}: from 0 to {LARGEST:g} is possible")
+        raise LossError(f"{name} hold {bad[0]:g}: from 0 to {LARGEST:g} is possible")
     if weights and not any(weights):
-        raise LossError("class-weights are all 0: nothing would be learnt")
+        raise LossError(f"{name} are all 0: nothing would be learnt")
     if weights and classes is not None and len(weights) != classes:
-        raise LossError(f"{len(weights)} class-weights for {classes} classes: one for each is needed")
+        raise LossError(f"{len(weights)} {name} for {classes} classes: one for each is needed")
 
 
 def shown(field: str) -> str:
@@ -88,7 +96,7 @@ def parse(given: Sequence[str]) -> LossOptions:
         if not equals or name in found or name.replace("-", "_") not in BELONGS:
             known = ", ".join(map(shown, BELONGS))
             raise LossError(f"loss option {text!r}: expected NAME=VALUE, each name once, out of {known}")
-        found[name] = value.split(",") if name == "class-weights" else value
+        found[name] = value.split(",") if name.endswith("weights") else value
     try:
         return msgspec.convert(found, LossOptions, strict=False)
     except msgspec.ValidationError as e:

@@ -18,7 +18,7 @@ from fleetgrad.edge.autodiff.measuring import constant, feeds_of, free_batch, me
 from fleetgrad.edge.autodiff.registry import reads
 from fleetgrad.wire import plan
 
-SETTINGS = {("Resize", 1), ("Resize", 2)}  # float inputs that say how to compute
+SETTINGS = {("Resize", 1), ("Resize", 2), ("Pow", 1)}  # float inputs that say how to compute
 
 
 @dataclass(frozen=True, slots=True)

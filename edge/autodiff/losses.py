@@ -56,7 +56,7 @@ def label_shape(loss: LossName, options: LossOptions, shape: Shape) -> Shape:
     if loss in {"cross-entropy", "kl"} and (len(shape) < 2 or shape[options.class_axis] < 2):
         where = "[N, classes, ...]" if options.class_axis == 1 else "[N, ..., classes]"
         raise ModelError(f"{loss} needs an output {where} with at least two classes, the model gives {shown(shape)}")
-    check(loss, options, shape[options.class_axis] if loss == "cross-entropy" else None)
+    check(loss, options, shape[options.class_axis] if len(shape) > 1 else None)
     if loss != "cross-entropy":
         return shape[1:]
     return shape[2:] if options.class_axis == 1 else shape[1:-1]
@@ -104,8 +104,19 @@ def _huber(g: Builder, z: str, options: LossOptions) -> Emitted:
 
 
 def _bce(g: Builder, z: str, options: LossOptions) -> Emitted:
-    """max(z, 0) - z label + log(1 + exp(-|z|)) for each number."""
+    """max(z, 0) - z label + log(1 + exp(-|z|)) for each number; with weights w of positives and f = 1 + (w - 1) label,
+    (1 - label) z + f (max(-z, 0) + log(1 + exp(-|z|))), whose gradient is f sigmoid(z) - w label."""
     tail = g.op("Log", g.op("Add", g.op("Exp", g.op("Neg", g.op("Abs", z))), g.constant(1.0)))
+    if options.positive_weights:
+        axes = (1 for _ in range(len(g.shapes[z]) - 1 - options.class_axis % len(g.shapes[z])))
+        w = g.constant(np.array(options.positive_weights).reshape(-1, *axes))
+        weighted = g.op("Mul", w, LABEL)
+        f = g.op("Add", g.op("Sub", weighted, LABEL), g.constant(1.0))
+        least = g.op("Sub", z, g.op("Mul", z, LABEL))
+        loss = g.op("Add", least, g.op("Mul", f, g.op("Add", g.op("Relu", g.op("Neg", z)), tail)))
+        return _mean(g, loss), lambda: g.op(
+            "Mul", g.op("Sub", g.op("Mul", f, g.op("Sigmoid", z)), weighted), _per_number(g, z)
+        )
     mean = _mean(g, g.op("Add", g.op("Sub", g.op("Relu", z), g.op("Mul", z, LABEL)), tail))
     return mean, lambda: g.op("Mul", g.op("Sub", g.op("Sigmoid", z), LABEL), _per_number(g, z))
 

@@ -64,6 +64,13 @@ CASES: list[tuple[LossName, dict[str, Any], np.ndarray, np.ndarray, Callable[[],
         lambda: entropy(ignore_index=-1, label_smoothing=0.3, weight=WEIGHTS),
     ),
     ("bce", {}, 9 * FLAT, CHANCES, lambda: lambda f, z, y: f.binary_cross_entropy_with_logits(z, y)),
+    (
+        "bce",
+        {"positive_weights": WEIGHTS},
+        3 * FIRST,
+        TEACHER,
+        lambda: lambda f, z, y: f.binary_cross_entropy_with_logits(z, y, pos_weight=z.new_tensor(WEIGHTS)[:, None]),
+    ),
     ("kl", {}, FIRST[::-1].copy(), TEACHER, lambda: distilled(1)),
     ("kl", {"temperature": 3.0}, FIRST[::-1].copy(), TEACHER, lambda: distilled(3)),
     ("mse", {}, FIRST, FIRST[::-1].copy(), lambda: lambda f, z, y: f.mse_loss(z, y)),
@@ -86,10 +93,10 @@ def test_the_loss_and_its_gradient_equal_torch(
     value = formula()(torch.nn.functional, exact, target)
     value.backward()
     given = label.astype(np.float32) if loss != "cross-entropy" else label
-    for axis in (1, -1) if loss in {"cross-entropy", "kl"} else (1,):
+    for axis in (1, -1) if loss in {"cross-entropy", "kl"} or "positive_weights" in options else (1,):
         told = LossOptions(**options, class_axis=1 if axis == 1 else -1)
         turned = np.moveaxis(z, 1, axis).copy()
-        own = np.moveaxis(given, 1, axis).copy() if loss == "kl" else given
+        own = np.moveaxis(given, 1, axis).copy() if given.ndim == z.ndim else given
         found = gradients(identity(turned.shape[1:]), turned, own, tmp_path / f"{axis}", loss=loss, loss_options=told)
         assert found["loss"] == pytest.approx(float(value.detach()), rel=2e-6)
         wanted = np.moveaxis(exact.grad.numpy(), 1, axis).sum(0, keepdims=True)
@@ -144,6 +151,7 @@ BAD: list[tuple[LossName, dict[str, Any], str]] = [
     ("cross-entropy", {"class_weights": (0.0, 0.0, 0.0)}, "all 0"),
     ("cross-entropy", {"class_weights": (1.0, 2.0)}, "2 class-weights for 3 classes"),
     ("cross-entropy", {"ignore_index": 1 << 40}, "ignore-index"),
+    ("bce", {"positive_weights": (1.0, 2.0)}, "2 positive-weights for 3"),
     ("huber", {"delta": 0.0}, "delta 0"),
     ("kl", {"temperature": float("inf")}, "temperature inf"),
 ]
