@@ -3,7 +3,8 @@
     front      reads a model, brings it to one opset          registry   VJP rules and the reverse pass
     measuring  runs it: shapes, what never changes            hidden     weights that are no initializers
     graph      emits nodes                                    rules/     the rules, a file per family of ops
-    losses     cross-entropy and mean squared error           compiling  writes the plan
+    losses     what training makes small                      compiling  writes the plan
+    statistics batch normalisation in training                dropout    masks that are fed
     survey     what can train                                 checker    rules against finite differences
     zoo        models for demos and tests                     fidelity   int8 gradients against fp32
 

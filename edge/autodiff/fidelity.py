@@ -56,6 +56,7 @@ def measure(
     for _ in range(steps):
         rows = random.choice(len(x), batch, replace=False)
         feeds: dict[str, Any] = {manifest.inputs[0].name: x[rows], plan.LABEL: y[rows], **weights}
+        feeds |= {f.name: random.random((batch, *f.shape), np.float32) for f in manifest.noise}
         fetches = [plan.GRADIENT + name for name in weights]
         pair = {k: dict(zip(weights, s.run(fetches, feeds), strict=True)) for k, s in sessions.items()}
         for name, found in cosines.items():
