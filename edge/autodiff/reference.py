@@ -166,6 +166,28 @@ class LpPool(OpRun):  # type: ignore[misc]
         return (total ** (1 / p),)
 
 
+class Slice(OpRun):  # type: ignore[misc]
+    """The evaluator's own takes nothing from a start before the first entry backwards, where the standard takes that entry."""
+
+    op_domain = ""
+
+    def _run(
+        self, x: Array, starts: Array, stops: Array, axes: Array | None = None, steps: Array | None = None
+    ) -> tuple[Array]:
+        for i, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+            axis = i if axes is None else int(axes[i])
+            step = 1 if steps is None else int(steps[i])
+            n = x.shape[axis]
+            first, end = (int(bound) + n if bound < 0 else int(bound) for bound in (start, stop))
+            first, end = (
+                (np.clip(first, 0, n), np.clip(end, 0, n))
+                if step > 0
+                else (np.clip(first, 0, n - 1), np.clip(end, -1, n - 1))
+            )
+            x = x.take(np.arange(first, end, step, dtype=np.int64), axis)
+        return (x,)
+
+
 class Pad(OpRun):  # type: ignore[misc]
     """The evaluator's own can't cut, which is what negative pads do."""
 

@@ -3,6 +3,8 @@
 What an op cut off gets zeros (Slice, Split), what it repeated is summed (Expand, Tile, Pad).
 """
 
+import itertools
+
 import numpy as np
 
 from fleetgrad.edge.autodiff.errors import Unsupported
@@ -36,15 +38,15 @@ def transpose(g: Builder, node: Node, dy: str) -> Gradients:
 
 @vjp("DepthToSpace", since=11)
 def depth_to_space(g: Builder, node: Node, dy: str) -> Gradients:
-    """dx is SpaceToDepth of dy, which is the inverse in mode DCR; CRD has the block behind the channel."""
+    """dx is SpaceToDepth of dy, the inverse of mode DCR; in CRD the channel comes before the place in the block."""
     size = node.attribute("blocksize", 1)
     if node.attribute("mode", "DCR") == "DCR":
         return [g.op("SpaceToDepth", dy, blocksize=size)]
-    _, c, h, w = g.shapes[node.y[0]]
+    _, c, h, w = g.shapes[node.x[0]]
     if min(c, h, w) < 1:
         raise Unsupported(f"in mode CRD it needs sizes that are fixed, has {(c, h, w)}")
-    blocks = g.reshape(dy, (-1, c, h // size, size, w // size, size))
-    return [g.reshape(g.op("Transpose", blocks, perm=[0, 1, 3, 5, 2, 4]), g.shapes[node.x[0]], node.x[0])]
+    blocks = g.reshape(g.op("SpaceToDepth", dy, blocksize=size), (-1, size * size, c // size**2, h, w))
+    return [g.reshape(g.op("Transpose", blocks, perm=[0, 2, 1, 3, 4]), (-1, c, h, w))]
 
 
 @vjp("SpaceToDepth")
@@ -140,39 +142,47 @@ def slice_(g: Builder, node: Node, dy: str) -> Gradients:
     starts, stops = (g.known[name].tolist() for name in node.x[1:3])
     optional = [g.known[name].tolist() if name else None for name in [*node.x[3:], "", ""][:2]]
     axes = optional[0] or list(range(len(starts)))
-    plain, pads = [], ([], [])  # type: tuple[list[int], tuple[list[int], list[int]]]
-    shape = list(g.shapes[node.y[0]])
+    rank, size = len(x), g.shapes[node.y[0]]
+    strides, places, plain = [1] * rank, [0] * rank, list[int]()
     for axis, start, stop, step in zip(axes, starts, stops, optional[1] or [1] * len(starts), strict=True):
-        n = x[axis % len(x)]
-        if n < 0:
+        axis %= rank
+        if x[axis] < 0:
             if start or stop < np.iinfo(np.int32).max or step != 1:
                 return [_scattered(g, node, dy), *rest]
             continue
-        taken = range(*slice(start, stop, step).indices(n))
+        taken = sliced(x[axis], start, stop, step)
         if not taken:
             return [g.zeros(node.x[0]), *rest]
-        if abs(step) > 1 and len(taken) > 1 and sum(d < 0 for d in shape) > 1:
-            return [_scattered(g, node, dy), *rest]
-        dy = _spread(g, dy, axis % len(x), step, shape)
-        first = min(taken[0], taken[-1])
-        plain.append(axis % len(x))
-        pads[0].append(first)
-        pads[1].append(n - first - shape[axis % len(x)])
+        if len(taken) > 1:
+            strides[axis] = abs(step)
+            dy = _reversed(g, dy, axis) if step < 0 else dy
+        places[axis] = min(taken[0], taken[-1])
+        plain.append(axis)
+    if max(strides) > 1:
+        dy = _spread(g, dy, size, strides)
+    pads = [places[a] for a in plain], [x[a] - places[a] - size[a] * strides[a] for a in plain]
     if any(map(any, pads)):
         dy = g.op("Pad", dy, g.integers(*pads[0], *pads[1]), g.constant(0.0), g.integers(*plain))
     return [dy, *rest]
 
 
-def _spread(g: Builder, dy: str, axis: int, step: int, shape: list[int]) -> str:
-    """dy in the order of x, with step - 1 zeros behind each entry; sets its size in `shape`."""
-    if step < 0 and shape[axis] > 1:
-        dy = _reversed(g, dy, axis)
-    if abs(step) == 1 or shape[axis] == 1:
-        return dy
-    dy = g.op("Unsqueeze", dy, g.integers(axis + 1))
-    dy = _padded(g, dy, axis + 1, 0, abs(step) - 1)
-    shape[axis] *= abs(step)
-    return g.reshape(dy, tuple(shape))
+def sliced(n: int, start: int, stop: int, step: int) -> range:
+    """The entries of an axis of n that Slice takes. A start before the first one is the first; Python's slices differ."""
+    start, stop = (bound + n if bound < 0 else bound for bound in (start, stop))
+    least, most = (0, n) if step > 0 else (-1, n - 1)
+    return range(min(max(start, 0), most), min(max(stop, least), most), step)
+
+
+def _spread(g: Builder, x: str, size: Shape, strides: list[int]) -> str:
+    """x with strides - 1 zeros behind each entry: repeated and masked, as padding an axis of one takes ten times as long."""
+    scales = g.constant(strides, np.float32)
+    x = g.op("Resize", x, "", scales, mode="nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric")
+    mask = np.ones([1] * len(size))
+    for axis, stride in enumerate(strides):
+        if stride > 1:
+            line = np.arange(size[axis] * stride) % stride == 0
+            mask = mask * line.reshape([-1 if a == axis else 1 for a in range(len(size))])
+    return g.op("Mul", x, g.constant(mask))
 
 
 def _reversed(g: Builder, x: str, axis: int) -> str:
@@ -235,20 +245,33 @@ def _sources(n: int, before: int, after: int, mode: str) -> Array:
 
 
 def _runs(g: Builder, dy: str, axis: int, n: int, sources: Array) -> str:
-    """The sum over runs of neighbours whose sources go up or down by one, or stay."""
-    parts, start = [], 0
+    """Sums dy over copies. Runs of neighbours whose sources go up or down by one, or stay, cut x into pieces; each piece is
+    the sum of what the runs over it give, so that only edges are added and the middle is copied."""
+    runs, start = [], 0
     while start < len(sources):
         stop, step = start + 1, 0
         if stop < len(sources) and abs(sources[stop] - sources[start]) <= 1:
             step = int(sources[stop] - sources[start])
             while stop < len(sources) and sources[stop] - sources[stop - 1] == step:
                 stop += 1
-        low = int(min(sources[start], sources[stop - 1]))
-        part = g.slice(dy, [start], [stop], [axis], [1])
-        if step == 0 and stop - start > 1:
-            part = g.total(part, axis, keep=True)
-        elif step < 0:
-            part = _reversed(g, part, axis)
-        parts.append(_padded(g, part, axis, low, n - low - (1 if step == 0 else stop - start)))
+        low, high = sorted((int(sources[start]), int(sources[stop - 1])))
+        runs.append((start, stop, step, low, high + 1))
         start = stop
-    return parts[0] if len(parts) == 1 else g.op("Sum", *parts)
+    edges = sorted({edge for run in runs for edge in run[3:]})
+    pieces = []
+    for left, right in itertools.pairwise(edges):
+        parts = []
+        for start, stop, step, low, high in runs:
+            if not low <= left < high:
+                continue
+            if step < 0:
+                last = start + high - 1 - right
+                bounds = start + high - 1 - left, last if last >= 0 else np.iinfo(np.int64).min
+                parts.append(g.slice(dy, [bounds[0]], [bounds[1]], [axis], [-1]))
+            elif step > 0 or stop - start == 1:
+                parts.append(g.slice(dy, [start + left - low], [start + right - low], [axis], [1]))
+            else:
+                parts.append(g.total(g.slice(dy, [start], [stop], [axis], [1]), axis, keep=True))
+        pieces.append(parts[0] if len(parts) == 1 else g.op("Sum", *parts))
+    dx = pieces[0] if len(pieces) == 1 else g.op("Concat", *pieces, axis=axis)
+    return _padded(g, dx, axis, edges[0], n - edges[-1])

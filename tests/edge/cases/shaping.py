@@ -48,6 +48,7 @@ CASES: list[Case] = [
     ("Slice", (r(3, 7, 5), whole(5, 4), whole(0, -99), whole(1, -1), whole(-2, -3)), {}),
     ("Slice", (r(3, 6), whole(1), whole(2**31 - 1), whole(-1), whole(3)), {}),
     ("Slice", (r(3, 6), whole(2), whole(2), whole(1)), {}),
+    ("Slice", (r(3, 6), whole(-9), whole(-9), whole(1), whole(-1)), {}),
     ("Slice", (r(4, 6), whole(1, 0), whole(99, 5), whole(0, 1), whole(2, 2)), {"batched": ()}),
     ("Slice", (r(3, 6), np.array([1, 5], np.int32), np.array([3, 0], np.int32),
                 np.array([0, 1], np.int32), np.array([1, -2], np.int32)),
