@@ -183,6 +183,18 @@ class Builder:
             "Slice", x, self.integers(*starts), self.integers(*stops), self.integers(*axes), self.integers(*steps)
         )
 
+    def pad(
+        self, x: str, rank: int, before: Sequence[int], after: Sequence[int], axes: Sequence[int], value: float = 0.0
+    ) -> str:
+        """x [of `rank` dimensions] with a value around it along axes; negative numbers cut.
+
+        Pads of all axes are written: moving a transpose past a Pad, onnxruntime 1.32 forgets that it has a list of axes.
+        """
+        pads = [0] * (2 * rank)
+        for axis, first, last in zip(axes, before, after, strict=True):
+            pads[axis], pads[rank + axis] = first, last
+        return self.op("Pad", x, self.integers(*pads), self.constant(value)) if any(pads) else x
+
     def weight_gradient(self, x: str, dy: str, of: str, node: Node) -> str:
         """x^T dy for matrices x [K, M] and dy [K, N]; in int8 when `of` is a weight and the plan says so."""
         if self.int8 and of in node.weights:

@@ -57,6 +57,25 @@ def mixture() -> Any:
     return Mixture()
 
 
+def fused() -> Any:
+    """Parts of one projection that are taken from a transposed tensor, and a convolution and a slice of others."""
+    import torch
+    from torch import nn
+
+    class Fused(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv, self.conv, self.last = nn.Linear(8, 48), nn.Conv2d(1, 3, 3, padding=1), nn.Linear(24, 5)
+
+        def forward(self, x: Any) -> Any:
+            q, k, v = (self.qkv(x).reshape(-1, 4, 3, 2, 2).permute(2, 0, 3, 1, 4)[i] for i in range(3))
+            h = (torch.softmax(q @ k.transpose(-1, -2), -1) @ v).transpose(1, 2).reshape(-1, 4, 4)
+            image = self.conv(h[:, None].permute(0, 1, 3, 2))
+            return self.last(image.transpose(1, 3)[:, 1:3].flatten(1))
+
+    return Fused()
+
+
 def exported(module: Any, opset: int) -> onnx.ModelProto:
     import torch
 
@@ -72,7 +91,7 @@ def exported(module: Any, opset: int) -> onnx.ModelProto:
 
 @pytest.mark.needs("torch")
 @pytest.mark.parametrize("opset", [14, 17, 20])
-@pytest.mark.parametrize("build", [gates, mixture])
+@pytest.mark.parametrize("build", [gates, mixture, fused])
 @pytest.mark.parametrize("loss", ["cross-entropy", "bce"])
 def test_the_gradients_of_an_exported_model_equal_torch(tmp_path: Path, build: Any, opset: int, loss: LossName) -> None:
     import torch

@@ -25,7 +25,7 @@ def gather(g: Builder, node: Node, dy: str) -> Gradients:
     if count == 0 and n > 0 and indices in g.known:
         at = int(g.known[indices]) % n
         dy = g.op("Unsqueeze", dy, g.integers(axis))
-        return [g.op("Pad", dy, g.integers(at, n - 1 - at), g.constant(0.0), g.integers(axis)), None]
+        return [g.pad(dy, rank, [at], [n - 1 - at], [axis]), None]
     if axis == 0 and n > 0 and count > 0 and g.native:
         return [g.op("EmbeddingGrad", indices, dy, domain=DOMAIN, vocabulary=n), None]
     return [scatter_axis(g, g.op("Shape", x), axis, count, indices, dy, rank), None]

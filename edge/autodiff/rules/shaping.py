@@ -122,14 +122,7 @@ def split(g: Builder, node: Node, *dys: str | None) -> Gradients:
     first, last = (there[0], there[-1]) if min(sizes) >= 0 else (0, len(dys) - 1)
     parts = [dys[i] or g.zeros(node.y[i]) for i in range(first, last + 1)]
     dx = parts[0] if len(parts) == 1 else g.op("Concat", *parts, axis=axis)
-    return [_padded(g, dx, axis, sum(sizes[:first]), sum(sizes[last + 1 :])), None]
-
-
-def _padded(g: Builder, x: str, axis: int, before: int, after: int) -> str:
-    """x with zeros around it; a negative number cuts."""
-    if not before and not after:
-        return x
-    return g.op("Pad", x, g.integers(before, after), g.constant(0.0), g.integers(axis))
+    return [g.pad(dx, len(g.shapes[node.x[0]]), [sum(sizes[:first])], [sum(sizes[last + 1 :])], [axis]), None]
 
 
 @vjp("Slice", since=10)
@@ -161,8 +154,7 @@ def slice_(g: Builder, node: Node, dy: str) -> Gradients:
     if max(strides) > 1:
         dy = _spread(g, dy, size, strides)
     pads = [places[a] for a in plain], [x[a] - places[a] - size[a] * strides[a] for a in plain]
-    if any(map(any, pads)):
-        dy = g.op("Pad", dy, g.integers(*pads[0], *pads[1]), g.constant(0.0), g.integers(*plain))
+    dy = g.pad(dy, len(x), *pads, plain)
     return [dy, *rest]
 
 
@@ -219,10 +211,12 @@ def pad(g: Builder, node: Node, dy: str) -> Gradients:
     rest: list[str | None] = [None] * (len(node.x) - 1)
     axes_name = node.x[3] if len(node.x) > 3 else ""
     if mode == "constant":
-        inverse = (
-            g.integers(*(-g.known[node.x[1]]).tolist()) if node.x[1] in g.known else g.op("Neg", node.x[1])
-        )  # negative pads cut
-        dx = g.op("Pad", dy, inverse, g.constant(0.0), *([axes_name] if axes_name else []))
+        if node.x[1] in g.known and (not axes_name or axes_name in g.known):  # negative pads cut
+            axes = [int(a) % rank for a in g.known[axes_name]] if axes_name else list(range(rank))
+            inverse = (-g.known[node.x[1]]).tolist()
+            dx = g.pad(dy, rank, inverse[: len(axes)], inverse[len(axes) :], axes)
+        else:
+            dx = g.op("Pad", dy, g.op("Neg", node.x[1]), g.constant(0.0), *([axes_name] if axes_name else []))
         if node.need(2):
             own = g.op("Sub", g.op("ReduceSum", dy, keepdims=0), g.op("ReduceSum", dx, keepdims=0))
             rest[1] = g.reshape(own, g.shapes[node.x[2]])
@@ -234,7 +228,7 @@ def pad(g: Builder, node: Node, dy: str) -> Gradients:
             continue
         if x[axis] < 1:
             raise Unsupported(f"pads the batch in mode {mode!r}")
-        dy = _runs(g, dy, axis, x[axis], _sources(x[axis], before, after, mode))
+        dy = _runs(g, dy, axis, x, _sources(x[axis], before, after, mode))
     return [dy, *rest]
 
 
@@ -244,7 +238,7 @@ def _sources(n: int, before: int, after: int, mode: str) -> Array:
     return np.pad(kept, (max(before, 0), max(after, 0)), mode)  # type: ignore[call-overload,no-any-return]
 
 
-def _runs(g: Builder, dy: str, axis: int, n: int, sources: Array) -> str:
+def _runs(g: Builder, dy: str, axis: int, x: Shape, sources: Array) -> str:
     """Sums dy over copies. Runs of neighbours whose sources go up or down by one, or stay, cut x into pieces; each piece is
     the sum of what the runs over it give, so that only edges are added and the middle is copied."""
     runs, start = [], 0
@@ -274,4 +268,4 @@ def _runs(g: Builder, dy: str, axis: int, n: int, sources: Array) -> str:
                 parts.append(g.total(g.slice(dy, [start], [stop], [axis], [1]), axis, keep=True))
         pieces.append(parts[0] if len(parts) == 1 else g.op("Sum", *parts))
     dx = pieces[0] if len(pieces) == 1 else g.op("Concat", *pieces, axis=axis)
-    return _padded(g, dx, axis, edges[0], n - edges[-1])
+    return g.pad(dx, len(x), [edges[0]], [x[axis] - edges[-1]], [axis])

@@ -71,16 +71,14 @@ class Windows:
         if any(e < 0 for e in self.ends):
             stops = [n + min(e, 0) for n, e in zip(self.x, self.ends, strict=True)]
             x = g.slice(x, [0] * len(axes), stops, axes, [1] * len(axes))
-        pads = [*self.before, *(max(e, 0) for e in self.ends)]
-        return g.op("Pad", x, g.integers(*pads), g.constant(value), g.integers(*axes)) if any(pads) else x
+        return g.pad(x, len(axes) + 2, self.before, [max(e, 0) for e in self.ends], axes, value)
 
     def unfit(self, g: Builder, dx: str) -> str:
         """The gradient of `fit`: crops what was padded, pads what was cropped with zeros."""
         if self.padded:
             stops = [b + n + min(e, 0) for b, n, e in zip(self.before, self.x, self.ends, strict=True)]
             dx = g.slice(dx, list(self.before), stops, self.axes, [1] * len(self.axes))
-        pads = [*(0 for _ in self.axes), *(max(-e, 0) for e in self.ends)]
-        return g.op("Pad", dx, g.integers(*pads), g.constant(0.0), g.integers(*self.axes)) if any(pads) else dx
+        return g.pad(dx, len(self.axes) + 2, [0] * len(self.axes), [max(-e, 0) for e in self.ends], self.axes)
 
 
 def windows(g: Builder, node: Node, kernel: Shape) -> Windows:
