@@ -31,6 +31,7 @@ RESULTS = ROOT / "native" / "bench" / "RESULTS.md"
 BENCHES = {
     "aggregate": "fleetgrad.broker.bench.aggregate",
     "step": "fleetgrad.edge.bench.step",
+    "training": "fleetgrad.edge.bench.training",
     "fidelity": "fleetgrad.edge.bench.fidelity",
     "accuracy": "fleetgrad.broker.bench.accuracy",
 }

@@ -93,7 +93,7 @@ class Trainer:
     def _view(vector: Floats, tensor: plans.Tensor) -> Floats:
         return vector[tensor.offset : tensor.offset + tensor.size].reshape(tensor.shape)
 
-    def _session(self, name: str) -> ort.InferenceSession:
+    def _options(self) -> ort.SessionOptions:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
@@ -101,8 +101,11 @@ class Trainer:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if self.manifest.op_abi:
             options.register_custom_ops_library(kernels.custom_ops_library())
+        return options
+
+    def _session(self, name: str) -> ort.InferenceSession:
         try:
-            return ort.InferenceSession(str(self.plan.path(name)), options, providers=["CPUExecutionProvider"])
+            return ort.InferenceSession(str(self.plan.path(name)), self._options(), providers=["CPUExecutionProvider"])
         except Exception as e:
             raise plans.PlanError(f"plan {self.plan.directory}: onnxruntime can't load {name}: {_first_line(e)}") from e
 
