@@ -30,7 +30,7 @@ PLANS: dict[str, dict[str, Any]] = {
 PROMISED, PEER = "native int8", "torch"
 LEAST_SPEED, LEAST_MEAN, MOST_MEMORY = 1.0, 1.5, 0.5
 MEMORY_OF = {("MobileNetV2-0.35", 16): 2 / 3, ("MobileNetV2-0.35", 32): 2 / 3}  # activations are most of it
-TURNS, TURN_SECONDS = 6, 0.1
+TURNS, TURN_SECONDS = 8, 0.1
 NAMED_OPS = 4
 ENGINE = [sys.executable, "-m", "fleetgrad.edge.bench.engine"]
 

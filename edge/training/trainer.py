@@ -98,6 +98,8 @@ class Trainer:
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
+        options.enable_mem_pattern = False  # its plan of buffers lies beside the arena: up to 1.7 times the memory
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # gradients are used and gone a little earlier
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if self.manifest.op_abi:
             options.register_custom_ops_library(kernels.custom_ops_library())
