@@ -18,6 +18,7 @@ TOOLS: dict[str, Callable[[], bool]] = {
     "arm64": lambda: os.geteuid() == 0 and bool(shutil.which("qemu-aarch64-static") and shutil.which("mmdebstrap")),
     "atheris": lambda: importlib.util.find_spec("atheris") is not None,
     "torch": lambda: importlib.util.find_spec("torch") is not None,
+    "onnxscript": lambda: importlib.util.find_spec("onnxscript") is not None,
     "docker": lambda: shutil.which("dockerd") is not None,
     "systemd": lambda: shutil.which("systemd-analyze") is not None,
 }

@@ -13,9 +13,10 @@ from onnx import TensorProto, external_data_helper, inliner, numpy_helper, versi
 
 from fleetgrad.edge.autodiff.errors import ModelError, UnsupportedModel, first_line
 from fleetgrad.edge.autodiff.graph import OPSET, Array, Shape
-from fleetgrad.edge.autodiff.hidden import surface, untie
+from fleetgrad.edge.autodiff.hidden import computed, surface, untie
 from fleetgrad.edge.autodiff.measuring import constant, feeds_of, free_batch, measure, pin_squeezes
 from fleetgrad.edge.autodiff.registry import reads
+from fleetgrad.edge.autodiff.sequences import unlist
 from fleetgrad.wire import plan
 
 SETTINGS = {("Resize", 1), ("Resize", 2), ("Pow", 1)}  # float inputs that say how to compute
@@ -98,6 +99,7 @@ def read(
     feeds, declared = feeds_of([v for v in graph.input if v.name not in initialized], dims or {})
     if unknown := unknown_ops(source):
         raise UnsupportedModel(unknown)
+    unlist(source)
     surface(source)
     untie(source)
 
@@ -134,6 +136,7 @@ def read(
         and t.dims
         and 0 not in t.dims
         and not uses.get(t.name, {("", 0)}) <= SETTINGS
+        and not computed(source, t.name, uses.get(t.name, set()))
     }
     constants = tuple(t for t in converted.graph.initializer if t.name not in weights)
     known = constant(nodes, [*(f.name for f in feeds), *weights], values)

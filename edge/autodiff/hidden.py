@@ -6,11 +6,12 @@ where only weights go (SLOTS); an elementwise constant isn't, it may be a mask o
 zeros of a normalisation without scale and bias.
 
 torch's exporter also merges parameters that are equal, as fresh biases and running means are: they would be trained as
-one. And it multiplies batch normalisation into convolutions unless it is told not to, which nothing can undo.
+one. And it multiplies batch normalisation into convolutions unless it is told not to, which nothing can undo; the newer
+one (dynamo) does so in training mode as well, and makes initializers of the constants that it computes.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import onnx
@@ -30,6 +31,11 @@ NORMS = {"BatchNormalization": (1, 2, 3, 4), "InstanceNormalization": (1, 2), "L
          "GroupNormalization": (1, 2)}  # fmt: skip
 BATCH_NORM = ("scale", "bias", "mean", "var")
 FOLDED = re.compile(r"onnx::Conv_\d+")  # what torch calls a convolution's weight, and its bias, after it was multiplied
+FOLDED_NOTE, FOLDED_FROM = (
+    "pkg.torch.onnx.class_hierarchy",
+    re.compile(r"aten\.\w*batch_norm"),
+)  # where the newer exporter says it
+COMPUTED = re.compile(r"val_\d+")  # what the newer exporter calls values that no parameter is
 STRIPPED = "__SHAPE"  # onnx's script that strips weights names the shape of weight w so
 
 
@@ -91,11 +97,20 @@ def _merged(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
     return model.producer_name == "pytorch" and node.op_type == "Identity" and named
 
 
+def computed(model: onnx.ModelProto, name: str, places: Collection[tuple[str, int]]) -> bool:
+    """Whether torch's exporter made the initializer of constants, such as attention's scale; in a weight's place it is one, transposed."""
+    made = model.producer_name == "pytorch" and COMPUTED.fullmatch(name)
+    return bool(made) and not any(i in SLOTS.get(op, ()) for op, i in places)
+
+
 def folded(model: onnx.ModelProto) -> list[str]:
-    """The convolutions that torch multiplied batch normalisation into: then, and only then, both parameters lose their names."""
+    """The layers that torch multiplied batch normalisation into: both parameters lose their names then, and only then, or (from
+    the newer exporter) the layer says that it was batch normalisation."""
     return [
         n.name or n.output[0] for n in model.graph.node
-        if n.op_type == "Conv" and len(n.input) == 3 and all(FOLDED.fullmatch(name) for name in n.input[1:])
+        if (n.op_type == "Conv" and len(n.input) == 3 and all(FOLDED.fullmatch(name) for name in n.input[1:]))
+        or (n.op_type in {"Conv", "ConvTranspose", "Gemm"}
+            and any(p.key == FOLDED_NOTE and FOLDED_FROM.search(p.value) for p in n.metadata_props))
     ]  # fmt: skip
 
 

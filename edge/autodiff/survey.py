@@ -89,8 +89,9 @@ def notes(model: Model) -> tuple[str, ...]:
     if not names:
         return ()
     return (
-        f"batch normalisation was multiplied into {len(names)} convolutions ({names[0]!r} ...) and won't normalise while "
-        "training: export with training=torch.onnx.TrainingMode.TRAINING, do_constant_folding=False",
+        f"batch normalisation was multiplied into {len(names)} layers ({names[0]!r} ...) and won't normalise while "
+        "training: export with training=torch.onnx.TrainingMode.TRAINING, do_constant_folding=False, or with dynamo=True "
+        "the module in train() and optimize=False",
     )
 
 
