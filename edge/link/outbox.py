@@ -79,14 +79,11 @@ def load(files: Files) -> tuple[Record | None, list[Effect]]:
     """
     try:
         record = msgspec.json.decode(files.read(RECORD), type=Record)
-    except FileNotFoundError:
+        payload = files.read(record.payload)
+    except FileNotFoundError:  # a record without its payload is one that was settled: a power cut may undo the first of two removals alone
         return None, []
     except (msgspec.MsgspecError, UnicodeDecodeError) as e:
         return None, [_quarantine(files, f"{RECORD}: {e}")]
-    try:
-        payload = files.read(record.payload)
-    except OSError as e:  # it was there before its record was: the disk lost it
-        return None, [_quarantine(files, f"{record.payload}: {e.strerror}")]
     if len(payload) != record.size or sha256(payload).hexdigest() != record.sha256:
         return None, [_quarantine(files, f"{record.payload}: not what its record says")]
     return record, []

@@ -393,17 +393,15 @@ def test_a_damaged_ledger_is_set_aside_and_the_next_update_carries_nothing(devic
     assert f"{LEDGER}.bad" in device.disk.held
 
 
-def test_an_update_whose_payload_the_disk_lost_is_set_aside_with_what_was_carried(device: Fed) -> None:
-    device.receipt(verdict="late")
+def test_a_settled_update_whose_record_a_power_cut_brought_back_leaves_what_is_carried(device: Fed) -> None:
+    device.receipt()
+    record = device.disk.held["update.json"]
     device.publish((1, 1, "published"))
-    device.begin(2, 1, NEXT)
-    device.trained(2, 1)
-    del device.disk.held["updates/2-1.payload"]
-    device.start()
-    (said,) = [e for e in device.handle(ev.Connected()) if isinstance(e, ev.Log) and e.event == "update_quarantined"]
-    assert "updates/2-1.payload" in str(said.fields["reason"])
-    assert "update.json.bad" in device.disk.held
-    assert device.carried() is None
+    assert "updates/1-1.payload" not in device.disk.held
+    device.disk.held["update.json"] = record
+    restarted(device)
+    assert device.carried() == (1, 1, False)
+    assert "update.json.bad" not in device.disk.held
 
 
 def test_a_job_lost_in_a_crash_carries_the_same_again(device: Fed) -> None:

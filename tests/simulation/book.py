@@ -31,14 +31,19 @@ class Book:
 
     name: str
     stored: dict[str, Entry] = field(default_factory=dict)
+    dropped: set[str] = field(
+        default_factory=set
+    )  # updates of which nothing is owed any more, though a record may lie about
     damaged: bool = False  # a fault has struck what is carried: it may be gone, whole
 
     def close(self) -> None:
         """Another plan or a codec without error feedback: what was carried is dropped by rule."""
+        self.dropped.update(self.stored)
         self.stored.clear()
 
     def store(self, sha256: str, entry: Entry) -> None:
-        self.stored[sha256] = entry
+        if sha256 not in self.dropped:
+            self.stored[sha256] = entry
 
     def check(self, carried: NDArray[np.float32] | None, published: Callable[[str], bool]) -> None:
         """Raises Violation unless the books agree."""

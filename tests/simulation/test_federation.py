@@ -19,14 +19,15 @@ ROOT = Path(__file__).parents[2]
 RUNS = 200 if os.environ.get("FLEETGRAD_SAMPLE") == "full" else 20
 
 SOMETIMES = [
-    "aggregator died", "attempt under another policy", "aggregator message_dropped", "attempt committing", "birth fetching", "birth training",
-    "birth uploading", "bitmap of a part sent", "broker amnesia", "crash after fsync", "crash after rename", "crash after write",
+    "aggregator died", "aggregator message_dropped", "attempt committing", "birth fetching", "birth training",
+    "birth uploading", "broker amnesia", "crash after fsync", "crash after rename", "crash after write",
     "crash before effect", "crash before fsync", "crash before rename", "crash before write", "crash inside write",
     "device died", "device disk_failed", "device message_dropped", "device round_closed", "disk full", "partition",
     "receipt accepted", "residual checked", "restart fetching", "restart idle", "restart in collecting", "restart in selecting",
     "restart uploading", "start refused by a full disk", "trainer died", "training cancelled",
 ]  # fmt: skip
 RARELY = [
+    "attempt under another policy", "bitmap of a part sent",
     "device residual_dropped", "policy changed under an open attempt", "residual damaged", "residual lost",
     "residual of an undelivered update",
     "aggregator device_out", "aggregator disk_failed", "aggregator round_abandoned", "aggregator update_refused",
