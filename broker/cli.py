@@ -44,6 +44,12 @@ def new(
     loss: Annotated[LossName, typer.Option(help="What training makes small.")] = "cross-entropy",
     loss_option: LossOption = None,
     gradients: Annotated[Gradients, typer.Option(help="Arithmetic of weight gradients.")] = "int8",
+    train: Annotated[
+        list[str] | None, typer.Option(help="Names (globs) of the weights to train; default: all.")
+    ] = None,
+    freeze: Annotated[list[str] | None, typer.Option(help="Names (globs) of weights to leave alone.")] = None,
+    last: Annotated[int | None, typer.Option(min=1, help="Train the last so many layers that have weights.")] = None,
+    biases_only: Annotated[bool, typer.Option("--biases-only", help="Train nothing but biases.")] = False,
     rounds: Annotated[int, typer.Option(min=1)] = 15,
     codec: Codec = "blk8",
     bits: Bits = None,
@@ -73,7 +79,9 @@ def new(
         codec=spec_of(codec, bits, size, fraction, step, rounding),
         round=Round(rounds=rounds),
     )
-    manifest = founding.create(directory, model, settings)
+    manifest = founding.create(
+        directory, model, settings, freeze=freeze or [], train=train or [], last=last, biases_only=biases_only
+    )
     if reason := shortfall(settings.codec, VectorLayout.of(manifest)):
         err.print(f"warning: {reason}", highlight=False)
     out.print(

@@ -8,6 +8,7 @@ DIR/plan/             what devices train  DIR/devices/     NAME/, what to copy t
 import math
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -28,7 +29,16 @@ class FoundingError(ValueError):
     """A federation or device that can't be made; nothing was left behind."""
 
 
-def create(directory: Path, model: Path, settings: Settings) -> Manifest:
+def create(
+    directory: Path,
+    model: Path,
+    settings: Settings,
+    *,
+    freeze: Sequence[str] = (),
+    train: Sequence[str] = (),
+    last: int | None = None,
+    biases_only: bool = False,
+) -> Manifest:
     """Makes a federation in a new or empty folder from an ONNX file; raises FoundingError, SettingsError and edge.autodiff's ModelError."""
     settings_file.check(settings)
     check_name(settings.name, "federation name")
@@ -50,6 +60,10 @@ def create(directory: Path, model: Path, settings: Settings) -> Manifest:
             loss_options=settings.loss_options,
             gradients=settings.gradients,
             batch_norm="frozen",  # running statistics don't travel: the published model would predict with the first ones
+            freeze=freeze,
+            train=train,
+            last=last,
+            biases_only=biases_only,
             output=temporary / "plan",
             optimizer=optimizer,
         )

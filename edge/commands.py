@@ -70,7 +70,12 @@ def compile_(
         Profile, typer.Option(help="cpu-native uses the C core's ops, cpu-std none (fp32).")
     ] = "cpu-native",
     batch_norm: Annotated[BatchNorm, typer.Option(help="What trained layers normalise with.")] = "batch",
+    train: Annotated[
+        list[str] | None, typer.Option(help="Names (globs) of the weights to train; default: all.")
+    ] = None,
     freeze: Annotated[list[str] | None, typer.Option(help="Names (globs) of weights to leave alone.")] = None,
+    last: Annotated[int | None, typer.Option(min=1, help="Train the last so many layers that have weights.")] = None,
+    biases_only: Annotated[bool, typer.Option("--biases-only", help="Train nothing but biases.")] = False,
     dim: Dim = None,
 ) -> None:
     """Compile an ONNX model into a plan that a board can train.
@@ -87,6 +92,9 @@ def compile_(
         profile=profile,
         batch_norm=batch_norm,
         freeze=freeze or [],
+        train=train or [],
+        last=last,
+        biases_only=biases_only,
         dims=_dims(dim),
         output=output,
         notice=lambda text: err.print(f"note: {escape(text)}"),

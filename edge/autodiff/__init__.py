@@ -7,6 +7,7 @@
     statistics batch normalisation in training                dropout    masks that are fed
     survey     what can train                                 checker    rules against finite differences
     zoo        models for demos and tests                     fidelity   int8 gradients against fp32
+    choosing   which weights train
 
 It needs the package `onnx` (the extra [compile]).
 """

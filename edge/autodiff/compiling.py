@@ -7,7 +7,6 @@
 The same model and options give the same bytes.
 """
 
-import fnmatch
 import hashlib
 import os
 import shutil
@@ -21,11 +20,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from fleetgrad.edge.autodiff import dropout, losses
+from fleetgrad.edge.autodiff.choosing import Choice, trainable
 from fleetgrad.edge.autodiff.errors import ModelError, UnsupportedModel
 from fleetgrad.edge.autodiff.front import Model, read
 from fleetgrad.edge.autodiff.graph import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET, Builder
 from fleetgrad.edge.autodiff.measuring import kind
-from fleetgrad.edge.autodiff.registry import differentiate, downstream, objections, path, reached, upstream
+from fleetgrad.edge.autodiff.registry import differentiate, objections, path, reached, upstream
 from fleetgrad.edge.autodiff.statistics import in_training
 from fleetgrad.edge.autodiff.survey import notes, untrained
 from fleetgrad.native.kernels import OP_ABI
@@ -45,6 +45,9 @@ def compile_model(
     profile: plan.Profile = "cpu-native",
     batch_norm: plan.BatchNorm = "batch",
     freeze: Sequence[str] = (),
+    train: Sequence[str] = (),
+    last: int | None = None,
+    biases_only: bool = False,
     dims: Mapping[str, int] | None = None,
     output: Path,
     optimizer: plan.Optimizer = plan.Optimizer(),  # noqa: B008 - frozen
@@ -68,7 +71,9 @@ def compile_model(
     check_loss(loss, loss_options)
     found, dropped = dropout.settle(read(model, dims, scalar=loss == "output"))
     goal = losses.target(found.nodes, found.output, loss, loss_options, found.shapes)
-    trained = trainable(found, goal, freeze)
+    choice = Choice(train, freeze, last, biases_only)
+    possible, trained = trainable(found, goal, choice)
+    left = set(possible) - set(trained)
     passed = refuse_unsupported(found, goal, trained)
     trained = with_gradient(found, goal, trained)
     training, statistics = in_training(found, trained, passed) if batch_norm == "batch" else (found, [])
@@ -77,7 +82,7 @@ def compile_model(
         notice(text)
     running = {name for n in found.nodes if n.op_type == "BatchNormalization" for name in n.input[3:5]}
     for weight, reason in untrained(found, goal, trained).items():
-        if weight not in running and not any(fnmatch.fnmatchcase(weight, glob) for glob in freeze):
+        if weight not in running | left and not choice.unasked(weight):
             notice(f"{weight!r} stays as it is: {reason}")
     if name is None:
         name = model.stem if isinstance(model, Path) else found.source.graph.name or "model"
@@ -93,9 +98,9 @@ def compile_model(
 
     options = {"int8": gradients == "int8", "native": profile == "cpu-native"}
     objective = (loss, loss_options, goal)
-    train, evaluate, label = graphs(found, training, objective, trained, statistics, noise, **options)
+    steps, evaluate, label = graphs(found, training, objective, trained, statistics, noise, **options)
     files = {
-        plan.TRAIN: train.SerializeToString(deterministic=True),
+        plan.TRAIN: steps.SerializeToString(deterministic=True),
         plan.EVAL: evaluate.SerializeToString(deterministic=True),
         plan.INFER: inference(found.source, tensors).SerializeToString(deterministic=True),
         plan.PARAMS: vector.tobytes(),
@@ -107,7 +112,7 @@ def compile_model(
             loss=loss,
             loss_options=loss_options,
             gradients=gradients,
-            op_abi=OP_ABI if any(n.domain == DOMAIN for n in train.graph.node) else 0,
+            op_abi=OP_ABI if any(n.domain == DOMAIN for n in steps.graph.node) else 0,
             inputs=found.inputs,
             label=label,
             noise=noise,
@@ -121,24 +126,6 @@ def compile_model(
     )
     write({**files, plan.MANIFEST: plan.encode(manifest)}, output)
     return manifest
-
-
-def trainable(model: Model, goal: str, freeze: Sequence[str]) -> list[str]:
-    """The float32 initializers that reach the loss and match no glob of `freeze`; raises ModelError when none is left."""
-    for glob in freeze:
-        if not fnmatch.filter(model.weights, glob):
-            known = ", ".join(sorted(model.weights)) or "none"
-            raise ModelError(f"--freeze {glob!r} matches no float32 weight of the model (it has: {known})")
-    found = [
-        name
-        for name in model.weights
-        if not any(fnmatch.fnmatchcase(name, glob) for glob in freeze)
-        and goal in downstream(model.nodes, [name], model.floats)
-    ]
-    if not found:
-        why = "all are frozen" if freeze and model.weights else "no float32 initializer reaches the output"
-        raise ModelError(f"the model has no trainable weights: {why} ({len(model.weights)} float32 initializers)")
-    return found
 
 
 def refuse_unsupported(model: Model, goal: str, trained: Sequence[str]) -> set[str]:
