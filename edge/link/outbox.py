@@ -80,7 +80,8 @@ def load(files: Files) -> tuple[Record | None, list[Effect]]:
     try:
         record = msgspec.json.decode(files.read(RECORD), type=Record)
         payload = files.read(record.payload)
-    except FileNotFoundError:  # a record without its payload is one that was settled: a power cut may undo the first of two removals alone
+    except FileNotFoundError:
+        # A record without its payload is one that was settled: a power cut may undo the first of two removals alone.
         return None, []
     except (msgspec.MsgspecError, UnicodeDecodeError) as e:
         return None, [_quarantine(files, f"{RECORD}: {e}")]
