@@ -34,7 +34,9 @@ class Book:
     dropped: set[str] = field(
         default_factory=set
     )  # updates of which nothing is owed any more, though a record may lie about
-    damaged: bool = False  # a fault has struck what is carried: it may be gone, whole
+    doubtful: bool = (
+        False  # a fault has struck what is carried, or a crash the dropping of it by rule: it may be gone, whole
+    )
 
     def close(self) -> None:
         """Another plan or a codec without error feedback: what was carried is dropped by rule."""
@@ -53,7 +55,7 @@ class Book:
         off = float(np.abs(owed - (0.0 if carried is None else carried)).max())
         if off <= TOLERANCE:
             return
-        if carried is None and self.damaged:
+        if carried is None and self.doubtful:
             self.stored.clear()
             return
         raise Violation(

@@ -78,10 +78,18 @@ class Device(Process):
         ends = before is not None and self._ends(before, topic, payload)
         if ends:
             self.provoke(0.2, 12)
-        life = self.life
+        life, drops = self.life, self._drops_what_is_carried()
         self.feed(events.Message(topic, payload))
-        if ends and self.machine is None and life == self.life:
-            self.excused = True
+        if self.machine is None and life == self.life:
+            self.excused |= ends
+            self.book.doubtful |= drops
+
+    def _drops_what_is_carried(self) -> bool:
+        """Whether an attempt that began now would drop it, by rule; a crash may fall between that and the trainer's start."""
+        machine = self.machine
+        return (
+            isinstance(machine, Participant) and machine._head is not None and not machine._head.policy.codec.feedback
+        )
 
     def tick(self) -> events.Tick:
         return events.Tick()
@@ -270,7 +278,7 @@ class Device(Process):
         if name:
             self.saw("residual damaged")
             self.note(f"disk damages {name}")
-            self.book.damaged = True
+            self.book.doubtful = True
             self.disk.install(name, b"" if self.random.random() < 0.5 else bytes(20))
 
     def _check_start(self) -> None:
