@@ -14,8 +14,8 @@ from onnx import TensorProto, external_data_helper, inliner, numpy_helper, versi
 from fleetgrad.edge.autodiff.errors import ModelError, UnsupportedModel, first_line
 from fleetgrad.edge.autodiff.graph import OPSET, Array, Shape
 from fleetgrad.edge.autodiff.hidden import computed, surface, untie
-from fleetgrad.edge.autodiff.measuring import constant, feeds_of, free_batch, measure, pin_squeezes
-from fleetgrad.edge.autodiff.registry import reads
+from fleetgrad.edge.autodiff.measuring import constant, feeds_of, free_batch, measure, pin_squeezes, varying
+from fleetgrad.edge.autodiff.registry import downstream, reads
 from fleetgrad.edge.autodiff.sequences import unlist
 from fleetgrad.wire import plan
 
@@ -138,6 +138,10 @@ def read(
         and not uses.get(t.name, {("", 0)}) <= SETTINGS
         and not computed(source, t.name, uses.get(t.name, set()))
     }
+    live = downstream(nodes, weights, floats)
+    for name in varying(converted, feeds, values[0]):
+        if name in live:
+            raise ModelError(f"the shape of value {name!r} depends on the data: no gradient can be written for it")
     constants = tuple(t for t in converted.graph.initializer if t.name not in weights)
     known = constant(nodes, [*(f.name for f in feeds), *weights], values)
     return Model(source, nodes, weights, constants, tuple(feeds), output, shapes, floats, known)

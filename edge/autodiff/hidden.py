@@ -45,13 +45,14 @@ def surface(model: onnx.ModelProto) -> None:
     settled = {t.name for t in graph.initializer if t.data_type != TensorProto.FLOAT or not t.dims}
     made: dict[str, onnx.NodeProto] = {}
     names: list[str] = []
-    scales: set[str] = set()
+    scales, stripped = set[str](), set[str]()
     for node in graph.node:
         whole = not any(a.HasField("g") or a.graphs for a in node.attribute)
-        if whole and not node.op_type.startswith(RANDOM) and reads(node) <= settled | made.keys():
+        if whole and not node.op_type.startswith(RANDOM) and reads(node) <= (settled | made.keys()) - stripped:
             made.update((name, node) for name in node.output if name)
             if node.op_type == "ConstantOfShape" and node.input[0] == node.output[0] + STRIPPED:
                 names.append(node.output[0])
+                stripped.add(node.output[0])
         else:
             slots = SLOTS.get(node.op_type, ())
             names += [name for i, name in enumerate(node.input) if i in slots and name in made]

@@ -18,6 +18,7 @@ from fleetgrad.edge.autodiff.registry import reads
 from fleetgrad.wire import plan
 
 BATCHES = (2, 3)  # coprime, so that a dimension that holds the batch can't look fixed
+CHOOSING = {"NonZero", "Compress", "Unique", "NonMaxSuppression"}  # ops whose output's shape depends on the data
 RANDOM = ("Random", "Bernoulli", "Multinomial", "Dropout")  # ops whose output isn't the same twice
 
 
@@ -79,8 +80,28 @@ def measure(model: onnx.ModelProto, feeds: Sequence[plan.Feed]) -> tuple[dict[st
     return _shapes(*values), values
 
 
-def run(model: onnx.ModelProto, feeds: Sequence[plan.Feed], batch: int) -> dict[str, Array]:
-    """Every value of the model for trivial inputs; raises ModelError when onnxruntime can't run it."""
+def varying(model: onnx.ModelProto, feeds: Sequence[plan.Feed], values: Mapping[str, Array]) -> list[str]:
+    """The values whose shape isn't the batch's alone: it differs on other data from `values`, those of the first batch."""
+    if not any(node.op_type in CHOOSING for node in model.graph.node):
+        return []
+    random = np.random.Generator(np.random.PCG64(0))
+    fed = {
+        f.name: random.standard_normal((BATCHES[0], *f.shape)).astype(f.dtype) for f in feeds if f.dtype == "float32"
+    }
+    fed |= {
+        f.name: random.integers(0, 2, (BATCHES[0], *f.shape)).astype(f.dtype) for f in feeds if f.dtype != "float32"
+    }
+    try:
+        other = run(model, feeds, BATCHES[0], fed)
+    except ModelError:  # an index out of range, as random data may give
+        return []
+    return [name for name, value in values.items() if name in other and other[name].shape != value.shape]
+
+
+def run(
+    model: onnx.ModelProto, feeds: Sequence[plan.Feed], batch: int, fed: Mapping[str, Array] | None = None
+) -> dict[str, Array]:
+    """Every value of the model for trivial inputs, or those in `fed`; raises ModelError when onnxruntime can't run it."""
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     probe.ir_version = IR_VERSION
@@ -92,10 +113,12 @@ def run(model: onnx.ModelProto, feeds: Sequence[plan.Feed], batch: int) -> dict[
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
-    fed = {f.name: (np.zeros if f.dtype == "float32" else np.ones)((batch, *f.shape), np.dtype(f.dtype)) for f in feeds}
+    if fed is None:
+        like = {"float32": np.zeros}
+        fed = {f.name: like.get(f.dtype, np.ones)((batch, *f.shape), np.dtype(f.dtype)) for f in feeds}
     try:
         session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        values = dict(zip(names, session.run(names, fed), strict=True))
+        values = dict(zip(names, session.run(names, dict(fed)), strict=True))
     except Exception as e:
         shown = ", ".join(str([batch, *f.shape]) for f in feeds)
         raise ModelError(f"the model doesn't run on an input {shown} (batch {batch}): {first_line(e)}") from e

@@ -266,7 +266,7 @@ def test_an_op_without_a_rule_that_leads_only_to_an_index_is_no_objection(tmp_pa
         node("Gather", "table place", "row"),
         node("Add", "row h", "y"),
     ]
-    model = build(nodes, {"w": ones(4, 3), "table": ones(2, 3), "keep": np.array([True, False, True])}, X)
+    model = build(nodes, {"w": ones(4, 3), "table": ones(3, 3), "keep": np.array([True, False, True])}, X)
     assert trained(compile_model(model, loss="mse", output=tmp_path / "p")) == {"w", "table"}
     model.graph.node[-1].input[0] = "part"
     model.graph.node[1].input[1] = "all"
@@ -291,3 +291,19 @@ def test_sizes_computed_from_shapes_are_known_to_rules(tmp_path: Path) -> None:
     fixed = {f"i{i}": np.array([i]) for i in (0, 2, 4)} | {"twice": np.array([2, 2])}
     model = build(nodes, {"k": ones(3, 2, 1, 1), **fixed}, {"x": (FLOAT, ("N", 2, 3, 4))})
     assert trained(compile_model(model, loss="mse", output=tmp_path / "p")) == {"k"}
+
+
+def test_values_as_long_as_the_data_says_are_refused_where_gradients_go(tmp_path: Path) -> None:
+    """x w where it is positive: on the zeros that shapes are measured with there is nothing."""
+    nodes = [
+        node("MatMul", "x w", "h"),
+        node("Greater", "h zero", "c"),
+        node("NonZero", "c", "found"),
+        node("Transpose", "found", "places"),
+        node("GatherND", "h places", "kept"),
+        node("ReduceSum", "kept", "s", keepdims=0),
+        node("Add", "h s", "y"),
+    ]
+    model = build(nodes, {"w": ones(4, 3), "zero": np.array(0, np.float32)}, X)
+    with pytest.raises(ModelError, match="shape of value 'kept' depends on the data"):
+        compile_model(model, loss="mse", output=tmp_path / "p")

@@ -37,4 +37,8 @@ CASES: list[Case] = [
     ("Resize", (r(2, 5, 3), None, scales(1, 2, 1)), how(mode="linear")),
     ("Resize", (r(2, 2, 3, 2, 3), None, scales(1, 1, 2, 2, 2)), how()),
     ("Resize", (r(2, 2, 3, 2, 3), None, scales(1, 1, 2, 1.5, 2)), how(mode="linear")),
+    ("Resize", (r(2, 2, 8, 7), None, scales(1, 1, 0.5, 0.6)), how(mode="linear", antialias=1)),
+    ("Resize", (r(2, 2, 5, 4), None, scales(1, 1, 1.6, 2)), how(mode="cubic", exclude_outside=1)),
+    ("Resize", (r(2, 2, 4, 6), scales(0, 0, 0.2, -0.1, 1, 1, 0.7, 1.2), None, whole(2, 2, 3, 5)),
+     {"fixed": (1,), "batched": (), "mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize", "extrapolation_value": 7.0}),
 ]  # fmt: skip
