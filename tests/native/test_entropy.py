@@ -157,7 +157,7 @@ def test_the_rate_is_within_a_percent_of_what_was_asked(seed: int, kind: entropy
             assert abs(8 * len(coded) - bits * size) <= 0.01 * bits * size + 128
 
 
-@pytest.mark.parametrize(("bits", "size", "rounds"), [(0.25, 5000, 480), (1.0, 5000, 120)])
+@pytest.mark.parametrize(("bits", "size", "rounds"), [(0.25, 5000, 1600), (1.0, 5000, 400)])
 def test_with_error_feedback_ec_dz_delivers_all_and_the_residual_stays_bounded(
     seed: int, bits: float, size: int, rounds: int
 ) -> None:
@@ -170,8 +170,7 @@ def test_with_error_feedback_ec_dz_delivers_all_and_the_residual_stays_bounded(
         residual, sent = v - out, sent + out
         norms.append(float(np.linalg.norm(residual)))
         assert norms[-1] < float(np.linalg.norm(v))  # a contraction in every round
-    # It fills up and stays: the last quarter adds little to the one before.
-    assert max(norms[-rounds // 4 :]) < 1.15 * max(norms[: -rounds // 4])
+    assert max(norms[rounds // 2 :]) < 1.1 * max(norms[: rounds // 2])  # it is full by then
     assert np.linalg.norm(sent / rounds - constant) < 0.1 * np.linalg.norm(constant)
 
 
