@@ -36,6 +36,7 @@ PLATFORMS = [f"manylinux_2_{glibc}_aarch64" for glibc in (36, 35, 34, 31, 28, 27
 FOR_TESTS = ("pytest", "hypothesis")
 BUILT = programs.ROOT / "build" / "arm64"
 SITE = Path("opt/site")
+PLACE = Path("srv")  # of the repository's tests in the root
 EMULATOR = "qemu-aarch64-static"
 ROOMS = ("native", "wire", "edge", "broker", "hardware")
 
@@ -84,7 +85,7 @@ def _unpack(root: Path) -> None:
     emulator = shutil.which(EMULATOR)
     assert emulator is not None
     shutil.copy(emulator, root / "usr/bin" / EMULATOR)
-    for folder in ("proc", "sys", "dev", "tmp", "work"):
+    for folder in ("proc", "sys", "dev", "tmp", PLACE):
         (root / folder).mkdir(exist_ok=True)
     (root / "tmp").chmod(0o1777)
     for node, minor in (("null", 3), ("zero", 5), ("random", 8), ("urandom", 9)):
@@ -100,11 +101,11 @@ def _install(root: Path) -> None:
         shutil.copytree(
             programs.ROOT / room, package / room, ignore=shutil.ignore_patterns("*.so", "__pycache__", "src", "include")
         )
-    tests = root / "work" / "tests"
+    tests = root / PLACE / "tests"
     shutil.rmtree(tests, ignore_errors=True)
     shutil.copytree(programs.ROOT / "tests", tests, ignore=shutil.ignore_patterns("__pycache__", "corpus"))
-    shutil.copy(programs.ROOT / "pyproject.toml", root / "work")
-    generated = root / "work" / "_core.c"
+    shutil.copy(programs.ROOT / "pyproject.toml", root / PLACE)
+    generated = root / PLACE / "_core.c"
     _call(
         sys.executable, "-c", "import runpy, sys; runpy.run_path('native/build_kernels.py')['ffibuilder'].emit_c_code(sys.argv[1])",
         str(generated),
@@ -123,10 +124,10 @@ def command(root: Path, arguments: Sequence[str]) -> list[str]:
 
 
 def run(root: Path, arguments: Sequence[str], *, cpu: str = "cortex-a72", timeout: float) -> str:
-    """What Python in the root prints; folder /work holds the repository's tests. Fails the test that asked where its exit code isn't 0."""
+    """What Python in the root prints; folder PLACE holds the repository's tests. Fails the test that asked where its exit code isn't 0."""
     environment = {
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-        "PYTHONPATH": f"/{SITE}:/work",
+        "PYTHONPATH": f"/{SITE}:/{PLACE}",
         "PYTHONDONTWRITEBYTECODE": "1",
         "QEMU_CPU": cpu,
         "HOME": "/tmp",

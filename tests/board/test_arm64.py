@@ -58,7 +58,7 @@ def record(folder: Path, gradients: Gradients) -> Path:
 @pytest.fixture(scope="module", params=["fp32", "int8"])
 def recorded(request: pytest.FixtureRequest, root: Path) -> Path:
     """Recorded files, in a folder of the root."""
-    folder = root / "work" / f"recorded-{request.param}"
+    folder = root / arm64.PLACE / f"recorded-{request.param}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     return record(folder, request.param)
@@ -77,7 +77,7 @@ def test_decoded_updates_merged_models_and_a_step_are_those_of_x86(root: Path, r
     layout = VectorLayout.of(open_plan(recorded / "plan").manifest)
     for cpu in CPUS:
         output = recorded / cpu
-        arguments = ["/work/tests/board/replay.py", inside(root, recorded), inside(root, output)]
+        arguments = [f"/{arm64.PLACE}/tests/board/replay.py", inside(root, recorded), inside(root, output)]
         said = json.loads(arm64.run(root, arguments, cpu=cpu, timeout=300).splitlines()[-1])
         best = [name for name, needs in FEATURES.items() if needs <= ARMV8[cpu]][-1]
         assert said["capability"] == best
@@ -98,7 +98,7 @@ def test_the_suites_that_compile_nothing_pass_on_arm64(root: Path, suites: tuple
     said = arm64.run(
         root,
         ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", f"not ({' or '.join(LEFT_OUT)})", "-x"]
-        + [f"/work/tests/native/{name}" for name in suites],
+        + [f"/{arm64.PLACE}/tests/native/{name}" for name in suites],
         cpu="cortex-a76", timeout=600,
     )  # fmt: skip
     print(said)
