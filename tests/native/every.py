@@ -1,6 +1,6 @@
 """What tests of kernels do over and over: one act under each capability of the machine, and one custom op in a stock session."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -20,6 +20,14 @@ def every_capability() -> Iterator[str]:
             yield name
     finally:
         binding.use_capability(before)
+
+
+def same_everywhere(act: Callable[[], Sequence[Array]]) -> Sequence[Array]:
+    """What `act` gives; its bytes must be the same under every capability."""
+    seen = [act() for _ in every_capability()]
+    for results in zip(*seen, strict=True):
+        assert len({r.tobytes() for r in results}) == 1
+    return seen[0]
 
 
 def run_op(op: str, feeds: dict[str, Array], outputs: int = 1, threads: int = 1, **attributes: Any) -> list[Array]:
