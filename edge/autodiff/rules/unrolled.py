@@ -5,6 +5,8 @@ the gradients of those into the gradients of p, of the recurrent product and of 
 (mask m = 0) a step hands the states on and gives y = 0.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,7 +33,7 @@ class Back:
 
 
 @dataclass(slots=True)
-class Cell:
+class Cell(ABC):
     """The recurrent weights R [G H, H] and what a kind of cell needs beside them."""
 
     g: Builder
@@ -61,13 +63,13 @@ class Cell:
             found = self.g.op("Mul", found, factor)
         return found
 
+    @abstractmethod
     def step(self, p: str, old: State) -> tuple[State, list[str]]:
         """New states, and what `back` wants to see again."""
-        raise NotImplementedError
 
+    @abstractmethod
     def back(self, new: State, kept: list[str], old: State, fresh: State) -> tuple[str, str, str, State]:
         """From the gradients of the new states: those of p and of the recurrent product, r h if wanted, and the old states'."""
-        raise NotImplementedError
 
 
 class LSTM(Cell):
@@ -150,7 +152,7 @@ class RNN(Cell):
         return dp, dp, "", [g.op("MatMul", dp, self.r)]
 
 
-CELLS = {"LSTM": LSTM, "GRU": GRU, "RNN": RNN}
+CELLS: dict[str, Callable[..., Cell]] = {"LSTM": LSTM, "GRU": GRU, "RNN": RNN}
 
 
 @dataclass(frozen=True, slots=True)
