@@ -52,8 +52,9 @@ def carry(files: Files, residual: Residual) -> None:
 
 
 def drop(files: Files) -> None:
-    """Carries nothing from here on."""
+    """Carries nothing from here on; durably, or a power cut would bring back what training has gone on without."""
     files.unlink(LEDGER)
+    files.fsync_directory("")
 
 
 def load(files: Files) -> tuple[Residual | None, list[Effect]]:
