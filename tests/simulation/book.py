@@ -43,9 +43,12 @@ class Book:
         self.dropped.update(self.stored)
         self.stored.clear()
 
-    def store(self, sha256: str, entry: Entry) -> None:
-        if sha256 not in self.dropped:
-            self.stored[sha256] = entry
+    def store(self, sha256: str, entry: Entry) -> str:
+        """Returns the hash, if anything is owed for it."""
+        if sha256 in self.dropped:
+            return ""
+        self.stored[sha256] = entry
+        return sha256
 
     def check(self, carried: NDArray[np.float32] | None, published: Callable[[str], bool]) -> None:
         """Raises Violation unless the books agree."""

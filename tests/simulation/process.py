@@ -5,6 +5,7 @@ effect. A life may be given a fuse: the number of crash points that it survives.
 written) or a power cut (the disk keeps what was promised). The monotonic clock starts anywhere in each life.
 """
 
+import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -173,7 +174,10 @@ class Process(ABC):
             self._wake = None
         at = self.machine.wake_at() if self.machine else None
         if at is not None:
-            self._wake = self.world.clock.at(at - self.offset, self._tick)
+            when = at - self.offset
+            while when + self.offset < at:  # rounded down: it would be woken before its time, for ever
+                when += math.ulp(at)
+            self._wake = self.world.clock.at(when, self._tick)
 
     def _tick(self) -> None:
         clock = self.world.clock
