@@ -99,6 +99,7 @@ class Participant:
         if self._head:
             self._inbox.load([self._head.plan, self._head.params])
             self._inbox.keep({self._head.plan.sha256, self._head.params.sha256})  # and no half of a download
+            self._inbox.want([self._head.plan, self._head.params], connected=False, now=0.0)
         self._job: Job | None = None
         self._upload: Upload | None = None
         self._fates = Fates(files)
@@ -126,6 +127,9 @@ class Participant:
             match event:
                 case Connected():
                     effects += self._on_connected(now)
+                    effects += self._go_on(
+                        now
+                    )  # apart: the disk may refuse it, and what has been asked for is asked for
                 case Disconnected():
                     self._connected = False
                     self._inbox.disconnected()
@@ -185,12 +189,11 @@ class Participant:
         self._connected = True
         self._shown = None
         self._heard(now)
-        effects: list[Effect] = [self._subscribe(), *self._birth()]
-        if self._head:
-            effects += self._end_if_closed(self._head, now)
-        if self._head and not self._inbox.wanted:
-            self._inbox.want([self._head.plan, self._head.params], connected=False, now=now)
-        effects += self._inbox.resume(now)
+        return [self._subscribe(), *self._birth(), *self._inbox.resume(now)]
+
+    def _go_on(self, now: float) -> list[Effect]:
+        """The upload, unless its attempt has been closed meanwhile."""
+        effects = self._end_if_closed(self._head, now) if self._head else []
         return effects + (self._upload.connected(now) if self._upload else [])
 
     def _subscribe(self) -> Effect:
