@@ -16,7 +16,7 @@ from fleetgrad.broker.events import Published
 from fleetgrad.broker.journal import Memory
 from fleetgrad.broker.registry import objects
 from fleetgrad.broker.settings import Data
-from fleetgrad.edge.autodiff.compiling import export_model
+from fleetgrad.edge.autodiff.exporting import export_model
 from fleetgrad.edge.data import npz
 from fleetgrad.edge.data.dataset import Dataset
 from fleetgrad.edge.training.plan_dir import Plan

@@ -169,12 +169,9 @@ def train(
     if momentum is not None and not 0 <= momentum < 1:
         raise typer.BadParameter(f"--momentum {momentum:g}: 0 or more, and under 1")
     if output:
-        from fleetgrad.edge.autodiff.compiling import (
-            check_target,
-            export_model,
-        )  # before training, not after hours of it
+        from fleetgrad.edge.autodiff.exporting import check_target, export_model
 
-        check_target(output)
+        check_target(output)  # before training, not after hours of it
     opened = open_plan(plan)
     manifest, defaults = opened.manifest, opened.manifest.optimizer
     everything = npz.load(data, manifest, x=x, y=y, scale=scale, shape=parse_shape(shape))

@@ -3,18 +3,20 @@
     front      reads a model, brings it to one opset          registry   VJP rules and the reverse pass
     measuring  runs it: shapes, what never changes            hidden     weights that are no initializers
     graph      emits nodes                                    rules/     the rules, a file per family of ops
-    losses     what training makes small                      compiling  writes the plan
+    losses     what training makes small                      compiling  makes the plan of all this
     statistics batch normalisation in training                dropout    masks that are fed
-    survey     what can train                                 checker    rules against finite differences
-    zoo        models for demos and tests                     fidelity   int8 gradients against fp32
-    choosing   which weights train
+    choosing   which weights train                            assembling the plan's graphs
+    survey     what can train                                 exporting  the plan's folder, the trained model
+    zoo        models for demos and tests                     checker    rules against finite differences
+    fidelity   int8 gradients against fp32
 
 It needs the package `onnx` (the extra [compile]).
 """
 
 from fleetgrad.edge.autodiff import rules  # importing registers them
-from fleetgrad.edge.autodiff.compiling import compile_model, export_model
+from fleetgrad.edge.autodiff.compiling import compile_model
 from fleetgrad.edge.autodiff.errors import ModelError, UnsupportedModel
+from fleetgrad.edge.autodiff.exporting import export_model
 from fleetgrad.edge.autodiff.survey import Survey, survey
 
 __all__ = [

@@ -8,32 +8,26 @@ The same model and options give the same bytes.
 """
 
 import hashlib
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
 from fleetgrad.edge.autodiff import dropout, losses
+from fleetgrad.edge.autodiff.assembling import graphs
 from fleetgrad.edge.autodiff.choosing import Choice, trainable
 from fleetgrad.edge.autodiff.errors import ModelError, UnsupportedModel
+from fleetgrad.edge.autodiff.exporting import LITTLE, inference, write
 from fleetgrad.edge.autodiff.front import Model, read
-from fleetgrad.edge.autodiff.graph import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET, Builder
-from fleetgrad.edge.autodiff.measuring import kind
-from fleetgrad.edge.autodiff.registry import differentiate, objections, path, reached, upstream
+from fleetgrad.edge.autodiff.graph import DOMAIN, OPSET, Builder
+from fleetgrad.edge.autodiff.registry import objections, path, reached
 from fleetgrad.edge.autodiff.statistics import in_training
 from fleetgrad.edge.autodiff.survey import notes, untrained
 from fleetgrad.native.kernels import OP_ABI
 from fleetgrad.wire import plan
 from fleetgrad.wire.loss import LossName, LossOptions
 from fleetgrad.wire.loss import check as check_loss
-
-LITTLE = np.dtype("<f4")
 
 
 def compile_model(
@@ -146,158 +140,3 @@ def with_gradient(model: Model, goal: str, trained: Sequence[str]) -> list[str]:
     if not found:
         raise ModelError("the model has no trainable weights: no gradient of the loss comes to any of them")
     return found
-
-
-def graphs(
-    model: Model,
-    training: Model,
-    objective: tuple[LossName, LossOptions, str],
-    trained: Sequence[str],
-    statistics: Sequence[str],
-    noise: Sequence[plan.Feed],
-    *,
-    int8: bool,
-    native: bool,
-) -> tuple[onnx.ModelProto, onnx.ModelProto, plan.Feed]:
-    """The training graph, of the model as it is in `training`, the evaluation graph and the label's feed."""
-    fed, (loss, options, goal) = [*trained, *statistics], objective
-    label = plan.Feed(
-        name=plan.LABEL,
-        shape=losses.label_shape(loss, options, model.shapes[goal]),
-        dtype="int64" if loss == "cross-entropy" else "float32",
-    )
-    feeds = [
-        *(helper.make_tensor_value_info(f.name, kind(f), [plan.BATCH, *f.shape]) for f in model.inputs),
-        helper.make_tensor_value_info(
-            plan.LABEL, TensorProto.INT64 if label.dtype == "int64" else TensorProto.FLOAT, [plan.BATCH, *label.shape]
-        ),
-        *(helper.make_tensor_value_info(w, TensorProto.FLOAT, model.weights[w].shape) for w in fed),
-    ]
-    scalar = helper.make_tensor_value_info(plan.LOSS, TensorProto.FLOAT, [])
-
-    g = Builder(model.shapes, model.shapes, int8=int8, known=model.known, native=native)
-    mean, seed = losses.emit(g, goal, loss, options, gradient=True)
-    found = differentiate(training.nodes, {goal: seed}, trained, model.floats, g, OPSET)
-    names = {mean: plan.LOSS}
-    for weight in trained:
-        value = found[weight]
-        if value in names or not any(value in n.output for n in g.nodes):
-            value = g.op("Identity", value)
-        names[value] = plan.GRADIENT + weight
-    fetches = [
-        helper.make_tensor_value_info(kind + w, TensorProto.FLOAT, model.weights[w].shape)
-        for kind, ws in ((plan.GRADIENT, trained), (plan.STATISTIC, statistics))
-        for w in ws
-    ]
-    drawn = [helper.make_tensor_value_info(f.name, kind(f), [plan.BATCH, *f.shape]) for f in noise]
-    train = assemble(training, g, names, [*feeds, *drawn], [scalar, *fetches], fed)
-
-    g = Builder(model.shapes, model.shapes)
-    mean, _ = losses.emit(g, goal, loss, options, gradient=False)
-    prediction = g.op("Identity", model.output)
-    shape = [plan.BATCH if d == -1 else d if d > 0 else None for d in model.shapes[model.output]]
-    fetch = helper.make_tensor_value_info(plan.PREDICTION, TensorProto.FLOAT, shape)
-    evaluate = assemble(model, g, {mean: plan.LOSS, prediction: plan.PREDICTION}, feeds, [scalar, fetch], fed)
-    return train, evaluate, label
-
-
-def assemble(
-    model: Model,
-    g: Builder,
-    names: dict[str, str],
-    feeds: list[onnx.ValueInfoProto],
-    fetches: list[onnx.ValueInfoProto],
-    fed: Sequence[str],
-) -> onnx.ModelProto:
-    """A model of the forward nodes and those of g that the fetches depend on; `names` renames values of g."""
-    nodes = [*g.forward(model.nodes), *(_renamed(n, names) for n in g.nodes)]
-    used = upstream(nodes, [f.name for f in fetches])
-    kept = [n for n in nodes if used.intersection(n.output)]
-    constants: list[onnx.TensorProto] = [
-        *(numpy_helper.from_array(v, k) for k, v in model.weights.items() if k not in fed),
-        *model.constants,
-        *g.constants.values(),
-    ]
-    graph = helper.make_graph(kept, "fleetgrad", feeds, fetches, [t for t in constants if t.name in used])
-    opsets = [helper.make_opsetid("", OPSET)]
-    if any(n.domain == DOMAIN for n in kept):
-        opsets.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
-    return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="fleetgrad")
-
-
-def _renamed(node: onnx.NodeProto, names: dict[str, str]) -> onnx.NodeProto:
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    copy.input[:] = [names.get(name, name) for name in node.input]
-    copy.output[:] = [names.get(name, name) for name in node.output]
-    return copy
-
-
-def inference(source: onnx.ModelProto, tensors: Iterable[plan.Tensor]) -> onnx.ModelProto:
-    """The user's model with the flat vector's tensors as external data of params.bin."""
-    model = onnx.ModelProto()
-    model.CopyFrom(source)
-    own = {t.name: t for t in model.graph.initializer}
-    for tensor in tensors:
-        proto = onnx.TensorProto(
-            name=tensor.name, dims=tensor.shape, data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL
-        )
-        for key, value in (("location", plan.PARAMS), ("offset", 4 * tensor.offset), ("length", 4 * tensor.size)):
-            proto.external_data.add(key=key, value=str(value))
-        own[tensor.name].CopyFrom(proto)
-    return model
-
-
-def check_target(path: Path) -> None:
-    """Raises ModelError where a file can't be put: no such folder, or a folder, device or pipe is there."""
-    if not path.parent.is_dir():
-        raise ModelError(f"can't write {path}: there is no folder {path.parent}")
-    if path.exists() and not path.is_file():  # the rename below would replace /dev/null itself
-        raise ModelError(f"can't write {path}: it is no ordinary file")
-
-
-def export_model(plan_dir: Path, params: NDArray[np.float32], path: Path) -> None:
-    """Writes the user's model with `params` (the flat vector, float32 [length]) as one self-contained ONNX file.
-
-    Raises ModelError when the vector's length or type isn't the plan's or `path` is no place for a file.
-    """
-    check_target(path)
-    manifest = plan.decode((plan_dir / plan.MANIFEST).read_bytes())
-    if params.dtype != np.float32 or params.shape != (manifest.length,):
-        raise ModelError(
-            f"can't export: the vector is {params.dtype} {list(params.shape)}, the plan has float32 [{manifest.length}]"
-        )
-    model = onnx.ModelProto.FromString((plan_dir / plan.INFER).read_bytes())
-    own = {t.name: t for t in model.graph.initializer}
-    for tensor in manifest.tensors:
-        values = params[tensor.offset : tensor.offset + tensor.size].reshape(tensor.shape)
-        own[tensor.name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values, LITTLE), tensor.name))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write(files: dict[str, bytes], output: Path) -> None:
-    """Writes a plan directory beside its place and moves it there; replaces nothing but a plan."""
-    if (
-        output.exists()
-        and not (output / plan.MANIFEST).is_file()
-        and not (output.is_dir() and not any(output.iterdir()))
-    ):
-        raise ModelError(
-            f"won't overwrite {output}: it isn't a plan (it has no {plan.MANIFEST}); choose another output"
-        )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
-        for file, raw in files.items():
-            (temporary / file).write_bytes(raw)
-        temporary.chmod(0o755)
-        if output.exists():
-            shutil.rmtree(output)
-        temporary.replace(output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,87 @@
+"""What leaves the compiler as files: the plan's folder, its inference graph, and the trained model as one ONNX file."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+from fleetgrad.edge.autodiff.errors import ModelError
+from fleetgrad.wire import plan
+
+LITTLE = np.dtype("<f4")
+
+
+def inference(source: onnx.ModelProto, tensors: Iterable[plan.Tensor]) -> onnx.ModelProto:
+    """The user's model with the flat vector's tensors as external data of params.bin."""
+    model = onnx.ModelProto()
+    model.CopyFrom(source)
+    own = {t.name: t for t in model.graph.initializer}
+    for tensor in tensors:
+        proto = onnx.TensorProto(
+            name=tensor.name, dims=tensor.shape, data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL
+        )
+        for key, value in (("location", plan.PARAMS), ("offset", 4 * tensor.offset), ("length", 4 * tensor.size)):
+            proto.external_data.add(key=key, value=str(value))
+        own[tensor.name].CopyFrom(proto)
+    return model
+
+
+def check_target(path: Path) -> None:
+    """Raises ModelError where a file can't be put: no such folder, or a folder, device or pipe is there."""
+    if not path.parent.is_dir():
+        raise ModelError(f"can't write {path}: there is no folder {path.parent}")
+    if path.exists() and not path.is_file():  # the rename below would replace /dev/null itself
+        raise ModelError(f"can't write {path}: it is no ordinary file")
+
+
+def export_model(plan_dir: Path, params: NDArray[np.float32], path: Path) -> None:
+    """Writes the user's model with `params` (the flat vector, float32 [length]) as one self-contained ONNX file.
+
+    Raises ModelError when the vector's length or type isn't the plan's or `path` is no place for a file.
+    """
+    check_target(path)
+    manifest = plan.decode((plan_dir / plan.MANIFEST).read_bytes())
+    if params.dtype != np.float32 or params.shape != (manifest.length,):
+        raise ModelError(
+            f"can't export: the vector is {params.dtype} {list(params.shape)}, the plan has float32 [{manifest.length}]"
+        )
+    model = onnx.ModelProto.FromString((plan_dir / plan.INFER).read_bytes())
+    own = {t.name: t for t in model.graph.initializer}
+    for tensor in manifest.tensors:
+        values = params[tensor.offset : tensor.offset + tensor.size].reshape(tensor.shape)
+        own[tensor.name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values, LITTLE), tensor.name))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write(files: dict[str, bytes], output: Path) -> None:
+    """Writes a plan directory beside its place and moves it there; replaces nothing but a plan."""
+    if (
+        output.exists()
+        and not (output / plan.MANIFEST).is_file()
+        and not (output.is_dir() and not any(output.iterdir()))
+    ):
+        raise ModelError(
+            f"won't overwrite {output}: it isn't a plan (it has no {plan.MANIFEST}); choose another output"
+        )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    try:
+        for file, raw in files.items():
+            (temporary / file).write_bytes(raw)
+        temporary.chmod(0o755)
+        if output.exists():
+            shutil.rmtree(output)
+        temporary.replace(output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
