@@ -19,7 +19,8 @@ from fleetgrad.broker.codec_options import Bits, Bytes, Codec, Fraction, Roundin
 from fleetgrad.edge.training.scores import told
 from fleetgrad.wire import address
 from fleetgrad.wire.command_line import EXIT_FAILED, Format, make_app, parse_shape, run_app
-from fleetgrad.wire.loss import BELONGS, LossName, parse, shown
+from fleetgrad.wire.loss import parse
+from fleetgrad.wire.model_options import BiasesOnly, Dim, Freeze, Last, Loss, LossOption, Train, choice_of, dims_of
 from fleetgrad.wire.plan import Gradients
 
 app = make_app("Federated learning that runs on boards: the operator's side.\n\nBegin with `fleetgrad demo`.")
@@ -30,10 +31,6 @@ out, err = Console(markup=False), Console(stderr=True, highlight=False, markup=F
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A federation's directory.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Allow plain MQTT to another machine.")]
 Shape = Annotated[str | None, typer.Option(help="Shape of one sample, as 1,28,28.")]
-LossOption = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME=VALUE", help=f"As label-smoothing=0.1; names: {', '.join(map(shown, BELONGS))}."),
-]
 
 
 @app.command()
@@ -41,15 +38,14 @@ def new(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
     model: Annotated[Path, typer.Option(help="An ONNX file: the model that is trained.")],
     name: Annotated[str | None, typer.Option(help="The federation's name; default: the folder's.")] = None,
-    loss: Annotated[LossName, typer.Option(help="What training makes small.")] = "cross-entropy",
+    loss: Loss = "cross-entropy",
     loss_option: LossOption = None,
     gradients: Annotated[Gradients, typer.Option(help="Arithmetic of weight gradients.")] = "int8",
-    train: Annotated[
-        list[str] | None, typer.Option(help="Names (globs) of the weights to train; default: all.")
-    ] = None,
-    freeze: Annotated[list[str] | None, typer.Option(help="Names (globs) of weights to leave alone.")] = None,
-    last: Annotated[int | None, typer.Option(min=1, help="Train the last so many layers that have weights.")] = None,
-    biases_only: Annotated[bool, typer.Option("--biases-only", help="Train nothing but biases.")] = False,
+    train: Train = None,
+    freeze: Freeze = None,
+    last: Last = None,
+    biases_only: BiasesOnly = False,
+    dim: Dim = None,
     rounds: Annotated[int, typer.Option(min=1)] = 15,
     codec: Codec = "blk8",
     bits: Bits = None,
@@ -80,7 +76,12 @@ def new(
         round=Round(rounds=rounds),
     )
     manifest = founding.create(
-        directory, model, settings, freeze=freeze or [], train=train or [], last=last, biases_only=biases_only
+        directory,
+        model,
+        settings,
+        choice=choice_of(train, freeze, last, biases_only),
+        dims=dims_of(dim),
+        notice=lambda text: err.print(f"note: {text}"),
     )
     if reason := shortfall(settings.codec, VectorLayout.of(manifest)):
         err.print(f"warning: {reason}", highlight=False)
@@ -262,7 +263,7 @@ def demo(
     broker: Annotated[str, typer.Option(help="auto, embedded, mosquitto, or mqtt://host:port")] = "auto",
     insecure: Insecure = False,
     model: Annotated[Path | None, typer.Option(help="Your own ONNX model.")] = None,
-    loss: Annotated[LossName, typer.Option(help="What training makes small.")] = "cross-entropy",
+    loss: Loss = "cross-entropy",
     loss_option: LossOption = None,
     data: Annotated[Path | None, typer.Option(help="Your own arrays, an .npz file.")] = None,
     x: Annotated[str, typer.Option(help="Name of the array of samples.")] = "x",

@@ -8,7 +8,7 @@ DIR/plan/             what devices train  DIR/devices/     NAME/, what to copy t
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -18,6 +18,7 @@ from fleetgrad.broker.roster import FOLDER as ROSTER
 from fleetgrad.broker.server import KEY
 from fleetgrad.broker.settings import Settings
 from fleetgrad.edge.autodiff.compiling import compile_model
+from fleetgrad.wire.choice import ALL, Choice
 from fleetgrad.wire.plan import Manifest, Optimizer
 from fleetgrad.wire.signing import PrivateKey, load_private_key, save_private_key
 from fleetgrad.wire.topics import check_name
@@ -34,12 +35,14 @@ def create(
     model: Path,
     settings: Settings,
     *,
-    freeze: Sequence[str] = (),
-    train: Sequence[str] = (),
-    last: int | None = None,
-    biases_only: bool = False,
+    choice: Choice = ALL,
+    dims: Mapping[str, int] | None = None,
+    notice: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
-    """Makes a federation in a new or empty folder from an ONNX file; raises FoundingError, SettingsError and edge.autodiff's ModelError."""
+    """Makes a federation in a new or empty folder from an ONNX file; raises FoundingError, SettingsError and edge.autodiff's ModelError.
+
+    `choice`, `dims` and `notice` are the compiler's.
+    """
     settings_file.check(settings)
     check_name(settings.name, "federation name")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
@@ -60,10 +63,9 @@ def create(
             loss_options=settings.loss_options,
             gradients=settings.gradients,
             batch_norm="frozen",  # running statistics don't travel: the published model would predict with the first ones
-            freeze=freeze,
-            train=train,
-            last=last,
-            biases_only=biases_only,
+            choice=choice,
+            dims=dims,
+            notice=notice,
             output=temporary / "plan",
             optimizer=optimizer,
         )

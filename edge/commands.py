@@ -13,7 +13,6 @@ import msgspec
 import numpy as np
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -23,34 +22,14 @@ from fleetgrad.edge.training import trainer as training
 from fleetgrad.edge.training.plan_dir import open_plan
 from fleetgrad.edge.training.scores import told
 from fleetgrad.wire.command_line import EXIT_FAILED, Format, make_app, parse_shape, run_app
-from fleetgrad.wire.loss import BELONGS, LossName, parse, shown
+from fleetgrad.wire.loss import LossName, parse
+from fleetgrad.wire.model_options import BiasesOnly, Dim, Freeze, Last, Loss, LossOption, Train, choice_of, dims_of
 from fleetgrad.wire.plan import BatchNorm, Gradients, Optimizer, Profile
 
 app = make_app("Trains ONNX models on this board, by itself or in a federation.")
 MOST_THREADS = 64  # as in edge.toml
-MOST_IN_DIMENSION = 1 << 20
-
-LossOption = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME=VALUE", help=f"As label-smoothing=0.1; names: {', '.join(map(shown, BELONGS))}."),
-]
 
 out, err = Console(markup=False), Console(stderr=True, highlight=False, markup=False)
-
-
-Dim = Annotated[
-    list[str] | None, typer.Option(metavar="NAME=SIZE", help="The size of a dynamic dimension, as in time=64.")
-]
-
-
-def _dims(given: list[str] | None) -> dict[str, int]:
-    found = {}
-    for text in given or []:
-        name, _, size = text.rpartition("=")
-        if not name or not size.isdecimal() or not 0 < int(size) <= MOST_IN_DIMENSION:
-            raise typer.BadParameter(f"--dim {text}: NAME=SIZE is needed, as in --dim time=64")
-        found[name] = int(size)
-    return found
 
 
 @app.command("run")
@@ -63,19 +42,17 @@ def run(config: Annotated[Path, typer.Option(help="The device's settings, edge.t
 def compile_(
     model: Annotated[Path, typer.Argument(help="An ONNX file.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the plan.")],
-    loss: Annotated[LossName, typer.Option(help="What training makes small.")] = "cross-entropy",
+    loss: Loss = "cross-entropy",
     loss_option: LossOption = None,
     gradients: Annotated[Gradients, typer.Option(help="Arithmetic of weight gradients.")] = "int8",
     profile: Annotated[
         Profile, typer.Option(help="cpu-native uses the C core's ops, cpu-std none (fp32).")
     ] = "cpu-native",
     batch_norm: Annotated[BatchNorm, typer.Option(help="What trained layers normalise with.")] = "batch",
-    train: Annotated[
-        list[str] | None, typer.Option(help="Names (globs) of the weights to train; default: all.")
-    ] = None,
-    freeze: Annotated[list[str] | None, typer.Option(help="Names (globs) of weights to leave alone.")] = None,
-    last: Annotated[int | None, typer.Option(min=1, help="Train the last so many layers that have weights.")] = None,
-    biases_only: Annotated[bool, typer.Option("--biases-only", help="Train nothing but biases.")] = False,
+    train: Train = None,
+    freeze: Freeze = None,
+    last: Last = None,
+    biases_only: BiasesOnly = False,
     dim: Dim = None,
 ) -> None:
     """Compile an ONNX model into a plan that a board can train.
@@ -91,13 +68,10 @@ def compile_(
         gradients=gradients,
         profile=profile,
         batch_norm=batch_norm,
-        freeze=freeze or [],
-        train=train or [],
-        last=last,
-        biases_only=biases_only,
-        dims=_dims(dim),
+        choice=choice_of(train, freeze, last, biases_only),
+        dims=dims_of(dim),
         output=output,
-        notice=lambda text: err.print(f"note: {escape(text)}"),
+        notice=lambda text: err.print(f"note: {text}"),
         optimizer=Optimizer(),
     )
     trained = manifest.of_role("trainable")
@@ -111,30 +85,50 @@ def compile_(
 @app.command()
 def check(
     model: Annotated[Path, typer.Argument(help="An ONNX file.")],
+    loss: Annotated[LossName | None, typer.Option(help="Also say whether this loss fits the model.")] = None,
+    loss_option: LossOption = None,
+    train: Train = None,
+    freeze: Freeze = None,
+    last: Last = None,
+    biases_only: BiasesOnly = False,
     dim: Dim = None,
     format: Format = "table",  # noqa: A002
 ) -> None:
-    """List what of a model can train and what can't, and why. The exit code is 1 when it can't."""
+    """List what of a model can train, or would by --train and such, and what can't, and why. The exit code is 1 when it can't.
+
+    Example: `fleetgrad-edge check model.onnx --last 1`
+    """
     from fleetgrad.edge.autodiff.survey import survey
 
-    found = survey(model, _dims(dim))
+    if loss_option and loss is None:
+        raise typer.BadParameter(f"--loss-option {loss_option[0]}: --loss says of which loss")
+    found = survey(
+        model,
+        dims_of(dim),
+        choice=choice_of(train, freeze, last, biases_only),
+        loss=loss,
+        loss_options=parse(loss_option or []),
+    )
     if format == "json":
-        sys.stdout.write(
-            msgspec.json.encode(
-                {"trains": found.trains, "nodes": found.nodes, "weights": found.weights, "notes": found.notes}
-            ).decode()
-            + "\n"
-        )
+        told = {"trains": found.trains, **{name: getattr(found, name) for name in found.__slots__}}
+        sys.stdout.write(msgspec.json.encode(told).decode() + "\n")
     else:
         nodes = Table("node", "operator", "trains", "reason", title=f"{model.name}: operators", title_justify="left")
         for node in found.nodes:
             nodes.add_row(node.name, node.op, "yes" if node.trains else Text("no", "red"), node.reason)
-        weights = Table("weight", "shape", "type", "trains", "reason", title="weights", title_justify="left")
+        weights = Table("weight", "shape", "type", "size", "trains", "reason", title="weights", title_justify="left")
         for w in found.weights:
-            weights.add_row(w.name, "x".join(map(str, w.shape)), w.dtype, "yes" if w.trains else "no", w.reason)
+            shape = "x".join(map(str, w.shape))
+            weights.add_row(w.name, shape, w.dtype, f"{w.size:,}", "yes" if w.trains else "no", w.reason)
         out.print(nodes, weights)
         for text in found.notes:
-            out.print(f"note: {escape(text)}")
+            out.print(f"note: {text}")
+        if found.trains and (sums := found.totals):
+            out.print(
+                f"{sums.trained:,} of {sums.numbers:,} numbers train; {sums.travels:,} of the plan's {sums.length:,} floats "
+                f"travel, {4 * sums.travels:,} bytes as fp32",
+                soft_wrap=True,
+            )
         out.print("This model can train." if found.trains else Text("This model can't train.", "red"))
     if not found.trains:
         raise typer.Exit(1)

@@ -1,45 +1,35 @@
 """Which weights train: those that the loss depends on, narrowed by names, by the last layers and to biases.
 
 A layer is a node that reads weights and data, and the Add of a bias right after it; what is computed of weights alone, such
-as a transposed one, counts as the weight. Each part of a Choice narrows what the others leave.
+as a transposed one, counts as the weight.
 """
 
 import fnmatch
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import onnx
 
 from fleetgrad.edge.autodiff.errors import ModelError
 from fleetgrad.edge.autodiff.front import Model
 from fleetgrad.edge.autodiff.registry import downstream, reads, upstream
+from fleetgrad.wire.choice import Choice
 
 BIAS_INPUT = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2, "LayerNormalization": 2, "BatchNormalization": 2,
               "InstanceNormalization": 2, "GroupNormalization": 2, "LSTM": 3, "GRU": 3, "RNN": 3}  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """`train` and `freeze` are globs of weights' names, `last` counts layers before the loss; the defaults choose all."""
-
-    train: Sequence[str] = ()
-    freeze: Sequence[str] = ()
-    last: int | None = None
-    biases_only: bool = False
-
-    def unasked(self, name: str) -> bool:
-        """Whether the globs leave a weight out."""
-        return bool(self.train and not _matches(name, self.train)) or _matches(name, self.freeze)
+def reaching(model: Model, goal: str) -> list[str]:
+    """The weights that a gradient of the value `goal` could come to."""
+    return [name for name in model.weights if goal in downstream(model.nodes, [name], model.floats)]
 
 
-def trainable(model: Model, goal: str, choice: Choice) -> tuple[list[str], list[str]]:
-    """The weights that reach the loss, and those of them that are chosen; raises ModelError when none is left."""
+def chosen(model: Model, goal: str, possible: Sequence[str], choice: Choice) -> list[str]:
+    """Those of the weights `possible` that are chosen; raises ModelError when none is left."""
     for option, globs in (("--train", choice.train), ("--freeze", choice.freeze)):
         for glob in globs:
             if not fnmatch.filter(model.weights, glob):
                 known = ", ".join(sorted(model.weights)) or "none"
                 raise ModelError(f"{option} {glob!r} matches no float32 weight of the model (it has: {known})")
-    possible = [name for name in model.weights if goal in downstream(model.nodes, [name], model.floats)]
     found = [name for name in possible if not choice.unasked(name)]
     if choice.last is not None:
         stack = layers(model, goal, possible)
@@ -58,7 +48,7 @@ def trainable(model: Model, goal: str, choice: Choice) -> tuple[list[str], list[
             raise ModelError(f"the model has no trainable weights: no float32 initializer reaches the output {count}")
         why = "all are frozen" if choice == Choice(freeze=choice.freeze) else "none is chosen"
         raise ModelError(f"the model has no trainable weights: {why} {count}; these could train: {', '.join(possible)}")
-    return possible, found
+    return found
 
 
 def layers(model: Model, goal: str, possible: Sequence[str]) -> list[set[str]]:
@@ -98,7 +88,3 @@ def _is_bias(model: Model, node: onnx.NodeProto, i: int) -> bool:
     if node.op_type == "Add":
         return bool(sum(d != 1 for d in model.weights[node.input[i]].shape) <= 1)
     return bool(i == BIAS_INPUT.get(str(node.op_type)))
-
-
-def _matches(name: str, globs: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, glob) for glob in globs)

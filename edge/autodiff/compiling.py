@@ -16,7 +16,7 @@ import onnx
 
 from fleetgrad.edge.autodiff import dropout, losses
 from fleetgrad.edge.autodiff.assembling import graphs
-from fleetgrad.edge.autodiff.choosing import Choice, trainable
+from fleetgrad.edge.autodiff.choosing import chosen, reaching
 from fleetgrad.edge.autodiff.errors import ModelError, UnsupportedModel
 from fleetgrad.edge.autodiff.exporting import LITTLE, inference, write
 from fleetgrad.edge.autodiff.front import Model, read
@@ -26,6 +26,7 @@ from fleetgrad.edge.autodiff.statistics import in_training
 from fleetgrad.edge.autodiff.survey import notes, untrained
 from fleetgrad.native.kernels import OP_ABI
 from fleetgrad.wire import plan
+from fleetgrad.wire.choice import ALL, Choice
 from fleetgrad.wire.loss import LossName, LossOptions
 from fleetgrad.wire.loss import check as check_loss
 
@@ -38,10 +39,7 @@ def compile_model(
     gradients: plan.Gradients = "int8",
     profile: plan.Profile = "cpu-native",
     batch_norm: plan.BatchNorm = "batch",
-    freeze: Sequence[str] = (),
-    train: Sequence[str] = (),
-    last: int | None = None,
-    biases_only: bool = False,
+    choice: Choice = ALL,
     dims: Mapping[str, int] | None = None,
     output: Path,
     optimizer: plan.Optimizer = plan.Optimizer(),  # noqa: B008 - frozen
@@ -50,8 +48,8 @@ def compile_model(
 ) -> plan.Manifest:
     """Compiles a model into the plan directory `output` and returns its manifest.
 
-    `freeze` holds globs of initializer names that stay as they are; every other float32 initializer that the loss depends
-    on is trained. `loss_options` are those of wire/loss.py. `dims` gives sizes to dynamic dimensions of the inputs, by
+    Every float32 initializer that the loss depends on is trained, unless `choice` (wire/choice.py) leaves it out; `loss_options`
+    are those of wire/loss.py. `dims` gives sizes to dynamic dimensions of the inputs, by
     their names. A plan of the profile cpu-std has no custom ops, so its gradients are fp32. With batch_norm "batch", the
     batch normalisation layers that are trained normalise with the batch's statistics, as in torch's train(), and their
     running statistics stay on the device (role personal). `output` appears whole or not at all, and replaces an older plan.
@@ -65,8 +63,8 @@ def compile_model(
     check_loss(loss, loss_options)
     found, dropped = dropout.settle(read(model, dims, scalar=loss == "output"))
     goal = losses.target(found.nodes, found.output, loss, loss_options, found.shapes)
-    choice = Choice(train, freeze, last, biases_only)
-    possible, trained = trainable(found, goal, choice)
+    possible = reaching(found, goal)
+    trained = chosen(found, goal, possible, choice)
     left = set(possible) - set(trained)
     passed = refuse_unsupported(found, goal, trained)
     trained = with_gradient(found, goal, trained)

@@ -1,16 +1,21 @@
-"""Tells what of a model can train, without compiling it: one row per node and one per weight."""
+"""Tells what of a model can train, or what a choice would train, without compiling it: one row per node and one per weight."""
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
-from fleetgrad.edge.autodiff import dropout
+from fleetgrad.edge.autodiff import dropout, losses
+from fleetgrad.edge.autodiff.choosing import chosen, reaching
 from fleetgrad.edge.autodiff.front import Model, load, read, unknown_ops
 from fleetgrad.edge.autodiff.graph import OPSET, Builder
 from fleetgrad.edge.autodiff.hidden import folded
-from fleetgrad.edge.autodiff.registry import FLAT, barrier, downstream, objections, path, reached, upstream
+from fleetgrad.edge.autodiff.registry import FLAT, barrier, objections, path, reached, upstream
+from fleetgrad.wire.choice import ALL, Choice
+from fleetgrad.wire.loss import LossName, LossOptions
+from fleetgrad.wire.plan import padded
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +30,25 @@ class NodeRow:
 
 @dataclass(frozen=True, slots=True)
 class WeightRow:
-    """An initializer: whether it would be trained, and the reason when it wouldn't."""
+    """An initializer: whether it would be trained, and the reason when it wouldn't; `size` counts its numbers."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
+    size: int
     trains: bool
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Numbers that would be trained, of all float32 ones; and the floats, padding included, of the plan's manifest: those
+    that would be exchanged, of the whole vector."""
+
+    trained: int
+    numbers: int
+    travels: int
+    length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +58,7 @@ class Survey:
     nodes: tuple[NodeRow, ...]
     weights: tuple[WeightRow, ...]
     notes: tuple[str, ...] = ()
+    totals: Totals | None = None
 
     @property
     def trains(self) -> bool:
@@ -48,9 +66,19 @@ class Survey:
         return all(n.trains for n in self.nodes) and any(w.trains for w in self.weights)
 
 
-def survey(model: bytes | Path | onnx.ModelProto, dims: Mapping[str, int] | None = None) -> Survey:
-    """Looks at every node and initializer of a model, its dynamic dimensions as in `dims`; raises ModelError when it isn't
-    a model that can be read."""
+def survey(
+    model: bytes | Path | onnx.ModelProto,
+    dims: Mapping[str, int] | None = None,
+    *,
+    choice: Choice = ALL,
+    loss: LossName | None = None,
+    loss_options: LossOptions = LossOptions(),  # noqa: B008 - frozen
+) -> Survey:
+    """Looks at every node and initializer of a model, its dynamic dimensions as in `dims`.
+
+    Without a loss, gradients are those of the model's output. Raises ModelError when it isn't a model that can be read, when
+    the loss doesn't fit it, or the choice leaves nothing.
+    """
     source = load(model)
     unknown = unknown_ops(source)
     if unknown:
@@ -61,13 +89,19 @@ def survey(model: bytes | Path | onnx.ModelProto, dims: Mapping[str, int] | None
             for n in source.graph.node
         ]
         return Survey(tuple(nodes), _weights(source, set(), lambda _: "the model has unknown ops"))
-    found, _ = dropout.settle(read(source, dims))
-    reach = upstream(found.nodes, [found.output])
-    trained = {w for w in found.weights if found.output in downstream(found.nodes, [w], found.floats)}
-    objecting = _objecting(found, sorted(trained))
+    found, _ = dropout.settle(read(source, dims, scalar=loss == "output"))
+    goal = found.output
+    if loss is not None:
+        goal = losses.target(found.nodes, found.output, loss, loss_options, found.shapes)
+        losses.label_shape(loss, loss_options, found.shapes[goal])
+    reach = upstream(found.nodes, [goal])
+    possible = reaching(found, goal)
+    trained = chosen(found, goal, possible, choice) if possible else []
+    left = set(possible) - set(trained)
+    objecting = _objecting(found, goal, trained)
     if not objecting:
         g = Builder(found.shapes, found.shapes, known=found.known)
-        trained = set(reached(found.nodes, found.output, sorted(trained), found.floats, g, OPSET))
+        trained = reached(found.nodes, goal, trained, found.floats, g, OPSET)
     rows = []
     for node in found.nodes:
         name = node.name or node.output[0]
@@ -77,10 +111,11 @@ def survey(model: bytes | Path | onnx.ModelProto, dims: Mapping[str, int] | None
             rows.append(
                 NodeRow(node.op_type, name, True, "" if reach.intersection(node.output) else "doesn't reach the output")
             )
-    why = untrained(found, found.output, trained)
-    return Survey(
-        tuple(rows), _weights(found.source, trained, lambda name: why.get(name, "says how to compute")), notes(found)
-    )
+    why = untrained(found, goal, trained) | dict.fromkeys(left, "not chosen")
+    weights = _weights(found.source, trained, lambda name: why.get(name, "says how to compute"))
+    part, whole = ([found.weights[name].size for name in names] for names in (trained, found.weights))
+    totals = Totals(sum(part), sum(whole), sum(map(padded, part)), sum(map(padded, whole)))
+    return Survey(tuple(rows), weights, notes(found), totals)
 
 
 def notes(model: Model) -> tuple[str, ...]:
@@ -115,8 +150,8 @@ def untrained(model: Model, goal: str, trained: Collection[str]) -> dict[str, st
     return found
 
 
-def _objecting(model: Model, trained: Sequence[str]) -> dict[str, str]:
-    nodes = path(model.nodes, trained, [model.output], model.floats)
+def _objecting(model: Model, goal: str, trained: Sequence[str]) -> dict[str, str]:
+    nodes = path(model.nodes, trained, [goal], model.floats)
     bad = objections(
         nodes, trained, lambda: Builder(model.shapes, model.shapes, known=model.known), model.floats, OPSET
     )
@@ -137,5 +172,5 @@ def _weights(
             reason = "a scalar counts as a constant"
         else:
             reason = otherwise(t.name)
-        rows.append(WeightRow(t.name, tuple(t.dims), dtype, t.name in trained, reason))
+        rows.append(WeightRow(t.name, tuple(t.dims), dtype, math.prod(t.dims), t.name in trained, reason))
     return tuple(rows)

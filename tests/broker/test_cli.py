@@ -56,6 +56,22 @@ def test_new_makes_a_federation_that_serve_can_load(run: Run, model: Path, tmp_p
     assert sorted(p.name for p in tmp_path.iterdir()) == ["digits", "mlp.onnx"]  # nothing temporary is left
 
 
+def test_new_takes_sizes_and_a_choice_and_says_what_the_compiler_notes(run: Run, tmp_path: Path) -> None:
+    value = helper.make_tensor_value_info
+    w = [helper.make_tensor(n, TensorProto.FLOAT, [3, 3], [0.1] * 9) for n in ("w", "v", "spare")]
+    nodes = [helper.make_node("MatMul", ["x", "v"], ["h"]), helper.make_node("MatMul", ["h", "w"], ["y"])]
+    x, y = (value(n, TensorProto.FLOAT, ["N", "time", 3]) for n in "xy")
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", [x], [y], w)), str(tmp_path / "m.onnx"))
+    words = ("new", tmp_path / "fed", "--model", tmp_path / "m.onnx", "--loss", "mse", "--last", 1)
+    code, _, err = run(*words)
+    assert (code, "--dim time=64" in err) == (2, True)
+    code, _, err = run(*words, "--dim", "time=4")
+    assert (code, err) == (0, "note: 'spare' stays as it is: doesn't reach the output\n")
+    manifest = open_plan(tmp_path / "fed" / "plan").manifest
+    assert [t.name for t in manifest.of_role("trainable")] == ["w"]
+    assert manifest.inputs[0].shape == (4, 3)
+
+
 def test_new_warns_of_a_codecs_budget_that_the_model_cannot_keep(run: Run, model: Path, tmp_path: Path) -> None:
     words = (
         "new",

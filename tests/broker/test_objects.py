@@ -17,7 +17,7 @@ from tests.broker.conftest import MemoryFiles
 def test_a_published_model_of_another_plan_is_refused_with_a_way_out(tmp_path: Path) -> None:
     onnx.save(zoo.mlp(inputs=8, hidden=16, classes=3), str(tmp_path / "mlp.onnx"))
     compile_model(
-        tmp_path / "mlp.onnx", loss="cross-entropy", gradients="int8", freeze=[], output=tmp_path / "plan", optimizer=Optimizer()
+        tmp_path / "mlp.onnx", loss="cross-entropy", gradients="int8", output=tmp_path / "plan", optimizer=Optimizer()
     )  # fmt: skip
     plan, files = open_plan(tmp_path / "plan"), MemoryFiles()
     right, wrong = (

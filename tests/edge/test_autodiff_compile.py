@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from fleetgrad.edge.autodiff import ModelError, UnsupportedModel, compile_model, export_model, survey, zoo
 from fleetgrad.native import kernels
 from fleetgrad.wire import plan
+from fleetgrad.wire.choice import Choice
 
 
 def make(
@@ -128,7 +129,9 @@ def test_a_plan_replaces_a_plan_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_frozen_weights_stay_in_the_graph_and_get_no_gradient(tmp_path: Path) -> None:
-    manifest = compile_model(zoo.digits_cnn(), loss="cross-entropy", freeze=["conv*"], output=tmp_path / "plan")
+    manifest = compile_model(
+        zoo.digits_cnn(), loss="cross-entropy", choice=Choice(freeze=["conv*"]), output=tmp_path / "plan"
+    )
     frozen = {t.name for t in manifest.of_role("frozen")}
     assert frozen == {"conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias"}
     train = onnx.load(tmp_path / "plan" / plan.TRAIN)
@@ -268,7 +271,7 @@ def test_a_bad_model_is_one_clear_error(tmp_path: Path, name: str) -> None:
 def test_freezing_nothing_or_everything_is_refused(tmp_path: Path) -> None:
     for glob, message in (("dense9*", "matches no float32 weight"), ("*", "all are frozen")):
         with pytest.raises(ModelError, match=message):
-            compile_model(DENSE, loss="mse", freeze=[glob], output=tmp_path / "p")
+            compile_model(DENSE, loss="mse", choice=Choice(freeze=[glob]), output=tmp_path / "p")
 
 
 def test_cut_and_flipped_files_are_refused_as_model_errors(tmp_path: Path, seed: int) -> None:

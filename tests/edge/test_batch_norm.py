@@ -13,6 +13,7 @@ from fleetgrad.edge.data.dataset import Dataset, fit
 from fleetgrad.edge.training.plan_dir import open_plan
 from fleetgrad.edge.training.trainer import Trainer
 from fleetgrad.wire import plan
+from fleetgrad.wire.choice import Choice
 from tests.edge.test_edge_command import run_here
 
 TRAINING = {"batch_size": 8, "learning_rate": 0.05, "momentum": 0.9, "seed": 3}
@@ -92,7 +93,7 @@ def test_a_single_sample_at_the_end_joins_the_batch_before(tmp_path: Path) -> No
     assert trainer._edges(18, 8) == [0, 8, 16, 18]
 
 
-@pytest.mark.parametrize("how", [{"batch_norm": "frozen"}, {"freeze": ["scale", "bias"]}])
+@pytest.mark.parametrize("how", [{"batch_norm": "frozen"}, {"choice": Choice(freeze=["scale", "bias"])}])
 def test_frozen_layers_keep_their_statistics(tmp_path: Path, how: dict[str, object]) -> None:
     manifest = compile_model(network(), loss="cross-entropy", output=tmp_path / "plan", **how)  # type: ignore[arg-type]
     assert not manifest.of_role("personal")

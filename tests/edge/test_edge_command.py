@@ -13,6 +13,7 @@ import pytest
 
 from fleetgrad.edge.autodiff import zoo
 from fleetgrad.edge.autodiff.compiling import compile_model
+from fleetgrad.edge.commands import run_command
 from tests.edge.test_autodiff_front import attention
 
 EXTRAS = ("onnx", "sklearn", "matplotlib", "amqtt")
@@ -165,3 +166,65 @@ def test_tokens_with_a_mask_train_from_a_data_file(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", y=rng.random((40, 2)), **inputs)
     done = run_here("train", tmp_path / "plan", "--data", tmp_path / "d.npz", "--x", "ids", "--epochs", 1)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "trained", "travels"),
+    [
+        ("", 467, 480),
+        ("--last 1", 51, 64),
+        ("--biases-only --loss cross-entropy --loss-option label-smoothing=0.1", 35, 48),
+        ("--train dense3* --freeze *.bias", 48, 48),
+    ],
+)
+def test_check_lists_what_would_train_and_what_would_travel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    flags: str, trained: int, travels: int,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "200")
+    onnx.save(zoo.mlp(inputs=8, hidden=16, classes=3), tmp_path / "m.onnx")
+    words = ["fleetgrad-edge", "check", str(tmp_path / "m.onnx"), *flags.split()]
+    monkeypatch.setattr(sys, "argv", [*words, "--format", "json"])
+    assert run_command() == 0
+    found = json.loads(capsys.readouterr().out)
+    assert sum(w["size"] for w in found["weights"] if w["trains"]) == trained
+    assert found["totals"] == {"trained": trained, "numbers": 467, "travels": travels, "length": 480}
+    monkeypatch.setattr(sys, "argv", words)
+    assert run_command() == 0
+    told = capsys.readouterr().out
+    assert f"{trained} of 467 numbers train; {travels} of the plan's 480 floats travel, {4 * travels:,} bytes" in told
+    assert told.count("not chosen") == sum(not w["trains"] for w in found["weights"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--last 9", "the model has 3 layers with weights"),
+        ("--train fc*", "matches no float32 weight"),
+        ("--loss-option delta=2", "--loss says of which loss"),
+        ("--loss cross-entropy --loss-option class-weights=1,2", "2 class-weights for 3 classes"),
+    ],
+)
+def test_check_refuses_what_compile_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: str, said: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    onnx.save(zoo.mlp(inputs=8, hidden=16, classes=3), tmp_path / "m.onnx")
+    monkeypatch.setattr(sys, "argv", ["fleetgrad-edge", "check", str(tmp_path / "m.onnx"), *flags.split()])
+    assert run_command() == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_example_of_partial_training_prints_what_its_page_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "partial-training.md").read_text()
+    command, *shown = page.split("```\n$ ")[1].split("\n```")[0].splitlines()
+    onnx.save(zoo.digits_cnn(), tmp_path / "digits-cnn.onnx")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", command.split())
+    assert run_command() == 0
+    printed = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert len(shown) == 10
+    assert [" ".join(line.split()) for line in shown] == printed[-11:-3] + printed[-2:]

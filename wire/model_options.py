@@ -1,0 +1,49 @@
+"""The options by which both commands say how a model is compiled: its loss, its sizes, and what of it trains."""
+
+from typing import Annotated
+
+import typer
+
+from fleetgrad.wire.choice import Choice
+from fleetgrad.wire.loss import BELONGS, LossName, shown
+
+MOST_IN_DIMENSION = 1 << 20
+
+Loss = Annotated[LossName, typer.Option(help="What training makes small.")]
+LossOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help=f"As label-smoothing=0.1; names: {', '.join(map(shown, BELONGS))}."),
+]
+Dim = Annotated[
+    list[str] | None, typer.Option(metavar="NAME=SIZE", help="The size of a dynamic dimension, as in time=64.")
+]
+PART = "What trains"
+Train = Annotated[
+    list[str] | None,
+    typer.Option("--train", metavar="GLOB", help="Weights to train, by name; default: all.", rich_help_panel=PART),
+]
+Freeze = Annotated[
+    list[str] | None,
+    typer.Option("--freeze", metavar="GLOB", help="Weights to leave alone, by name.", rich_help_panel=PART),
+]
+Last = Annotated[
+    int | None,
+    typer.Option("--last", min=1, help="Train the last so many layers that have weights.", rich_help_panel=PART),
+]
+BiasesOnly = Annotated[bool, typer.Option("--biases-only", help="Train nothing but biases.", rich_help_panel=PART)]
+
+
+def choice_of(train: list[str] | None, freeze: list[str] | None, last: int | None, biases_only: bool) -> Choice:
+    """The choice that the options mean."""
+    return Choice(tuple(train or ()), tuple(freeze or ()), last, biases_only)
+
+
+def dims_of(given: list[str] | None) -> dict[str, int]:
+    """['time=64'] as {'time': 64}; raises typer.BadParameter."""
+    found = {}
+    for text in given or []:
+        name, _, size = text.rpartition("=")
+        if not name or not size.isdecimal() or not 0 < int(size) <= MOST_IN_DIMENSION:
+            raise typer.BadParameter(f"--dim {text}: NAME=SIZE is needed, as in --dim time=64")
+        found[name] = int(size)
+    return found
