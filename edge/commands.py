@@ -144,6 +144,9 @@ def train(
     shape: Annotated[str | None, typer.Option(help="Shape of one sample, as 1,28,28.")] = None,
     epochs: Annotated[int, typer.Option(min=1)] = 10,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Default: the plan's.")] = None,
+    micro_batch: Annotated[
+        int | None, typer.Option(min=1, help="Run batches as pieces of so many samples: less memory, the same model.")
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Default: the plan's.")] = None,
     momentum: Annotated[float | None, typer.Option(help="Default: the plan's.")] = None,
     seed: Annotated[
@@ -202,6 +205,7 @@ def train(
             momentum=defaults.momentum if momentum is None else momentum,
             weight_decay=defaults.weight_decay,
             seed=seed,
+            micro_batch=micro_batch,
             progress=progress,
         )
     if output:

@@ -18,6 +18,7 @@ import msgspec
 LossName = Literal["cross-entropy", "bce", "kl", "mse", "l1", "huber", "output"]
 LARGEST = 1e6  # of a weight or a delta, so that no float32 overflows
 MAX_CLASSES = 1 << 20  # with weights in the manifest
+LEAST_COUNT = 1e-30  # divides where all labels are ignored: the loss is 0 then, where torch has NaN
 LABEL_RANGE = 1 << 31  # ignore-index lies within +- this
 
 

@@ -51,6 +51,7 @@ def in_training(model: Model, ratios: Mapping[str, float]) -> tuple[Model, tuple
             continue
         x, ratio, noise = node.input[0], ratios[y], plan.NOISE + y
         shape = model.shapes[x]
+        axis = _axis(shape) or 0
         plain = shape[0] == -1
         size = shape[1:] if plain else (abs(int(np.prod(shape))),)
         feeds.append(plan.Feed(name=noise, shape=size, dtype="float32"))
@@ -62,10 +63,15 @@ def in_training(model: Model, ratios: Mapping[str, float]) -> tuple[Model, tuple
             helper.make_node("Mul", [f"{noise}.ones", f"{noise}.scale"], [f"{noise}.mask"]),
         ]
         mask = f"{noise}.mask"
-        if not plain:
+        if not plain:  # each sample's numbers lie together, so that a part of the batch has a part of them
+            rows = np.array([-1, *(d for i, d in enumerate(shape) if i != axis)], np.int64)
+            constants.append(numpy_helper.from_array(rows, f"{noise}.rows"))
+            nodes.append(helper.make_node("Reshape", [mask, f"{noise}.rows"], [f"{noise}.shaped"]))
             mask = f"{noise}.shaped"
-            nodes.append(helper.make_node("Shape", [x], [f"{noise}.shape"]))
-            nodes.append(helper.make_node("Reshape", [f"{noise}.mask", f"{noise}.shape"], [mask]))
+        if axis:
+            places = [i + 1 if i < axis else 0 if i == axis else i for i in range(len(shape))]
+            nodes.append(helper.make_node("Transpose", [mask], [f"{noise}.placed"], perm=places))
+            mask = f"{noise}.placed"
         nodes.append(helper.make_node("Mul", [x, mask], [y], name=node.name))
     return dataclasses.replace(model, nodes=tuple(nodes), constants=tuple(constants)), tuple(feeds)
 

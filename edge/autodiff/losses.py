@@ -19,7 +19,7 @@ import onnx
 
 from fleetgrad.edge.autodiff.errors import ModelError
 from fleetgrad.edge.autodiff.graph import Builder, Shape
-from fleetgrad.wire.loss import LossName, LossOptions, check
+from fleetgrad.wire.loss import LEAST_COUNT, LossName, LossOptions, check
 from fleetgrad.wire.plan import LABEL
 
 FINAL: Mapping[str, frozenset[str]] = {  # what a model may end with that its loss computes itself
@@ -27,7 +27,6 @@ FINAL: Mapping[str, frozenset[str]] = {  # what a model may end with that its lo
     "kl": frozenset({"Softmax", "LogSoftmax"}),
     "bce": frozenset({"Sigmoid"}),
 }
-SMALLEST = 1e-30  # divides where all labels are ignored: the loss is 0 then, where torch has NaN
 
 
 def target(
@@ -169,7 +168,7 @@ def _classes_first(g: Builder, z: str, label: str, shape: Shape, options: LossOp
     hot = _one_hot(g, label, classes)
     if options.class_weights:
         hot = g.op("Mul", hot, g.constant(weights))
-    count = g.op("Max", g.op("ReduceSum", hot, keepdims=0), g.constant(SMALLEST))
+    count = g.op("Max", g.op("ReduceSum", hot, keepdims=0), g.constant(LEAST_COUNT))
     goal = hot
     if (smoothing := options.label_smoothing) > 0:
         share = g.constant(weights * smoothing / classes)

@@ -4,7 +4,7 @@ A check against the plan prints both shapes: the data's and the plan's.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,13 +38,27 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.x)
 
-    def batch(self, indices: NDArray[np.integer]) -> tuple[NDArray[np.generic], ...]:
-        """(x, y, *more) of the samples at `indices`, C-contiguous, in the types that the plan feeds."""
-        x = self.x[indices].astype(self.dtype)
+    def batch(
+        self, indices: NDArray[np.integer], out: Sequence[NDArray[np.generic]] | None = None
+    ) -> tuple[NDArray[np.generic], ...]:
+        """(x, y, *more) of the samples at `indices`, C-contiguous, in the types that the plan feeds; `out` are arrays to fill."""
+        rest, count = (self.y, *self.more), len(indices)
+        if out is None:
+            out = (
+                np.empty((count, *self.shape), self.dtype),
+                *(np.empty((count, *a.shape[1:]), a.dtype) for a in rest),
+            )
+        x, *others = out
+        for source, target in zip(rest, others, strict=True):
+            np.take(source, indices, 0, target, "clip")  # "raise" would fill a copy first; all indices are ours
+        drawn = x.reshape(count, *self.x.shape[1:])
+        if self.x.dtype == self.dtype:
+            np.take(self.x, indices, 0, drawn, "clip")
+        else:
+            np.copyto(drawn, self.x[indices], casting="unsafe")
         if self.scale != 1.0:
-            x *= self.dtype.type(self.scale)
-        rest = (np.ascontiguousarray(a[indices]) for a in (self.y, *self.more))
-        return x.reshape(len(indices), *self.shape), *rest
+            np.multiply(x, self.dtype.type(self.scale), out=x)
+        return tuple(out)
 
     def subset(self, indices: NDArray[np.integer]) -> "Dataset":
         """The data set of the samples at `indices`."""

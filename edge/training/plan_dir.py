@@ -34,9 +34,14 @@ class Plan:
 
 def aligned(count: int) -> NDArray[np.float32]:
     """A zeroed float32[count] whose first byte lies at a multiple of 64."""
-    raw = np.zeros(4 * count + ALIGN_BYTES, np.uint8)
+    return aligned_bytes(4 * count).view(np.float32)
+
+
+def aligned_bytes(count: int) -> NDArray[np.uint8]:
+    """Zeroed bytes, the first at a multiple of 64."""
+    raw = np.zeros(count + ALIGN_BYTES, np.uint8)
     start = -raw.ctypes.data % ALIGN_BYTES
-    return raw[start : start + 4 * count].view(np.float32)
+    return raw[start : start + count]
 
 
 def open_plan(directory: Path) -> Plan:

@@ -6,7 +6,7 @@ and seed give the same bytes on one machine.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,11 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from fleetgrad.edge.data.dataset import Dataset
+from fleetgrad.edge.training.feeding import Array, Feeder, shared
+from fleetgrad.edge.training.pieces import LEAST_NORMALISED, cut, shares
 from fleetgrad.edge.training.plan_dir import Plan, aligned
 from fleetgrad.edge.training.scores import Evaluation, Scores
+from fleetgrad.edge.training.sessions import first_line, open_session, options
 from fleetgrad.native import kernels, optimizers
 from fleetgrad.wire import plan as plans
 
@@ -65,51 +68,45 @@ class Trainer:
         self._personal = slice(personal[0].offset, personal[-1].end) if personal else slice(0, 0)
         self._statistics = aligned(self._personal.stop)  # as they are after a step, where the vector has them
         self._gradients, self._velocity = aligned(self._end), aligned(self._end)
+        self._sum: Floats | None = None  # of the pieces' gradients, where batches are cut
         self._loss = np.zeros((), np.float32)
-        self._noise = np.random.Generator(np.random.PCG64(NOISE_STREAM))
+        self._noise = self._generators(0)
         self._threads = threads
-        self._train = self._session(plans.TRAIN)
-        self._eval: ort.InferenceSession | None = None
-        self._weights = {t.name: _shared(self._view(self._flat, t)) for t in (*trainable, *personal)}
-        self._binding = self._train.io_binding()
-        self._outputs = {plans.GRADIENT + t.name: _shared(self._view(self._gradients, t)) for t in trainable}
-        self._outputs |= {plans.STATISTIC + t.name: _shared(self._view(self._statistics, t)) for t in personal}
-        self._outputs[plans.LOSS] = _shared(self._loss)
+        self._train = open_session(plan, plans.TRAIN, self._options())
+        self._evaluation: tuple[ort.InferenceSession, Feeder] | None = None
+        self._weights = {t.name: shared(self._view(self._flat, t)) for t in (*trainable, *personal)}
+        outputs = {plans.GRADIENT + t.name: shared(self._view(self._gradients, t)) for t in trainable}
+        outputs |= {plans.STATISTIC + t.name: shared(self._view(self._statistics, t)) for t in personal}
+        outputs[plans.LOSS] = shared(self._loss)
+        self._batch = (*self.manifest.inputs[:1], self.manifest.label, *self.manifest.inputs[1:])  # as Dataset.batch
+        self._check(outputs)
+        self._feeder = Feeder(self._train, (*self._batch, *self.manifest.noise), self._weights, outputs)
+
+    def _check(self, outputs: dict[str, ort.OrtValue]) -> None:
+        """Raises PlanError unless the graph has just the inputs and outputs that the manifest names."""
         fed = {f.name for f in self._train.get_inputs()}
-        wanted = {*self._weights, *(f.name for f in (*self.manifest.inputs, self.manifest.label, *self.manifest.noise))}
+        wanted = {*self._weights, *(f.name for f in (*self._batch, *self.manifest.noise))}
         made = {f.name for f in self._train.get_outputs()}
-        if lost := sorted((wanted - fed) | (self._outputs.keys() - made)):
-            raise plans.PlanError(f"plan {plan.directory}: {plans.TRAIN} has no {', '.join(lost)}, its manifest has")
+        if lost := sorted((wanted - fed) | (outputs.keys() - made)):
+            raise plans.PlanError(
+                f"plan {self.plan.directory}: {plans.TRAIN} has no {', '.join(lost)}, its manifest has"
+            )
         if unfed := sorted(fed - wanted):
             raise plans.PlanError(
-                f"plan {plan.directory}: {plans.TRAIN} needs {', '.join(unfed)}, its manifest has none"
+                f"plan {self.plan.directory}: {plans.TRAIN} needs {', '.join(unfed)}, its manifest has none"
             )
-        for name, value in self._weights.items():
-            self._binding.bind_ortvalue_input(name, value)
-        for name, value in self._outputs.items():
-            self._binding.bind_ortvalue_output(name, value)
 
     @staticmethod
     def _view(vector: Floats, tensor: plans.Tensor) -> Floats:
         return vector[tensor.offset : tensor.offset + tensor.size].reshape(tensor.shape)
 
     def _options(self) -> ort.SessionOptions:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        options.enable_mem_pattern = False  # its plan of buffers lies beside the arena: up to 1.7 times the memory
-        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # gradients are used and gone a little earlier
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if self.manifest.op_abi:
-            options.register_custom_ops_library(kernels.custom_ops_library())
-        return options
+        return options(self.manifest.op_abi, self._threads)
 
-    def _session(self, name: str) -> ort.InferenceSession:
-        try:
-            return ort.InferenceSession(str(self.plan.path(name)), self._options(), providers=["CPUExecutionProvider"])
-        except Exception as e:
-            raise plans.PlanError(f"plan {self.plan.directory}: onnxruntime can't load {name}: {_first_line(e)}") from e
+    def _generators(self, seed: int) -> list[np.random.Generator]:
+        """One for each feed of noise, so that a batch's numbers are the same in whatever pieces they are drawn."""
+        streams = range(len(self.manifest.noise))
+        return [np.random.Generator(np.random.PCG64([seed, NOISE_STREAM, i])) for i in streams]
 
     @property
     def parameters(self) -> Floats:
@@ -129,26 +126,65 @@ class Trainer:
             raise TrainingError(f"model holds {parameters[index]} at {index} (tensor {self._tensor_at(index)})")
         self.parameters[:] = parameters
 
-    def step(self, x: NDArray[np.generic], y: NDArray[np.generic], *more: NDArray[np.generic]) -> float:
-        """Runs one batch (as Dataset.batch gives it) forward and back; gradients are then in place. Returns its mean loss."""
-        self._feed(self._binding, x, y, *more)
-        drawn = [self._noise.random((len(x), *feed.shape), np.float32) for feed in self.manifest.noise]
-        for feed, value in zip(self.manifest.noise, drawn, strict=True):
-            self._binding.bind_ortvalue_input(feed.name, _shared(value))
+    def step(self, x: Array, y: Array, *more: Array, micro_batch: int | None = None) -> float:
+        """Runs one batch (as Dataset.batch gives it) forward and back; gradients are then in place. Returns its mean loss.
+
+        With `micro_batch`, it runs as pieces of at most so many samples. Raises TrainingError.
+        """
+        batch = (x, y, *more)
+        if len(batch) != len(self._batch):
+            raise TrainingError(f"a batch of {len(batch)} arrays, the plan takes {len(self._batch)}")
+        for feed, array in zip(self._batch, batch, strict=True):
+            if (array.dtype, array.shape) != (np.dtype(feed.dtype), (len(y), *feed.shape)):
+                raise TrainingError(
+                    f"a batch has {array.dtype} {list(array.shape)} for {feed.name!r}, "
+                    f"the plan takes {feed.dtype} {[len(y), *feed.shape]}"
+                )
+
+        def fill(start: int, end: int, room: Sequence[Array]) -> None:
+            for rows, array in zip(room, batch, strict=True):
+                np.copyto(rows, array[start:end])
+
+        self._check_micro_batch(micro_batch)
+        return self._step(y, micro_batch, fill)
+
+    def _step(self, y: Array, micro_batch: int | None, fill: Callable[[int, int, Sequence[Array]], None]) -> float:
+        edges = cut(len(y), micro_batch)
+        if len(edges) == 2:
+            return self._piece(0, len(y), fill)
+        if self._sum is None:
+            self._sum = aligned(self._end)
+        loss, self._sum[:] = 0.0, 0
+        for start, end, share in zip(edges[:-1], edges[1:], shares(edges, y, self.manifest), strict=True):
+            loss += share * self._piece(start, end, fill)
+            np.multiply(self._gradients, np.float32(share), out=self._gradients)
+            np.add(self._sum, self._gradients, out=self._sum)
+        self._gradients[:] = self._sum
+        return loss
+
+    def _piece(self, start: int, end: int, fill: Callable[[int, int, Sequence[Array]], None]) -> float:
+        room = self._feeder.room(end - start)
+        fill(start, end, room[: len(self._batch)])
+        for generator, rows in zip(self._noise, room[len(self._batch) :], strict=True):
+            generator.random(out=rows, dtype=np.float32)  # type: ignore[arg-type]
         try:
-            self._train.run_with_iobinding(self._binding)
+            self._train.run_with_iobinding(self._feeder.binding(end - start))
         except Exception as e:
-            raise TrainingError(f"a training step failed: {_first_line(e)}") from e
+            raise TrainingError(f"a training step failed: {first_line(e)}") from e
         if math.isfinite(self._loss):
             self._flat[self._personal] = self._statistics[self._personal]
         return float(self._loss)
 
-    def _feed(
-        self, binding: ort.IOBinding, x: NDArray[np.generic], y: NDArray[np.generic], *more: NDArray[np.generic]
-    ) -> None:
-        binding.bind_ortvalue_input(self.manifest.label.name, _shared(y))
-        for feed, value in zip(self.manifest.inputs, (x, *more), strict=True):
-            binding.bind_ortvalue_input(feed.name, _shared(value))
+    def _check_micro_batch(self, micro_batch: int | None) -> None:
+        least = self.least_micro_batch
+        if micro_batch is not None and micro_batch < least:
+            why = "its batch normalisation takes the statistics of each piece" if least > 1 else "a piece has a sample"
+            raise TrainingError(f"micro-batch {micro_batch}: the plan needs {least} or more, since {why}")
+
+    @property
+    def least_micro_batch(self) -> int:
+        """The smallest micro-batch that the plan can train with."""
+        return LEAST_NORMALISED if self._personal.stop else 1
 
     def run_epochs(
         self,
@@ -160,15 +196,18 @@ class Trainer:
         momentum: float,
         weight_decay: float = 0.0,
         seed: int,
+        micro_batch: int | None = None,
         progress: Callable[[Progress], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> TrainingResult:
         """Trains on every sample `epochs` times, in an order drawn from the 64-bit seed; the last, partial batch counts.
 
+        With `micro_batch`, batches run as pieces of at most so many samples; the model learns the same (pieces.py).
         Raises TrainingError when the loss or a gradient isn't finite, naming step and tensor. Momentum starts at zero.
         """
         order = np.random.Generator(np.random.PCG64(seed))
-        self._noise = np.random.Generator(np.random.PCG64([seed, NOISE_STREAM]))
+        self._noise = self._generators(seed)
+        self._check_micro_batch(micro_batch)
         edges = self._edges(len(data), batch_size)
         steps = len(edges) - 1
         optimizer = optimizers.Optimizer("momentum", learning_rate, momentum=momentum, weight_decay=weight_decay)
@@ -179,10 +218,10 @@ class Trainer:
             for step in range(steps):
                 if should_stop and should_stop():
                     return TrainingResult(done, len(data), first, mean)
-                batch = data.batch(permutation[edges[step] : edges[step + 1]])
+                drawn = permutation[edges[step] : edges[step + 1]]
                 done += 1
                 try:
-                    loss = self.step(*batch)
+                    loss = self._step(data.y[drawn], micro_batch, _drawing(data, drawn))
                 except TrainingError as e:  # the int8 node refuses NaN before the loss is seen
                     raise TrainingError(f"step {done}: {e} (try a lower learning rate than {learning_rate:g})") from e
                 hint = f"try a lower learning rate than {learning_rate:g}"
@@ -194,7 +233,7 @@ class Trainer:
                     raise TrainingError(
                         f"gradient of {self._tensor_at(e.index)!r} isn't finite at step {done}: {hint}"
                     ) from e
-                total, seen = total + loss * len(batch[0]), seen + len(batch[0])
+                total, seen = total + loss * len(drawn), seen + len(drawn)
                 mean = total / seen
                 if progress:
                     progress(Progress(epoch, epochs, step + 1, steps, mean))
@@ -224,23 +263,23 @@ class Trainer:
 
     def evaluate(self, data: Dataset, batch_size: int = EVAL_BATCH) -> Evaluation:
         """Loss, accuracy and other scores of the current parameters on all of `data`."""
-        if self._eval is None:
-            self._eval = self._session(plans.EVAL)
+        if self._evaluation is None:
+            session = open_session(self.plan, plans.EVAL, self._options())
+            self._evaluation = session, Feeder(session, self._batch, self._weights, {})
+        session, feeder = self._evaluation
         scores = Scores(self.manifest)
         for start in range(0, len(data), batch_size):
-            x, y, *more = data.batch(np.arange(start, min(start + batch_size, len(data))))
-            binding = self._eval.io_binding()
-            for name, value in self._weights.items():
-                binding.bind_ortvalue_input(name, value)
-            self._feed(binding, x, y, *more)
+            indices = np.arange(start, min(start + batch_size, len(data)))
+            _, y, *_ = data.batch(indices, feeder.room(len(indices)))
+            binding = feeder.binding(len(indices))
             for output in (plans.LOSS, plans.PREDICTION):
                 binding.bind_output(output)
             try:
-                self._eval.run_with_iobinding(binding)
+                session.run_with_iobinding(binding)
             except Exception as e:
-                raise TrainingError(f"evaluation failed: {_first_line(e)}") from e
+                raise TrainingError(f"evaluation failed: {first_line(e)}") from e
             loss, prediction = binding.copy_outputs_to_cpu()
-            scores.add(float(loss), prediction, y)
+            scores.add(float(loss), prediction, y.copy())  # the room is filled anew
         if (found := scores.result()) is None:
             raise TrainingError(
                 f"evaluation failed: all labels are {self.manifest.loss_options.ignore_index}, the ignored one"
@@ -251,10 +290,10 @@ class Trainer:
         return next((t.name for t in self.manifest.tensors if t.offset <= index < t.end), "none")
 
 
-def _shared(array: NDArray[np.generic]) -> ort.OrtValue:
-    """The array as onnxruntime sees it, without a copy."""
-    return ort.OrtValue.ortvalue_from_numpy(array)
+def _drawing(data: Dataset, drawn: NDArray[np.integer]) -> Callable[[int, int, Sequence[Array]], None]:
+    """Fills a piece's room from the data set."""
 
+    def fill(start: int, end: int, room: Sequence[Array]) -> None:
+        data.batch(drawn[start:end], room)
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:500]
+    return fill

@@ -1,0 +1,34 @@
+"""Opens a plan's graphs in onnxruntime, with the options that training runs them with."""
+
+import onnxruntime as ort
+
+from fleetgrad.edge.training.plan_dir import Plan
+from fleetgrad.native import kernels
+from fleetgrad.wire.plan import PlanError
+
+
+def options(op_abi: int, threads: int) -> ort.SessionOptions:
+    """Of every session that trains or evaluates; `op_abi` is 0 for graphs without the C core's ops."""
+    found = ort.SessionOptions()
+    found.intra_op_num_threads = threads
+    found.inter_op_num_threads = 1
+    found.log_severity_level = 4
+    found.enable_mem_pattern = False  # its plan of buffers lies beside the arena: up to 1.7 times the memory
+    found.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # gradients are used and gone a little earlier
+    found.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if op_abi:
+        found.register_custom_ops_library(kernels.custom_ops_library())
+    return found
+
+
+def open_session(plan: Plan, name: str, how: ort.SessionOptions) -> ort.InferenceSession:
+    """The session of one of the plan's files; raises PlanError."""
+    try:
+        return ort.InferenceSession(str(plan.path(name)), how, providers=["CPUExecutionProvider"])
+    except Exception as e:
+        raise PlanError(f"plan {plan.directory}: onnxruntime can't load {name}: {first_line(e)}") from e
+
+
+def first_line(error: Exception) -> str:
+    """What onnxruntime says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:500]
