@@ -20,7 +20,21 @@ from fleetgrad.edge.training.scores import told
 from fleetgrad.wire import address
 from fleetgrad.wire.command_line import EXIT_FAILED, Format, make_app, parse_shape, run_app
 from fleetgrad.wire.loss import parse
-from fleetgrad.wire.model_options import BiasesOnly, Dim, Freeze, Last, Loss, LossOption, Train, choice_of, dims_of
+from fleetgrad.wire.model_options import (
+    BiasesOnly,
+    Dim,
+    Freeze,
+    Last,
+    LoraAlpha,
+    LoraFreezeA,
+    LoraGlobs,
+    LoraRank,
+    Loss,
+    LossOption,
+    Train,
+    choice_of,
+    dims_of,
+)
 from fleetgrad.wire.plan import Gradients
 
 app = make_app("Federated learning that runs on boards: the operator's side.\n\nBegin with `fleetgrad demo`.")
@@ -45,6 +59,10 @@ def new(
     freeze: Freeze = None,
     last: Last = None,
     biases_only: BiasesOnly = False,
+    lora: LoraGlobs = None,
+    lora_rank: LoraRank = None,
+    lora_alpha: LoraAlpha = None,
+    lora_freeze_a: LoraFreezeA = False,
     dim: Dim = None,
     rounds: Annotated[int, typer.Option(min=1)] = 15,
     codec: Codec = "blk8",
@@ -79,7 +97,7 @@ def new(
         directory,
         model,
         settings,
-        choice=choice_of(train, freeze, last, biases_only),
+        choice=choice_of(train, freeze, last, biases_only, lora, lora_rank, lora_alpha, lora_freeze_a),
         dims=dims_of(dim),
         notice=lambda text: err.print(f"note: {text}"),
     )

@@ -23,7 +23,21 @@ from fleetgrad.edge.training.plan_dir import open_plan
 from fleetgrad.edge.training.scores import told
 from fleetgrad.wire.command_line import EXIT_FAILED, Format, make_app, parse_shape, run_app
 from fleetgrad.wire.loss import LossName, parse
-from fleetgrad.wire.model_options import BiasesOnly, Dim, Freeze, Last, Loss, LossOption, Train, choice_of, dims_of
+from fleetgrad.wire.model_options import (
+    BiasesOnly,
+    Dim,
+    Freeze,
+    Last,
+    LoraAlpha,
+    LoraFreezeA,
+    LoraGlobs,
+    LoraRank,
+    Loss,
+    LossOption,
+    Train,
+    choice_of,
+    dims_of,
+)
 from fleetgrad.wire.plan import BatchNorm, Gradients, Optimizer, Profile
 
 app = make_app("Trains ONNX models on this board, by itself or in a federation.")
@@ -53,6 +67,10 @@ def compile_(
     freeze: Freeze = None,
     last: Last = None,
     biases_only: BiasesOnly = False,
+    lora: LoraGlobs = None,
+    lora_rank: LoraRank = None,
+    lora_alpha: LoraAlpha = None,
+    lora_freeze_a: LoraFreezeA = False,
     dim: Dim = None,
 ) -> None:
     """Compile an ONNX model into a plan that a board can train.
@@ -68,7 +86,7 @@ def compile_(
         gradients=gradients,
         profile=profile,
         batch_norm=batch_norm,
-        choice=choice_of(train, freeze, last, biases_only),
+        choice=choice_of(train, freeze, last, biases_only, lora, lora_rank, lora_alpha, lora_freeze_a),
         dims=dims_of(dim),
         output=output,
         notice=lambda text: err.print(f"note: {text}"),
@@ -91,6 +109,10 @@ def check(
     freeze: Freeze = None,
     last: Last = None,
     biases_only: BiasesOnly = False,
+    lora: LoraGlobs = None,
+    lora_rank: LoraRank = None,
+    lora_alpha: LoraAlpha = None,
+    lora_freeze_a: LoraFreezeA = False,
     dim: Dim = None,
     format: Format = "table",  # noqa: A002
 ) -> None:
@@ -105,7 +127,7 @@ def check(
     found = survey(
         model,
         dims_of(dim),
-        choice=choice_of(train, freeze, last, biases_only),
+        choice=choice_of(train, freeze, last, biases_only, lora, lora_rank, lora_alpha, lora_freeze_a),
         loss=loss,
         loss_options=parse(loss_option or []),
     )

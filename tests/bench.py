@@ -33,6 +33,7 @@ BENCHES = {
     "step": "fleetgrad.edge.bench.step",
     "training": "fleetgrad.edge.bench.training",
     "fidelity": "fleetgrad.edge.bench.fidelity",
+    "partial": "fleetgrad.edge.bench.partial",
     "accuracy": "fleetgrad.broker.bench.accuracy",
 }
 COLUMNS = ("figure", "value", "unit", "bound", "holds", "peer")

@@ -1,4 +1,4 @@
-"""What of a model trains, as users say it: names, the last layers, biases alone. Compilers read it (edge/autodiff/choosing.py)."""
+"""What of a model trains, as users say it: names, the last layers, biases, adapters. Compilers read it (edge/autodiff/choosing.py)."""
 
 import fnmatch
 from collections.abc import Sequence
@@ -6,16 +6,34 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class Lora:
+    """Low-rank adapters beside the weights that `globs` name: W + alpha / rank A B, A drawn from `seed`, B zero at first."""
+
+    globs: Sequence[str]
+    rank: int = 8
+    alpha: float = 16.0
+    freeze_a: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """`train` and `freeze` are globs of weights' names, `last` counts layers before the loss; the defaults choose all.
 
-    Each part narrows what the others leave.
+    Each part narrows what the others leave. With `lora`, what the others say trains as a whole beside the adapters, and
+    nothing does where they say nothing.
     """
 
     train: Sequence[str] = ()
     freeze: Sequence[str] = ()
     last: int | None = None
     biases_only: bool = False
+    lora: Lora | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether anything is to be trained as a whole: all is, unless adapters are asked for and nothing else."""
+        return self.lora is None or bool(self.train) or self.last is not None or self.biases_only
 
     def unasked(self, name: str) -> bool:
         """Whether the globs leave a weight out."""

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fleetgrad.wire.choice import Choice
+from fleetgrad.wire.choice import Choice, Lora
 from fleetgrad.wire.loss import BELONGS, LossName, shown
 
 MOST_IN_DIMENSION = 1 << 20
@@ -32,10 +32,42 @@ Last = Annotated[
 ]
 BiasesOnly = Annotated[bool, typer.Option("--biases-only", help="Train nothing but biases.", rich_help_panel=PART)]
 
+ADAPTERS = "Adapters (LoRA)"
+LoraGlobs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora", metavar="GLOB", rich_help_panel=ADAPTERS,
+        help="Weights, by name, that stay as they are and get two small factors beside them. Without --train, --last and "
+        "--biases-only nothing else trains.",
+    ),
+]  # fmt: skip
+LoraRank = Annotated[
+    int | None, typer.Option("--lora-rank", min=1, help="Of the factors' product; default: 8.", rich_help_panel=ADAPTERS)
+]  # fmt: skip
+LoraAlpha = Annotated[
+    float | None,
+    typer.Option("--lora-alpha", help="The product counts alpha / rank; default: 16.", rich_help_panel=ADAPTERS),
+]
+LoraFreezeA = Annotated[
+    bool,
+    typer.Option("--lora-freeze-a", help="Train B alone: averages are exact then.", rich_help_panel=ADAPTERS),
+]
 
-def choice_of(train: list[str] | None, freeze: list[str] | None, last: int | None, biases_only: bool) -> Choice:
-    """The choice that the options mean."""
-    return Choice(tuple(train or ()), tuple(freeze or ()), last, biases_only)
+
+def choice_of(
+    train: list[str] | None, freeze: list[str] | None, last: int | None, biases_only: bool,
+    lora: list[str] | None, rank: int | None, alpha: float | None, freeze_a: bool,
+) -> Choice:  # fmt: skip
+    """The choice that the options mean; raises typer.BadParameter for those of adapters without --lora."""
+    given = [
+        name for name, value in (("rank", rank), ("alpha", alpha), ("freeze-a", freeze_a or None)) if value is not None
+    ]
+    if given and not lora:
+        raise typer.BadParameter(f"--lora-{given[0]}: --lora GLOB says beside which weights adapters stand")
+    factors = None
+    if lora:
+        factors = Lora(tuple(lora), 8 if rank is None else rank, 16.0 if alpha is None else alpha, freeze_a)
+    return Choice(tuple(train or ()), tuple(freeze or ()), last, biases_only, factors)
 
 
 def dims_of(given: list[str] | None) -> dict[str, int]:

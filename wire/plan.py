@@ -6,7 +6,7 @@
                     fetches: LOSS (scalar, mean over the batch), GRADIENT + name for each trainable tensor, STATISTIC + name
                     for each personal one: what it is after the step
     eval.onnx       the same feeds without noise; fetches: LOSS (scalar, mean over the batch) and PREDICTION (the model's first output)
-    infer.onnx      the user's model; its initializers are external data that lies in params.bin
+    infer.onnx      the user's model; its initializers are external data that lies in params.bin, or computed from those
     params.bin      the model as one flat little-endian float32 vector
 
 The flat vector holds tensors in the order trainable, statistic, personal, frozen; each starts at a multiple of ALIGN
@@ -14,6 +14,7 @@ floats, padding is zero. What travels is its prefix: the trainable and the stati
 """
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -69,6 +70,20 @@ class Tensor(_Struct, frozen=True, kw_only=True):
         return self.offset + padded(self.size)
 
 
+class Adapter(_Struct, frozen=True, kw_only=True):
+    """Two factors of low rank beside a frozen tensor: the model computes with base + scale * product.
+
+    The product is a b where `order` is "ab" and the base is [in, out], a [in, rank], b [rank, out]; it is b a where the base
+    is [out, in, ...], b [out, rank, ...], a [rank, in, ...], as matrices of their first dimension and the others.
+    """
+
+    base: str
+    a: str
+    b: str
+    scale: float
+    order: Literal["ab", "ba"]
+
+
 class Feed(_Struct, frozen=True, kw_only=True):
     """One graph input beside the weights; `shape` leaves out the batch dimension, which comes first."""
 
@@ -105,6 +120,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     noise: tuple[Feed, ...] = ()
     output: tuple[int, ...]
     tensors: tuple[Tensor, ...]
+    adapters: tuple[Adapter, ...] = ()
     travels: int
     length: int
     optimizer: Optimizer = Optimizer()
@@ -174,7 +190,26 @@ def check(manifest: Manifest) -> Manifest:
         raise PlanError(f"plan has {length} floats, at most {MAX_FLOATS}")
     if not manifest.of_role("trainable"):
         raise PlanError("plan has no trainable tensor")
+    tensors = {t.name: t for t in manifest.tensors}
+    for adapter in manifest.adapters:
+        _check_adapter(adapter, tensors)
     return manifest
+
+
+def _check_adapter(adapter: Adapter, tensors: Mapping[str, Tensor]) -> None:
+    try:
+        base, a, b = (tensors[name] for name in (adapter.base, adapter.a, adapter.b))
+    except KeyError as e:
+        raise PlanError(f"adapter of {adapter.base!r} names the tensor {e}, which the plan has not") from None
+    left, right = (a, b) if adapter.order == "ab" else (b, a)
+    rank = right.shape[0] if right.shape else 0
+    sizes = (left.size, right.size, base.size) if base.shape else (0, 0, 0)
+    fits = rank and sizes == (base.shape[0] * rank, rank * (base.size // base.shape[0]), base.size)
+    if not fits or base.role != "frozen" or b.role != "trainable":
+        shown = ", ".join(f"{t.name!r} {list(t.shape)} {t.role}" for t in (base, a, b))
+        raise PlanError(f"adapter's tensors don't fit: {shown}, the product is {' '.join(adapter.order)}")
+    if not 0 < adapter.scale < math.inf:
+        raise PlanError(f"adapter of {adapter.base!r} has scale {adapter.scale:g}: above 0 and finite is possible")
 
 
 def encode(manifest: Manifest) -> bytes:

@@ -5,7 +5,8 @@
     graph      emits nodes                                    rules/     the rules, a file per family of ops
     losses     what training makes small                      compiling  makes the plan of all this
     statistics batch normalisation in training                dropout    masks that are fed
-    choosing   which weights train                            assembling the plan's graphs
+    choosing   which weights train                            adapters   factors beside weights that don't
+    assembling the plan's graphs                              prologue   what computes the user's weights in use
     survey     what can train                                 exporting  the plan's folder, the trained model
     zoo        models for demos and tests                     checker    rules against finite differences
     fidelity   int8 gradients against fp32

@@ -1,4 +1,4 @@
-"""Which weights train: those that the loss depends on, narrowed by names, by the last layers and to biases.
+"""Which weights train: those that the loss depends on, narrowed by names, by the last layers and to biases; or adapters.
 
 A layer is a node that reads weights and data, and the Add of a bias right after it; what is computed of weights alone, such
 as a transposed one, counts as the weight.
@@ -6,13 +6,16 @@ as a transposed one, counts as the weight.
 
 import fnmatch
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import onnx
 
+from fleetgrad.edge.autodiff.adapters import insert
 from fleetgrad.edge.autodiff.errors import ModelError
 from fleetgrad.edge.autodiff.front import Model
 from fleetgrad.edge.autodiff.registry import downstream, reads, upstream
-from fleetgrad.wire.choice import Choice
+from fleetgrad.wire.choice import Choice, matches
+from fleetgrad.wire.plan import Adapter
 
 BIAS_INPUT = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2, "LayerNormalization": 2, "BatchNormalization": 2,
               "InstanceNormalization": 2, "GroupNormalization": 2, "LSTM": 3, "GRU": 3, "RNN": 3}  # fmt: skip
@@ -23,8 +26,33 @@ def reaching(model: Model, goal: str) -> list[str]:
     return [name for name in model.weights if goal in downstream(model.nodes, [name], model.floats)]
 
 
-def chosen(model: Model, goal: str, possible: Sequence[str], choice: Choice) -> list[str]:
-    """Those of the weights `possible` that are chosen; raises ModelError when none is left."""
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A model, with adapters where those were chosen, the weights that train, those that could and were left, and what the
+    user may not expect."""
+
+    model: Model
+    trained: list[str]
+    left: frozenset[str]
+    adapters: tuple[Adapter, ...] = ()
+    notes: Sequence[str] = ()
+
+
+def choose(model: Model, goal: str, choice: Choice) -> Chosen:
+    """What a choice makes of a model whose loss is taken of the value `goal`; raises ModelError when it leaves nothing."""
+    possible = reaching(model, goal)
+    whole = _narrowed(model, goal, possible, choice) if choice.whole else []
+    if choice.lora is None:
+        return Chosen(model, whole, frozenset(possible) - set(whole))
+    apart = {*whole, *(name for name in possible if matches(name, choice.freeze))}
+    adapted, adapters, notes = insert(model, choice.lora, possible, apart)
+    factors = {n for a in adapters for n in ((a.b,) if choice.lora.freeze_a else (a.a, a.b))}
+    trained = [name for name in adapted.weights if name in factors or name in whole]
+    left = {*possible, *(n for a in adapters for n in (a.base, a.a))} - set(trained)
+    return Chosen(adapted, trained, frozenset(left), adapters, notes)
+
+
+def _narrowed(model: Model, goal: str, possible: Sequence[str], choice: Choice) -> list[str]:
     for option, globs in (("--train", choice.train), ("--freeze", choice.freeze)):
         for glob in globs:
             if not fnmatch.filter(model.weights, glob):

@@ -16,7 +16,7 @@ import onnx
 
 from fleetgrad.edge.autodiff import dropout, losses
 from fleetgrad.edge.autodiff.assembling import graphs
-from fleetgrad.edge.autodiff.choosing import chosen, reaching
+from fleetgrad.edge.autodiff.choosing import choose
 from fleetgrad.edge.autodiff.errors import ModelError, UnsupportedModel
 from fleetgrad.edge.autodiff.exporting import LITTLE, inference, write
 from fleetgrad.edge.autodiff.front import Model, read
@@ -61,20 +61,19 @@ def compile_model(
             "int8 gradients are made by custom ops, which the profile cpu-std has not: take fp32 gradients"
         )
     check_loss(loss, loss_options)
-    found, dropped = dropout.settle(read(model, dims, scalar=loss == "output"))
-    goal = losses.target(found.nodes, found.output, loss, loss_options, found.shapes)
-    possible = reaching(found, goal)
-    trained = chosen(found, goal, possible, choice)
-    left = set(possible) - set(trained)
-    passed = refuse_unsupported(found, goal, trained)
-    trained = with_gradient(found, goal, trained)
+    plain, dropped = dropout.settle(read(model, dims, scalar=loss == "output"))
+    goal = losses.target(plain.nodes, plain.output, loss, loss_options, plain.shapes)
+    chosen = choose(plain, goal, choice)
+    found = chosen.model
+    passed = refuse_unsupported(found, goal, chosen.trained)
+    trained = with_gradient(found, goal, chosen.trained)
     training, statistics = in_training(found, trained, passed) if batch_norm == "batch" else (found, [])
     training, noise = dropout.in_training(training, dropped)
-    for text in notes(found):
+    for text in (*notes(found), *chosen.notes):
         notice(text)
     running = {name for n in found.nodes if n.op_type == "BatchNormalization" for name in n.input[3:5]}
     for weight, reason in untrained(found, goal, trained).items():
-        if weight not in running | left and not choice.unasked(weight):
+        if weight not in running | chosen.left and not choice.unasked(weight):
             notice(f"{weight!r} stays as it is: {reason}")
     if name is None:
         name = model.stem if isinstance(model, Path) else found.source.graph.name or "model"
@@ -110,6 +109,7 @@ def compile_model(
             noise=noise,
             output=found.shapes[found.output][1:],
             tensors=tensors,
+            adapters=chosen.adapters,
             travels=max(t.end for t in tensors if t.role == "trainable"),
             length=tensors[-1].end,
             optimizer=optimizer,

@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
+from fleetgrad.edge.autodiff import prologue
 from fleetgrad.edge.autodiff.errors import ModelError
 from fleetgrad.wire import plan
 
@@ -41,7 +42,8 @@ def check_target(path: Path) -> None:
 
 
 def export_model(plan_dir: Path, params: NDArray[np.float32], path: Path) -> None:
-    """Writes the user's model with `params` (the flat vector, float32 [length]) as one self-contained ONNX file.
+    """Writes the user's model with `params` (the flat vector, float32 [length]) as one self-contained ONNX file, which has his
+    own initializers: adapters are merged into their weights.
 
     Raises ModelError when the vector's length or type isn't the plan's or `path` is no place for a file.
     """
@@ -56,6 +58,7 @@ def export_model(plan_dir: Path, params: NDArray[np.float32], path: Path) -> Non
     for tensor in manifest.tensors:
         values = params[tensor.offset : tensor.offset + tensor.size].reshape(tensor.shape)
         own[tensor.name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values, LITTLE), tensor.name))
+    prologue.fold(model)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_bytes(model.SerializeToString(deterministic=True))

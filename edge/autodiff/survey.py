@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 
 from fleetgrad.edge.autodiff import dropout, losses
-from fleetgrad.edge.autodiff.choosing import chosen, reaching
+from fleetgrad.edge.autodiff.choosing import Chosen, choose, reaching
 from fleetgrad.edge.autodiff.front import Model, load, read, unknown_ops
 from fleetgrad.edge.autodiff.graph import OPSET, Builder
 from fleetgrad.edge.autodiff.hidden import folded
@@ -94,10 +94,9 @@ def survey(
     if loss is not None:
         goal = losses.target(found.nodes, found.output, loss, loss_options, found.shapes)
         losses.label_shape(loss, loss_options, found.shapes[goal])
+    picked = choose(found, goal, choice) if reaching(found, goal) else Chosen(found, [], frozenset())
+    found, trained = picked.model, picked.trained
     reach = upstream(found.nodes, [goal])
-    possible = reaching(found, goal)
-    trained = chosen(found, goal, possible, choice) if possible else []
-    left = set(possible) - set(trained)
     objecting = _objecting(found, goal, trained)
     if not objecting:
         g = Builder(found.shapes, found.shapes, known=found.known)
@@ -111,11 +110,11 @@ def survey(
             rows.append(
                 NodeRow(node.op_type, name, True, "" if reach.intersection(node.output) else "doesn't reach the output")
             )
-    why = untrained(found, goal, trained) | dict.fromkeys(left, "not chosen")
+    why = untrained(found, goal, trained) | dict.fromkeys(picked.left, "not chosen")
     weights = _weights(found.source, trained, lambda name: why.get(name, "says how to compute"))
     part, whole = ([found.weights[name].size for name in names] for names in (trained, found.weights))
     totals = Totals(sum(part), sum(whole), sum(map(padded, part)), sum(map(padded, whole)))
-    return Survey(tuple(rows), weights, notes(found), totals)
+    return Survey(tuple(rows), weights, (*notes(found), *picked.notes), totals)
 
 
 def notes(model: Model) -> tuple[str, ...]:

@@ -202,6 +202,10 @@ def test_check_lists_what_would_train_and_what_would_travel(
         ("--last 9", "the model has 3 layers with weights"),
         ("--train fc*", "matches no float32 weight"),
         ("--loss-option delta=2", "--loss says of which loss"),
+        ("--lora-rank 2", "--lora GLOB says beside which weights"),
+        ("--lora-freeze-a", "--lora GLOB says beside which weights"),
+        ("--lora *.bias", "a vector has no factors"),
+        ("--lora *.weight --lora-alpha nan", "LoRA alpha nan: above 0"),
         ("--loss cross-entropy --loss-option class-weights=1,2", "2 class-weights for 3 classes"),
     ],
 )
@@ -228,3 +232,18 @@ def test_the_example_of_partial_training_prints_what_its_page_shows(
     printed = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert len(shown) == 10
     assert [" ".join(line.split()) for line in shown] == printed[-11:-3] + printed[-2:]
+
+
+def test_compile_and_check_take_adapters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    onnx.save(zoo.mlp(), tmp_path / "m.onnx")
+    flags = ["--lora", "*.weight", "--lora-rank", "4", "--lora-alpha", "4", "--last", "1"]
+    monkeypatch.setattr(sys, "argv", ["fleetgrad-edge", "check", str(tmp_path / "m.onnx"), *flags])
+    assert run_command() == 0
+    assert "3,082 of 27,914 numbers train; 3,088 of the plan's" in capsys.readouterr().out
+    words = ["fleetgrad-edge", "compile", str(tmp_path / "m.onnx"), *flags, "-o", str(tmp_path / "p")]
+    monkeypatch.setattr(sys, "argv", words)
+    assert run_command() == 0
+    assert "3,082 parameters in 6 tensors train" in capsys.readouterr().out
