@@ -1,6 +1,7 @@
 """The int8 weight gradients against NumPy on the same codes, bit by bit, under every capability; and what they refuse."""
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -28,11 +29,19 @@ def quantize(x: Array) -> tuple[Array, Array]:
     return np.rint(x * inverse.reshape(wide)).astype(np.int64), most / np.float32(127)
 
 
-def product(a: Array, b: Array, scales: Array, base: Array | None = None, blocks: list[int] | None = None) -> Array:
-    """a[k, m]^T b[k, n] in blocks of positions (of EXACT, or ending at `blocks`), each exact, added as floats in order."""
+def product(
+    a: Array,
+    b: Array,
+    scales: Array,
+    base: Array | None = None,
+    blocks: list[int] | None = None,
+    off: Array | float = 0.0,
+) -> Array:
+    """a[k, m]^T b[k, n] - off, in blocks of positions (of EXACT, or ending at `blocks`), each exact, added as floats in order."""
     out, start = base, 0
     for end in blocks or [*range(EXACT, a.shape[0], EXACT), a.shape[0]]:
         part = (a[start:end].T @ b[start:end]).astype(np.float32) * scales
+        part = part if start else part - np.float32(off)
         out, start = part if out is None else out + part, end
     assert out is not None
     return out
@@ -136,22 +145,61 @@ def positions(x: Array, kernel: Any, stride: Any, dilation: Any, begins: Any, en
     return np.moveaxis(stacked.reshape(*stacked.shape[:3], -1), 3, 1).reshape(-1, stacked.shape[1] * stacked.shape[2])
 
 
+def planes_mean(codes: Array, scale: Array, kernel: Any, stride: Any, dilation: Any, begins: Any, y: Any) -> Array:
+    """Mean of each channel over what the packed planes hold: float32[c]. Planes are the pixels with one remainder of the stride each."""
+    axes = []
+    for k, s, d, outputs in zip(kernel, stride, dilation, y, strict=True):
+        slots, length = min(k, s // math.gcd(s, d)), outputs + (k - 1) * d // s
+        axes.append([i * s + slot * d % s for slot in range(slots) for i in range(length)])
+    wide = [(b, max(0, max(axis) + 1 - b - n)) for axis, b, n in zip(axes, begins, codes.shape[2:], strict=True)]
+    held = np.pad(codes, [(0, 0), (0, 0), *wide])
+    for axis, places in enumerate(axes):
+        held = np.take(held, places, axis + 2)
+    others = tuple(i for i in range(held.ndim) if i != 1)
+    total, count = held.sum(others), held.size // held.shape[1]
+    return (scale.astype(np.float64) * total / count).astype(np.float32)
+
+
+def sum_in_lanes(dy: Array) -> Array:
+    """Sum of each channel of dy [n, c, ...], float64[c]: sixteen float32 lanes, added up as doubles after 4096 floats or more."""
+    total, lanes, taken = np.zeros(dy.shape[1]), np.zeros((dy.shape[1], 16), np.float32), 0
+    for image in dy.reshape(*dy.shape[:2], -1):
+        for start in range(0, image.shape[1], 4096):
+            run = image[:, start : start + 4096]
+            for i in range(0, run.shape[1], 16):
+                part = run[:, i : i + 16]
+                lanes[:, : part.shape[1]] += part
+            taken += run.shape[1]
+            if taken >= 4096:
+                for lane in lanes.T:
+                    total += lane
+                lanes[:], taken = 0, 0
+    for lane in lanes.T:
+        total += lane
+    return total
+
+
 def convolution(
     x: Array, dy: Array, kernel: Any, stride: Any, dilation: Any, pads: Any, group: int, base: Array | None = None
 ) -> Array:
-    """dW by NumPy: the product of im2col's columns and dY's, group by group."""
+    """dW by NumPy: the product of im2col's columns and dY's, group by group, less X's mean times what rounding added to dY."""
     rank = len(kernel)
     (a, x_scale), (b, dy_scale) = quantize(x), quantize(dy)
     outputs, blocks = dy.shape[1], ends_of_blocks(dy.shape[0], dy.shape[2:])
+    mean = planes_mean(a, x_scale, kernel, stride, dilation, pads[:rank], dy.shape[2:])
+    others = tuple(i for i in range(dy.ndim) if i != 1)
+    added = (dy_scale.astype(np.float64) * b.sum(others) - sum_in_lanes(dy)).astype(np.float32)
     pieces = []
-    for codes, scale, y, y_scale, old in zip(
-        np.split(a, group, 1), np.split(x_scale, group), np.split(b, group, 1), np.split(dy_scale, group),
+    for codes, scale, middle, y, y_scale, extra, old in zip(
+        np.split(a, group, 1), np.split(x_scale, group), np.split(mean, group), np.split(b, group, 1),
+        np.split(dy_scale, group), np.split(added, group),
         np.split(base, group) if base is not None else [None] * group, strict=True,
     ):  # fmt: skip
         columns = positions(codes, kernel, stride, dilation, pads[:rank], pads[rank:])
         rows = np.moveaxis(y.reshape(*y.shape[:2], -1), 1, 2).reshape(-1, y.shape[1])
         scales = y_scale[:, None] * np.repeat(scale, np.prod(kernel, dtype=int))[None, :]
-        pieces.append(product(rows, columns, scales, None if old is None else old.reshape(len(old), -1), blocks))
+        off = extra[:, None] * np.repeat(middle, np.prod(kernel, dtype=int))[None, :]
+        pieces.append(product(rows, columns, scales, None if old is None else old.reshape(len(old), -1), blocks, off))
     return np.concatenate(pieces).reshape(outputs, -1, *kernel)
 
 
@@ -234,6 +282,19 @@ def test_the_gradient_points_where_the_float_one_does(seed: int) -> None:
     gradients.matmul_weight_grad(x, dy, out)
     # Two operands with steps of absmax/127 and absmax about 3 deviations: relative error about sqrt(2) * 3/127/sqrt(12).
     assert (out * exact).sum() / np.linalg.norm(out) / np.linalg.norm(exact) > 0.9998
+
+
+def test_what_rounding_adds_to_a_channel_does_not_reach_the_gradient_by_the_mean_of_x(seed: int) -> None:
+    """As before batch normalisation: dY sums to nothing, X to much. The plain product's error is 1.7 to 3.5 times as large over 200 seeds."""
+    print(f"seed {seed}")
+    x, dy = normal(seed, 8, 16, 20, 20) + 6, normal(seed + 1, 8, 24, 20, 20)
+    dy -= dy.mean((0, 2, 3), keepdims=True)
+    out = np.empty((24, 16, 1, 1), np.float32)
+    gradients.conv_weight_grad(x, dy, out)
+    (a, x_scale), (b, dy_scale) = quantize(x), quantize(dy)
+    plain = np.einsum("nmhw,nchw->mc", b, a) * dy_scale[:, None] * x_scale[None, :]
+    exact = np.einsum("nmhw,nchw->mc", dy.astype(np.float64), x.astype(np.float64))
+    assert np.linalg.norm(plain - exact) > 1.25 * np.linalg.norm(out[..., 0, 0] - exact)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -4,6 +4,7 @@ dX = ConvTranspose(dY, W)                     (1x1: Conv with W transposed)
 db = sum of dY over batch and positions
 dW, int8:       fleetgrad.ConvWeightGrad, whatever the attributes; in three dimensions rows of windows [N P, taps C] and of
                 dY [N P, M] meet in fleetgrad.MatMulWeightGrad, group by group, and with many groups it is fp32
+dW, depthwise:  fp32 always, which is several times as fast
 dW, fp32, 1x1:  sum over the batch of dY [M, P] X^T [P, C]
 dW, fp32, k x k: the same for each tap, without an im2col buffer; with few channels a Conv with a one-hot kernel
                  makes the im2col
@@ -53,10 +54,10 @@ def weight_gradient(g: Builder, node: Node, x: str, dy: str, w: Windows, group: 
     """dW [M, C / group, *k] of a convolution from x [N, C, *w.x] to dy [N, M, *w.y], whose weight is node's second input."""
     m, c = g.shapes[node.x[1]][:2]
     int8 = g.int8 and node.x[1] in node.weights
-    if int8 and len(w.x) <= 2:
-        return g.op("ConvWeightGrad", x, dy, domain=DOMAIN, group=group, kernel_shape=w.kernel, **_attributes(w))
     if g.native and len(w.x) <= 2 and c == 1 and group > 1:
         return g.op("DepthwiseConvWeightGrad", x, dy, domain=DOMAIN, kernel_shape=w.kernel, **_attributes(w))
+    if int8 and len(w.x) <= 2:
+        return g.op("ConvWeightGrad", x, dy, domain=DOMAIN, group=group, kernel_shape=w.kernel, **_attributes(w))
     if int8 and 1 < group <= MOST_GROUPS:
         xs, dys = (g.ops("Split", v, outputs=group, axis=1, num_outputs=group) for v in (x, dy))
         parts = [_rows(g, node, a, b, (m // group, c), w) for a, b in zip(xs, dys, strict=True)]

@@ -1,7 +1,7 @@
 /* Weight gradients with int8 operands: dW = X^T dY for matrices and for convolutions.
  *
  * Both operands have a scale per column (absmax / 127; for images per channel) and are rounded to nearest even; sums are int32 over at most
- * 65536 positions, the sums' floats are added in order. A job is done in three stages, each of independent parts that any threads may do
+ * 65536 positions, the sums' floats are added in order. A convolution takes off what dY's rounding adds by way of X's mean. A job is done in three stages, each of independent parts that any threads may do
  * in any order: scales, packs, rows. fg_grad_refused after the first tells which column is NaN or infinite.
  */
 #ifndef FLEETGRAD_GRADIENTS_H

@@ -13,99 +13,15 @@
  * whole plane in one run, with zeros of dY where a window would cross the edge.
  *
  * With few outputs in a group (depthwise) each dW is a dot product of two such runs, and dY stays in the order that it has.
+ *
+ * Rounding leaves in each channel of dY a sum of errors, which X's mean would carry into dW; it is taken off:
+ *
+ *   dW[m][c][...] -= mean of X[c] * (scale of dY[m] * sum of its codes - sum of dY[m])
+ *
+ * with the mean of what lies in the planes, as codes. Where dY sums to almost nothing, as before batch normalisation, that is most of the error.
  */
-#define FEW_OUTPUTS 8 /* outputs of a group up to which dot products beat a product padded to 16 columns */
-#define MOST_SEGMENTS (GRAD_DEPTH / TILE_PAD)
 
-typedef struct {
-  size_t slots[2]; /* planes along each axis */
-  size_t plane[2]; /* their height and width */
-  size_t channel, image; /* codes of a channel and of an image */
-  size_t taps, in_group, out_group, rows, np;
-  int flat, direct;
-  size_t positions; /* of an image: outputs, or with flat those of a plane */
-  size_t piece;     /* positions of a segment, the last of a row or plane aside */
-  size_t pieces;    /* segments of a row, or with flat of a plane */
-  size_t segments, exact_segments, block_segments, depth, blocks, exact_blocks;
-  float *x_scale, *dy_scale, *x_inverse, *dy_inverse;
-  int32_t *corrections; /* [group][blocks][np] */
-  int32_t *sums;        /* [group][rows][np] */
-  Code *x;              /* [batch][channels][slots][slots][height][width] */
-  Code *dy;             /* [group][blocks][np][depth], direct: [outputs][batch][depth] */
-  size_t bytes;
-} ConvLayout;
-
-static inline size_t common_divisor(size_t a, size_t b) {
-  while (b) {
-    size_t rest = a % b;
-    a = b, b = rest;
-  }
-  return a;
-}
-
-static inline size_t parts_of(size_t n, size_t part) { return (n + part - 1) / part; }
-
-static ConvLayout conv_layout(const fg_conv_grad *job) {
-  ConvLayout l = {0};
-  const size_t *y = job->y_size;
-  for (size_t axis = 0; axis < 2; axis++) {
-    size_t stride = job->stride[axis], taps = job->kernel[axis], period = stride / common_divisor(stride, job->dilation[axis]);
-    l.slots[axis] = taps < period ? taps : period;
-    l.plane[axis] = y[axis] + (taps - 1) * job->dilation[axis] / stride;
-  }
-  l.channel = l.slots[0] * l.slots[1] * l.plane[0] * l.plane[1];
-  l.image = job->channels * l.channel;
-  l.taps = job->kernel[0] * job->kernel[1];
-  l.in_group = job->channels / job->group;
-  l.out_group = job->outputs / job->group;
-  l.rows = l.in_group * l.taps;
-  l.np = up_to(l.out_group, TILE_LANES);
-
-  size_t outputs = y[0] * y[1], run = (y[0] - 1) * l.plane[1] + y[1];
-  l.direct = l.out_group <= FEW_OUTPUTS && outputs <= GRAD_EXACT;
-  l.flat = l.direct || (outputs <= GRAD_EXACT && l.plane[1] < up_to(y[1], TILE_PAD) + TILE_PAD);
-  if (l.flat) {
-    l.positions = run;
-    l.pieces = parts_of(run, GRAD_DEPTH);
-    l.piece = up_to(parts_of(run, l.pieces), TILE_PAD);
-    l.pieces = parts_of(run, l.piece);
-    l.segments = job->batch * l.pieces;
-  } else {
-    l.positions = outputs;
-    l.piece = y[1] < GRAD_DEPTH ? y[1] : GRAD_DEPTH;
-    l.pieces = parts_of(y[1], l.piece);
-    l.segments = job->batch * y[0] * l.pieces;
-  }
-  /* Sums of at most GRAD_EXACT outputs are complete: whole images, or whole rows, or whole pieces; the same on every ISA. */
-  if (outputs <= GRAD_EXACT)
-    l.exact_segments = GRAD_EXACT / outputs * (l.flat ? l.pieces : y[0] * l.pieces);
-  else
-    l.exact_segments = y[1] <= GRAD_EXACT ? GRAD_EXACT / y[1] * l.pieces : GRAD_EXACT / GRAD_DEPTH;
-  if (l.exact_segments > l.segments) l.exact_segments = l.segments;
-  size_t padded_piece = up_to(l.piece, TILE_PAD);
-  l.block_segments = padded_piece < GRAD_DEPTH ? GRAD_DEPTH / padded_piece : 1;
-  if (l.block_segments > l.exact_segments) l.block_segments = l.exact_segments;
-  l.exact_blocks = parts_of(l.exact_segments, l.block_segments);
-  l.block_segments = parts_of(l.exact_segments, l.exact_blocks);
-  l.depth = l.block_segments * padded_piece;
-  size_t whole = l.segments / l.exact_segments;
-  l.blocks = whole * l.exact_blocks + parts_of(l.segments - whole * l.exact_segments, l.block_segments);
-
-  size_t at = 0, c = job->channels, m = job->outputs;
-  float *scales = (float *)(void *)take(&at, job->scratch, 2 * (c + m) * sizeof(float));
-  l.x_scale = scales, l.dy_scale = scales + c, l.x_inverse = scales + c + m, l.dy_inverse = scales + 2 * c + m;
-  l.x = (Code *)(void *)take(&at, job->scratch, (job->batch * l.image + 2 * DOT_STEP) * sizeof(Code));
-  if (l.direct) {
-    l.depth = up_to(run, DOT_STEP);
-    l.dy = (Code *)(void *)take(&at, job->scratch, m * job->batch * l.depth * sizeof(Code));
-  } else {
-    l.corrections = (int32_t *)(void *)take(&at, job->scratch, job->group * l.blocks * l.np * sizeof(int32_t));
-    l.dy = (Code *)(void *)take(&at, job->scratch, job->group * l.blocks * l.np * l.depth * sizeof(Code));
-    l.sums = (int32_t *)(void *)take(&at, job->scratch, job->group * l.rows * l.np * sizeof(int32_t));
-  }
-  l.bytes = at;
-  return l;
-}
+#include "conv_layout.inc.h"
 
 void FG_ISA(fg_conv_grad_plan)(const fg_conv_grad *job, fg_grad_parts *parts) {
   ConvLayout l = conv_layout(job);
@@ -119,11 +35,46 @@ void FG_ISA(fg_conv_grad_scales)(const fg_conv_grad *job, size_t part) {
   ConvLayout l = conv_layout(job);
   size_t c = job->channels;
   if (part >= c)
-    channel_scale(job->dy, job->batch, job->outputs, job->y_size[0] * job->y_size[1], part - c, l.dy_scale, l.dy_inverse);
+    channel_scale(job->dy, job->batch, job->outputs, job->y_size[0] * job->y_size[1], part - c, l.dy_scale, l.dy_inverse, l.dy_sum);
   else if (job->codes)
     take_scales(job->scale + part, 1, l.x_scale + part);
   else
-    channel_scale(job->x, job->batch, c, job->x_size[0] * job->x_size[1], part, l.x_scale, l.x_inverse);
+    channel_scale(job->x, job->batch, c, job->x_size[0] * job->x_size[1], part, l.x_scale, l.x_inverse, NULL);
+}
+
+static inline int32_t sum_of_codes(const Code *codes, size_t count) {
+  int32_t sum = 0;
+  for (size_t i = 0; i < count; i++) sum += codes[i];
+  return sum;
+}
+
+/* The same of rows' codes, without their bias. */
+static inline int64_t sum_of_pixels(const Code *codes, size_t count) {
+  int64_t total = 0;
+  for (size_t start = 0; start < count; start += GRAD_EXACT) {
+    size_t run = count - start < GRAD_EXACT ? count - start : GRAD_EXACT;
+#if defined(TILE_ROW_SUM)
+    total += TILE_ROW_SUM(codes + start, run);
+#else
+    int32_t sum = 0;
+    for (size_t i = start; i < start + run; i++) sum += (Code)(codes[i] - TILE_BIAS);
+    total += sum;
+#endif
+  }
+  return total;
+}
+
+/* Mean of what windows read of a channel of X, its padding included. */
+static inline float mean_of(const fg_conv_grad *job, const ConvLayout *l, size_t c) {
+  int64_t codes = 0;
+  for (size_t n = 0; n < job->batch; n++) codes += l->x_codes[n * job->channels + c];
+  return (float)((double)l->x_scale[c] * (double)codes / (double)(job->batch * l->channel));
+}
+
+/* What rounding added to a channel of dY. */
+static inline float rounding_of(const ConvLayout *l, size_t m, int64_t codes) {
+  double sum = (double)l->dy_scale[m] * (double)codes - l->dy_sum[m];
+  return sum > -0x1p96 && sum < 0x1p96 ? (float)sum : 0.0f; /* a sum of floats may have overflowed */
 }
 
 /* Every `stride`-th pixel of a row, from pixel `first` (negative: before the row's start), into a plane's row. */
@@ -173,6 +124,7 @@ static void pack_channel(const fg_conv_grad *job, const ConvLayout *l, size_t pl
         size_t at = row * job->x_size[1];
         split_row(x ? x + at : NULL, codes ? codes + at : NULL, job->x_size[1], first, job->stride[1], l->x_inverse[c], l->plane[1], out);
       }
+  l->x_codes[plane] = sum_of_pixels(l->x + plane * l->channel, l->channel);
   if (plane + 1 == job->batch * job->channels) /* what is read behind the last plane */
     for (size_t j = 0; j < 2 * DOT_STEP; j++) out[j] = ZERO_CODE;
 }
@@ -267,11 +219,18 @@ static void pack_block(const fg_conv_grad *job, const ConvLayout *l, size_t grou
         at += padded;
       }
       positions = at;
+#if !defined(TILE_COLUMN_SUM)
+      l->dy_codes[(group * l->blocks + block) * l->np + column + j] = sum_of_codes(lane, positions);
+#endif
     }
     size_t panel = column / TILE_WIDTH * TILE_WIDTH;
     interleave(lanes, PITCH, positions, b + panel * l->depth + (column - panel) * TILE_GROUP, panel_width(l->np, panel));
   }
-  correct_columns(b, l->np, l->depth, positions, l->corrections + (group * l->blocks + block) * l->np);
+  int32_t *corrections = l->corrections + (group * l->blocks + block) * l->np;
+  correct_columns(b, l->np, l->depth, positions, corrections);
+#if defined(TILE_COLUMN_SUM)
+  for (size_t j = 0; j < l->np; j++) l->dy_codes[(group * l->blocks + block) * l->np + j] = TILE_COLUMN_SUM(corrections[j]);
+#endif
 }
 
 void FG_ISA(fg_conv_grad_pack)(const fg_conv_grad *job, size_t part) {
@@ -287,6 +246,7 @@ void FG_ISA(fg_conv_grad_pack)(const fg_conv_grad *job, size_t part) {
       Code *out = l.dy + (m * job->batch + n) * l.depth;
       pack_flat(job, &l, job->dy + (n * job->outputs + m) * outputs, l.dy_inverse[m], 0, l.positions, out);
       for (size_t i = l.positions; i < l.depth; i++) out[i] = 0;
+      l.dy_codes[m * job->batch + n] = sum_of_codes(out, l.positions);
     }
   }
 }
@@ -303,6 +263,9 @@ static void direct_rows(const fg_conv_grad *job, const ConvLayout *l, size_t c) 
   size_t group = c / l->in_group, images = GRAD_EXACT / (job->y_size[0] * job->y_size[1]);
   for (size_t m = group * l->out_group; m < (group + 1) * l->out_group; m++) {
     float scale = l->x_scale[c] * l->dy_scale[m];
+    int64_t codes = 0;
+    for (size_t n = 0; n < job->batch; n++) codes += l->dy_codes[m * job->batch + n];
+    float off = mean_of(job, l, c) * rounding_of(l, m, codes);
     float *out = job->out + m * l->rows + c % l->in_group * l->taps;
     const float *base = job->base ? job->base + (out - job->out) : NULL;
     size_t calls = parts_of(l->taps, DOT_TAPS), each = parts_of(l->taps, calls);
@@ -316,14 +279,17 @@ static void direct_rows(const fg_conv_grad *job, const ConvLayout *l, size_t c) 
           const Code *a[DOT_TAPS], *dy = l->dy + (m * job->batch + n) * l->depth;
           for (size_t t = 0; t < taps; t++) a[t] = l->x + n * l->image + tap_start(job, l, c, tap + t);
           dots(a, taps, dy, l->depth, sums);
-          if (TILE_BIAS)
-            for (size_t i = 0; i < l->depth; i++) total += dy[i];
+          total += l->dy_codes[m * job->batch + n];
         }
         for (size_t t = 0; t < taps; t++) {
           uint32_t sum = (uint32_t)total * (uint32_t)TILE_BIAS; /* rows were read as code + 128 */
           for (size_t i = 0; i < DOT_LANES; i++) sum += (uint32_t)sums[t * DOT_LANES + i];
           float x = (float)(int32_t)sum * scale;
-          out[tap + t] = first ? out[tap + t] + x : base ? base[tap + t] + x : x;
+          if (first)
+            x = out[tap + t] + x;
+          else
+            x -= off;
+          out[tap + t] = base && !first ? base[tap + t] + x : x;
         }
       }
     }
@@ -332,24 +298,36 @@ static void direct_rows(const fg_conv_grad *job, const ConvLayout *l, size_t c) 
 
 /* A chunk's complete sums [rows][np] into dW [out_group][all rows]: four by four, transposed. */
 static void store_transposed(const fg_conv_grad *job, const ConvLayout *l, size_t group, size_t row, size_t rows, const int32_t *sums, int again) {
-  float scale[GRAD_ROWS];
-  for (size_t r = 0; r < rows; r++) scale[r] = l->x_scale[group * l->in_group + (row + r) / l->taps];
+  float scale[GRAD_ROWS], mean[GRAD_ROWS];
+  for (size_t r = 0; r < rows; r++) {
+    size_t c = group * l->in_group + (row + r) / l->taps;
+    scale[r] = l->x_scale[c];
+    mean[r] = again ? 0.0f : r && (row + r) % l->taps ? mean[r - 1] : mean_of(job, l, c);
+  }
   const float *base = again ? job->out : job->base;
-  for (size_t r = 0; r < rows; r += 4)
-    for (size_t j = 0; j < l->out_group; j += 4) {
+  for (size_t j = 0; j < l->out_group; j += 4) {
+    size_t width = l->out_group - j < 4 ? l->out_group - j : 4;
+    float off[4];
+    for (size_t i = 0; i < width; i++) {
+      int64_t codes = 0;
+      for (size_t block = 0; block < l->blocks; block++) codes += l->dy_codes[(group * l->blocks + block) * l->np + j + i];
+      off[i] = rounding_of(l, group * l->out_group + j + i, codes);
+    }
+    for (size_t r = 0; r < rows; r += 4) {
       Four v[4];
-      size_t height = rows - r < 4 ? rows - r : 4, width = l->out_group - j < 4 ? l->out_group - j : 4;
+      size_t height = rows - r < 4 ? rows - r : 4;
       for (size_t i = 0; i < 4; i++) memcpy(&v[i], sums + (r + (i < height ? i : 0)) * l->np + j, 16);
       transpose4(v);
       for (size_t i = 0; i < width; i++) {
         size_t m = group * l->out_group + j + i, at = m * l->rows + row + r;
         float dy_scale = l->dy_scale[m];
         for (size_t h = 0; h < height; h++) {
-          float x = (float)v[i][h] * (scale[r + h] * dy_scale);
+          float x = (float)v[i][h] * (scale[r + h] * dy_scale) - mean[r + h] * off[i];
           job->out[at + h] = base ? base[at + h] + x : x;
         }
       }
     }
+  }
 }
 
 /* A row of a tile, corrected, onto the sums of the blocks before. width: a multiple of TILE_LANES */

@@ -103,10 +103,6 @@ typedef struct {
   int first, last;
 } Store;
 
-/* Vectors wherever they lie; a memcpy of several goes by way of the stack, in pieces that the loads then wait for. */
-typedef uint32_t LooseSum __attribute__((vector_size(4 * NATIVE_LANES), aligned(4), may_alias));
-typedef NativeFloat LooseFloat __attribute__((aligned(4), may_alias));
-
 /* `rows` rows of sixteen sums. */
 static inline __attribute__((always_inline)) void store_16(const Store *s, size_t rows, const int32_t *sums, size_t width, int first, int last,
                                                            const float *base) {

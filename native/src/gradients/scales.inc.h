@@ -35,11 +35,53 @@ static void stripe_scales(const float *x, size_t rows, size_t pitch, size_t colu
   for (size_t j = 0; j < columns; j++) scale_of(most[j], scale + j, inverse + j);
 }
 
-/* Scale of channel `channel` of a tensor [batch][channels][size]. */
-static void channel_scale(const float *x, size_t batch, size_t channels, size_t size, size_t channel, float *scale, float *inverse) {
+/* Vectors wherever they lie; a memcpy of several goes by way of the stack, in pieces that the loads then wait for. */
+typedef uint32_t LooseSum __attribute__((vector_size(4 * NATIVE_LANES), aligned(4), may_alias));
+typedef NativeFloat LooseFloat __attribute__((aligned(4), may_alias));
+
+/* A sum that is the same on every ISA: of each run of at most SUM_RUN neighbours float i goes to lane i mod LANES_OF_SUM; lanes that have
+ * taken SUM_RUN floats or more are added up in order, as doubles. */
+#define LANES_OF_SUM 16
+#define SUM_RUN 4096
+
+typedef struct {
+  NativeFloat lanes[LANES_OF_SUM / NATIVE_LANES];
+  size_t taken;
+  double total;
+} LaneSum;
+
+static void settle(LaneSum *s) {
+  float each[LANES_OF_SUM];
+  memcpy(each, s->lanes, sizeof each);
+  for (size_t j = 0; j < LANES_OF_SUM; j++) s->total += (double)each[j];
+  memset(s->lanes, 0, sizeof s->lanes);
+  s->taken = 0;
+}
+
+static void add_run(LaneSum *s, const float *x, size_t n) {
+  size_t i = 0;
+  for (; i + LANES_OF_SUM <= n; i += LANES_OF_SUM)
+    for (size_t v = 0; v < LANES_OF_SUM / NATIVE_LANES; v++) s->lanes[v] += *(const LooseFloat *)(const void *)(x + i + v * NATIVE_LANES);
+  float rest[LANES_OF_SUM] = {0};
+  memcpy(rest, x + i, (n - i) * sizeof *x);
+  for (size_t v = 0; v < LANES_OF_SUM / NATIVE_LANES; v++) s->lanes[v] += *(const LooseFloat *)(const void *)(rest + v * NATIVE_LANES);
+  if ((s->taken += n) >= SUM_RUN) settle(s);
+}
+
+/* Scale of channel `channel` of a tensor [batch][channels][size], and where `sum` is given the sum of its values, plane by plane. */
+static void channel_scale(const float *x, size_t batch, size_t channels, size_t size, size_t channel, float *scale, float *inverse, double *sum) {
   uint32_t most = 0;
-  for (size_t n = 0; n < batch; n++) most = larger(most, absmax(x + (n * channels + channel) * size, size));
+  LaneSum lanes = {0};
+  for (size_t n = 0; n < batch; n++) {
+    const float *plane = x + (n * channels + channel) * size;
+    most = larger(most, absmax(plane, size));
+    if (sum)
+      for (size_t start = 0; start < size; start += SUM_RUN) add_run(&lanes, plane + start, size - start < SUM_RUN ? size - start : SUM_RUN);
+  }
   scale_of(most, scale + channel, inverse + channel);
+  if (!sum) return;
+  settle(&lanes);
+  sum[channel] = inverse[channel] > 0.0f ? lanes.total : 0.0;
 }
 
 /* Scales that came with codes: what isn't finite or is negative becomes NaN. */
@@ -57,7 +99,7 @@ int FG_ISA(fg_quantize_columns)(const float *x, size_t outer, size_t columns, si
       stripe_scales(x + first, outer, columns, count, scale + first, inverse);
     else
       for (size_t j = 0; j < count; j++)
-        channel_scale(x + first * inner, outer, columns, inner, j, scale + first, inverse);
+        channel_scale(x + first * inner, outer, columns, inner, j, scale + first, inverse, NULL);
     for (size_t j = 0; j < count; j++)
       if ((bits(scale[first + j]) & MAGNITUDE_MASK) >= EXPONENT_MASK) {
         *where = first + j;

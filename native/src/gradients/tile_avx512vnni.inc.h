@@ -11,6 +11,8 @@ typedef int8_t Code;
 #define TILE_BIAS (-128)
 #define DOT_STEP 64
 #define TILE_COLUMN_CORRECTION column_correction
+#define TILE_COLUMN_SUM(correction) ((correction) / 128)
+#define TILE_ROW_SUM sum_of_biased
 
 #define MULTIPLY_ADD(sum, unsigned_, signed_) __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(unsigned_), "v"(signed_))
 
@@ -54,6 +56,16 @@ static void product_tile(size_t rows, const Code *const *a, size_t step, const S
     tile_wide(2, rows, a, step, segments, count, b, sums);
   else
     tile_wide(1, rows, a, step, segments, count, b, sums);
+}
+
+/* Sum of codes that were biased. */
+static int32_t sum_of_biased(const Code *codes, size_t count) {
+  __m512i sums = _mm512_setzero_si512();
+  size_t i = 0;
+  for (; i + 64 <= count; i += 64) sums = _mm512_add_epi64(sums, _mm512_sad_epu8(_mm512_loadu_si512(codes + i), _mm512_setzero_si512()));
+  int32_t sum = (int32_t)_mm512_reduce_add_epi64(sums);
+  for (; i < count; i++) sum += (uint8_t)codes[i];
+  return sum - 128 * (int32_t)count;
 }
 
 static void column_correction(const Code *b, size_t width, size_t positions, int32_t *sums) {

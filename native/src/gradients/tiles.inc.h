@@ -17,6 +17,8 @@
  * TILE_ROW_CORRECTION (one row) and TILE_ROWS_CORRECTION (up to four whose runs are neighbours) name functions for what is to be taken
  * off. Sums are exact modulo 2^32, and the products' true sums stay within 2^31.
  *
+ * TILE_ROW_SUM and TILE_COLUMN_SUM, where an ISA has them, sum a row's codes without their bias and give a column's sum from its correction.
+ *
  * TILE_BIAS is added to the codes of rows (VNNI multiplies unsigned by signed); columns are signed.
  */
 #define TILE_LANES 16 /* columns are padded to this */
