@@ -101,7 +101,10 @@ def test_the_convolutions_gradient_is_that_of_the_reference_conv_on_the_quantize
 
     print(f"seed {seed}")
     size, y, weight, attributes = CONVOLUTIONS[case]
-    x, dy = normal(seed, *size), gradients.quantize_columns(normal(seed + 1, *y))[0] / np.float32(128)
+    x, dy = (
+        normal(seed, *size),
+        gradients.quantize_columns(normal(seed + 1, *y))[0].astype(np.float32) / np.float32(128),
+    )
     (dw,) = run("ConvWeightGrad", {"x": x, "dy": dy}, kernel_shape=weight[2:], **attributes)
     exact = []
     for operand in (x, dy):

@@ -157,7 +157,8 @@ def planes_mean(codes: Array, scale: Array, kernel: Any, stride: Any, dilation: 
         held = np.take(held, places, axis + 2)
     others = tuple(i for i in range(held.ndim) if i != 1)
     total, count = held.sum(others), held.size // held.shape[1]
-    return (scale.astype(np.float64) * total / count).astype(np.float32)
+    mean: Array = scale.astype(np.float64) * total / count
+    return mean.astype(np.float32)
 
 
 def sum_in_lanes(dy: Array) -> Array:
