@@ -196,3 +196,41 @@ def test_rms_normalization_trains_as_what_it_is_made_of(tmp_path: Path, profile:
     graph = helper.make_graph(nodes, "rms", inputs, outputs, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
     hold(module, normal(7, 6), tmp_path / "plan", profile, model=model)
+
+
+@pytest.mark.parametrize("heads", [2, 1], ids=["each with its own keys", "heads share keys"])
+@pytest.mark.parametrize("causal", [0, 1], ids=["whole", "causal"])
+def test_attention_trains_as_what_it_is_made_of(tmp_path: Path, causal: int, heads: int) -> None:
+    import torch
+    from onnx import TensorProto, helper, numpy_helper
+    from torch import nn
+
+    class Attention(nn.Module):  # type: ignore[misc]
+        """Two heads of three numbers over five places; keys and values have `heads`."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            sizes = {"q": (4, 6), "k": (4, 3 * heads), "v": (4, 3 * heads), "out": (6, 3)}
+            self.weights = nn.ParameterDict({n: nn.Parameter(torch.randn(s)) for n, s in sizes.items()})
+
+        def forward(self, x: Any) -> Any:
+            q, k, v = ((x @ self.weights[n]).unflatten(2, (-1, 3)).transpose(1, 2) for n in "qkv")
+            k, v = (t.repeat_interleave(2 // heads, 1) for t in (k, v))
+            seen = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=bool(causal))
+            return seen.transpose(1, 2).flatten(2).mean(1) @ self.weights["out"]
+
+    torch.manual_seed(5)
+    module = Attention()
+    nodes = [
+        *(helper.make_node("MatMul", ["x", f"weights.{n}"], [n]) for n in "qkv"),
+        helper.make_node("Attention", ["q", "k", "v"], ["a"], q_num_heads=2, kv_num_heads=heads, is_causal=causal),
+        helper.make_node("ReduceMean", ["a", "places"], ["mean"], keepdims=0),
+        helper.make_node("MatMul", ["mean", "weights.out"], ["y"]),
+    ]
+    weights = [numpy_helper.from_array(p.detach().numpy(), n) for n, p in module.named_parameters()]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("N", 5, 4))]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ("N", 3))]
+    places = numpy_helper.from_array(np.array([1]), "places")
+    graph = helper.make_graph(nodes, "attention", inputs, outputs, [*weights, places])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    hold(module, normal(7, 5, 4), tmp_path / "plan", "cpu-native", model=model)
