@@ -27,7 +27,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A forward node as a rule sees it: names, attributes, and which gradients are asked for."""
+    """A forward node as a rule sees it: names, attributes, which gradients are asked for, and values that hold trained weights."""
 
     proto: onnx.NodeProto
     needs: tuple[bool, ...]

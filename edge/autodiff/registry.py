@@ -26,6 +26,16 @@ Rule = Callable[..., Gradients]
 RULES: dict[str, tuple[int, Rule]] = {}
 STILL: dict[str, frozenset[int]] = {}
 FLAT: set[str] = set()
+MOVING = {
+    "Identity",
+    "Transpose",
+    "Reshape",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Split",
+    "Slice",
+}  # entries stay as they are
 
 
 def flat(*ops: str) -> None:
@@ -102,6 +112,20 @@ def _is_flat(node: onnx.NodeProto) -> bool:
     return node.domain in {"", "ai.onnx"} and node.op_type in FLAT
 
 
+def carrying(nodes: Sequence[onnx.NodeProto], weights: Iterable[str]) -> frozenset[str]:
+    """The weights and the values that hold entries of one as they are, such as the transposed weight of a dense layer.
+
+    Not so of a weight that is an embedding too: as the last layer it has a column for each word, few of which are labels in
+    a batch, and beside a label the rest of such a column of dY is lost in int8 (cosine 0.999).
+    """
+    looked_up = {node.input[0] for node in nodes if node.op_type == "Gather"}
+    found = set(weights)
+    for node in nodes:
+        if node.op_type in MOVING and not node.domain and node.input[0] in found - looked_up:
+            found.update(node.output)
+    return frozenset(found)
+
+
 def upstream(nodes: Sequence[onnx.NodeProto], goals: Iterable[str]) -> set[str]:
     """All values that `goals` depend on (and the goals)."""
     found = set(goals)
@@ -141,7 +165,7 @@ def differentiate(
     `nodes` are in topological order. Nothing is computed for values that don't depend on `wanted`. A wanted value that
     no seed depends on is missing from the answer.
     """
-    live, weights = downstream(nodes, wanted, floats), frozenset(wanted)
+    live, weights = downstream(nodes, wanted, floats), carrying(nodes, wanted)
     parts: dict[str, list[str]] = {name: [seed] for name, seed in seeds.items()}
 
     def gathered(name: str) -> str | None:
@@ -177,14 +201,14 @@ def reached(
 
 def objections(
     nodes: Sequence[onnx.NodeProto],
-    sources: Iterable[str],
+    sources: Collection[str],
     g: Callable[[], Builder],
     floats: Collection[str],
     opset: int,
 ) -> list[tuple[onnx.NodeProto, str]]:
     """The nodes that can't be differentiated, with the reason: each rule is tried on a builder that is thrown away."""
-    weights = frozenset(sources)
-    live = downstream(nodes, weights, floats)
+    weights = carrying(nodes, sources)
+    live = downstream(nodes, sources, floats)
     used = {name for proto in nodes for name in reads(proto)}
     found = []
     for proto in nodes:

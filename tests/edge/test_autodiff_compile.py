@@ -14,6 +14,7 @@ from fleetgrad.edge.autodiff import ModelError, UnsupportedModel, compile_model,
 from fleetgrad.native import kernels
 from fleetgrad.wire import plan
 from fleetgrad.wire.choice import Choice
+from fleetgrad.wire.loss import LossOptions
 
 
 def make(
@@ -144,6 +145,35 @@ def test_int8_plans_use_the_custom_ops_for_dense_and_conv_weights(tmp_path: Path
     kinds = [n.op_type for n in onnx.load(tmp_path / "plan" / plan.TRAIN).graph.node]
     assert kinds.count("MatMulWeightGrad") == 2
     assert kinds.count("ConvWeightGrad") == 2
+
+
+def test_a_weight_that_is_moved_before_it_is_used_takes_the_int8_op_but_a_tied_embedding(tmp_path: Path) -> None:
+    turned = [node("Transpose", "w", "t", perm=[1, 0]), node("MatMul", "x t", "y")]
+    parted = [
+        helper.make_node("Split", ["w"], ["a", "b"], num_outputs=2),
+        node("Transpose", "a", "t", perm=[1, 0]), node("Transpose", "b", "u", perm=[1, 0]),
+        node("MatMul", "x t", "c"), node("MatMul", "x u", "d"), node("Add", "c d", "y"),
+    ]  # fmt: skip
+    scaled = [node("Mul", "w two", "s"), node("Transpose", "s", "t", perm=[1, 0]), node("MatMul", "x t", "y")]
+    tied = [
+        node("Cast", "x", "i", to=TensorProto.INT64),
+        node("Gather", "w i", "e"),
+        *turned[:1],
+        node("MatMul", "e t", "y"),
+    ]
+    random = np.random.Generator(np.random.PCG64(7))
+    x, y = random.integers(0, 6, (8, 4)).astype(np.float32), random.integers(0, 3, 8)
+    cases = ((turned, "MatMulWeightGrad", 1), (parted, "MatMulWeightGrad", 2), (scaled, "Gemm", 1), (tied, "Gemm", 1))
+    for nodes, op, count in cases:
+        model = make(nodes, {"w": random.standard_normal((6, 4), np.float32), "two": np.float32(2)}, opset=18)
+        label = y if nodes is not tied else random.integers(0, 6, (8, 4))
+        how = {"loss_options": LossOptions(class_axis=-1)} if nodes is tied else {}
+        pair = [
+            gradients(model, x, label, tmp_path / kind, gradients=kind, **how)["w"].ravel() for kind in ("int8", "fp32")
+        ]
+        kinds = [n.op_type for n in onnx.load(tmp_path / "int8" / plan.TRAIN).graph.node]
+        assert kinds.count(op) == count, nodes
+        assert pair[0] @ pair[1] / np.linalg.norm(pair[0]) / np.linalg.norm(pair[1]) > 0.999
 
 
 def test_mse_has_the_gradient_of_its_mean(tmp_path: Path) -> None:
