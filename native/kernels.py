@@ -20,6 +20,11 @@ def custom_ops_library() -> str:
     return str(path)
 
 
+def scratch_most() -> int:
+    """The most bytes that kernels of the custom ops held at once since the last call; they aren't of onnxruntime's arena."""
+    return int(lib.fg_scratch_most())
+
+
 def ring_add(accumulator: NDArray[np.int64], values: Floats, weight: int) -> None:
     """accumulator[n] += weight * rint_even(values[n] * 2^32); a value beyond +-64 is refused before anything is added."""
     check("ring add", values, np.float32)

@@ -61,5 +61,6 @@ int fg_has_capability(int capability); /* 1 if this machine can run it */
 int fg_use_capability(int capability); /* FG_OK, or FG_CAPABILITY */
 int fg_capability(void);
 const char *fg_error_text(int error);
+size_t fg_scratch_most(void); /* bytes that the custom ops' kernels held at once since the last call; beside the runtime's arena */
 
 #endif

@@ -2,8 +2,10 @@
 #include "op.h"
 
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "ops.h"
 
@@ -56,14 +58,24 @@ OrtStatus *op_output(void *context, size_t index, size_t rank, const size_t *sha
   return ORT_SLOT(api, 51, TensorDataFn)(value, data);
 }
 
+/* Before a block's aligned start: its size (8 bytes), 7 unused ones, and how far it lies from where the allocator's block began. */
+enum { SCRATCH_NOTE = 16 };
+static atomic_size_t scratch_held, scratch_most;
+
+size_t fg_scratch_most(void) { return atomic_exchange(&scratch_most, atomic_load(&scratch_held)); }
+
 OrtStatus *op_scratch(size_t bytes, void **memory) {
   void *allocator, *start;
   OrtStatus *status = ORT_SLOT(api, 78, DefaultAllocatorFn)(&allocator);
-  if (!status) status = ORT_SLOT(api, 75, AllocatorAllocFn)(allocator, bytes + 64, &start);
+  if (!status) status = ORT_SLOT(api, 75, AllocatorAllocFn)(allocator, bytes + 64 + SCRATCH_NOTE, &start);
   if (status) return status;
-  uintptr_t aligned = ((uintptr_t)start + 64) & ~(uintptr_t)63; /* at least one byte on: where the block began is noted there */
-  ((unsigned char *)aligned)[-1] = (unsigned char)(aligned - (uintptr_t)start);
-  *memory = (void *)aligned;
+  uintptr_t aligned = ((uintptr_t)start + 63 + SCRATCH_NOTE) & ~(uintptr_t)63;
+  unsigned char *at = (void *)aligned;
+  memcpy(at - SCRATCH_NOTE, &bytes, sizeof bytes);
+  at[-1] = (unsigned char)(aligned - (uintptr_t)start);
+  *memory = at;
+  size_t held = atomic_fetch_add(&scratch_held, bytes) + bytes, most = atomic_load(&scratch_most);
+  while (held > most && !atomic_compare_exchange_weak(&scratch_most, &most, held)) continue;
   return NULL;
 }
 
@@ -71,6 +83,9 @@ void op_release(void *memory) {
   if (!memory) return;
   void *allocator;
   unsigned char *at = memory;
+  size_t bytes;
+  memcpy(&bytes, at - SCRATCH_NOTE, sizeof bytes);
+  atomic_fetch_sub(&scratch_held, bytes);
   OrtStatus *status = ORT_SLOT(api, 78, DefaultAllocatorFn)(&allocator);
   if (!status) status = ORT_SLOT(api, 76, AllocatorFreeFn)(allocator, at - at[-1]);
   if (status) ORT_SLOT(api, 93, ReleaseStatusFn)(status);
