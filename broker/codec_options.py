@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from fleetgrad.wire.coding.spec import NAMES, CodecSpec, Rounding
-
-SUFFIXES = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "KIB": 1024, "MIB": 1024**2}
+from fleetgrad.wire.sizes import parse_size
 
 CODECS_HELP = (
     "How updates travel. **auto**: small tensors in fp16, the rest at the rate of --bits or --bytes; for most fleets on slow "
@@ -39,18 +38,13 @@ def spec_of(
     if chosen is None:
         raise typer.BadParameter(f"--codec {name!r}: expected one of {', '.join(NAMES)}")
     try:
+        most = None if size is None else parse_size(size)
+    except ValueError as e:
+        raise typer.BadParameter(f"--bytes {e}") from e
+    try:
         return CodecSpec(
-            name=chosen, bits=bits, bytes=None if size is None else parse_size(size), fraction=fraction, step=step,
+            name=chosen, bits=bits, bytes=most, fraction=fraction, step=step,
             rounding=rounding,
         )  # fmt: skip
     except ValueError as e:
         raise typer.BadParameter(re.sub(r"^field `(\w+)`", r"--\1", str(e))) from e
-
-
-def parse_size(text: str) -> int:
-    """'400KB' as 400000; raises typer.BadParameter."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KM]?I?B?)", text.strip().upper().replace("_", ""))
-    factor = SUFFIXES.get(found.group(2) + ("B" if found.group(2) in ("K", "M", "KI", "MI") else "")) if found else None
-    if found is None or factor is None:
-        raise typer.BadParameter(f"--bytes {text!r}: expected a size as 400KB, 1.5MB or 65536")
-    return round(float(found.group(1)) * factor)

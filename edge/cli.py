@@ -21,6 +21,16 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _size(text: str) -> str:
+    from fleetgrad.wire.sizes import parse_size
+
+    try:
+        parse_size(text)
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(str(e)) from e
+    return text
+
+
 def parse_run(arguments: list[str]) -> argparse.Namespace:
     """The flags of `fleetgrad-edge run`."""
     parser = argparse.ArgumentParser(
@@ -36,11 +46,17 @@ def parse_run(arguments: list[str]) -> argparse.Namespace:
         "--timeout", type=_seconds, default=0.0, metavar="SECONDS",
         help="give up (exit code 3) when the broker stays down so long; default: edge.toml's, 0 waits for ever",
     )  # fmt: skip
+    parser.add_argument(
+        "--max-rss", type=_size, metavar="SIZE",
+        help="resident memory that training may take, as 200MB: batches run in pieces, or not at all; default: edge.toml's",
+    )  # fmt: skip
     return parser.parse_args(arguments)
 
 
 def run_daemon(arguments: list[str]) -> int:
     """Runs the daemon; the exit code."""
+    import msgspec
+
     from fleetgrad.edge import config, daemon
     from fleetgrad.wire.settings import SettingsError
 
@@ -50,6 +66,9 @@ def run_daemon(arguments: list[str]) -> int:
     except SettingsError as e:
         sys.stderr.write(f"fleetgrad-edge: {e}\n")
         return EXIT_USAGE
+    if options.max_rss:
+        device = msgspec.structs.replace(settings.device, max_rss=options.max_rss)
+        settings = msgspec.structs.replace(settings, device=device)
     return daemon.run(settings, folder, insecure=options.insecure, timeout=options.timeout)
 
 

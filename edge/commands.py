@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fleetgrad.edge.data import npz, split
+from fleetgrad.edge.training import memory
 from fleetgrad.edge.training import trainer as training
 from fleetgrad.edge.training.plan_dir import open_plan
 from fleetgrad.edge.training.scores import told
@@ -39,11 +40,19 @@ from fleetgrad.wire.model_options import (
     dims_of,
 )
 from fleetgrad.wire.plan import BatchNorm, Gradients, Optimizer, Profile
+from fleetgrad.wire.sizes import parse_size
 
 app = make_app("Trains ONNX models on this board, by itself or in a federation.")
 MOST_THREADS = 64  # as in edge.toml
 
 out, err = Console(markup=False), Console(stderr=True, highlight=False, markup=False)
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError as e:
+        raise typer.BadParameter(f"--max-rss {e}") from e
 
 
 @app.command("run")
@@ -169,6 +178,10 @@ def train(
     micro_batch: Annotated[
         int | None, typer.Option(min=1, help="Run batches as pieces of so many samples: less memory, the same model.")
     ] = None,
+    max_rss: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Resident memory that training may take, as 200MB: chooses the micro-batch."),
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Default: the plan's.")] = None,
     momentum: Annotated[float | None, typer.Option(help="Default: the plan's.")] = None,
     seed: Annotated[
@@ -187,6 +200,9 @@ def train(
         raise typer.BadParameter(f"--learning-rate {learning_rate:g}: above 0 and at most 1000")
     if momentum is not None and not 0 <= momentum < 1:
         raise typer.BadParameter(f"--momentum {momentum:g}: 0 or more, and under 1")
+    if micro_batch is not None and max_rss is not None:
+        raise typer.BadParameter("--micro-batch and --max-rss: one of them is needed, the limit chooses the other")
+    limit = None if max_rss is None else _size(max_rss)
     if output:
         from fleetgrad.edge.autodiff.exporting import check_target, export_model
 
@@ -199,13 +215,21 @@ def train(
     kept, held = split.held_out(classes, eval_fraction, seed)
     if not len(kept):
         raise training.TrainingError(f"{len(everything)} samples: none is left to train on")
-    trainer = training.Trainer(opened, threads)
+    own, others = everything.subset(kept), everything.subset(held) if len(held) else None
+    size = batch_size or defaults.batch_size
+    evaluated = training.EVAL_BATCH
+    if limit is not None:
+        whole = min(size, len(kept))
+        micro_batch = memory.micro_batch(manifest, whole, limit, memory.resident(), evaluation=others is not None)
+        evaluated = micro_batch or whole
+        if micro_batch:
+            err.print(f"note: batches of {size} run in pieces of {micro_batch} samples, to stay within {max_rss}")
+    trainer = training.Trainer(opened, threads, micro_batch)
     rows: list[dict[str, Any]] = []
     bar = Progress(
         TextColumn("epoch {task.fields[epoch]}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
         TextColumn("loss {task.fields[loss]:.4f}"), console=err, disable=format == "json" or not err.is_terminal,
     )  # fmt: skip
-    size = batch_size or defaults.batch_size
     steps = epochs * math.ceil(len(kept) / size)
     with bar:
         task = bar.add_task("train", total=steps, epoch=1, loss=0.0)
@@ -214,13 +238,13 @@ def train(
             bar.update(task, completed=p.epoch * p.steps + p.step, epoch=p.epoch + 1, loss=p.loss)
             if p.step == p.steps:
                 row: dict[str, Any] = {"epoch": p.epoch + 1, "loss": p.loss}
-                if len(held):
-                    found = trainer.evaluate(everything.subset(held))
+                if others is not None:
+                    found = trainer.evaluate(others, evaluated)
                     row |= {"eval_loss": found.loss, "eval_accuracy": found.accuracy, "eval_scores": found.scores}
                 rows.append(row)
 
         trainer.run_epochs(
-            everything.subset(kept),
+            own,
             epochs=epochs,
             batch_size=size,
             learning_rate=defaults.learning_rate if learning_rate is None else learning_rate,

@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from fleetgrad.wire.messages import Name
 from fleetgrad.wire.settings import load_toml
+from fleetgrad.wire.sizes import parse_size
 
 
 class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -15,12 +16,23 @@ class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Device(_Struct, frozen=True, kw_only=True):
-    """`spool` is the folder for what must survive a restart; `threads` is onnxruntime's."""
+    """`spool` is the folder for what must survive a restart; `threads` is onnxruntime's; `max_rss`, as 200MB, what the trainer may take."""
 
     id: Name
     key: str = "device.key"
     spool: str = "spool"
     threads: Annotated[int, Meta(ge=1, le=64)] = 1
+    max_rss: str | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            self.max_rss_bytes()
+        except ValueError as e:
+            raise ValueError(f"field `max-rss`: {e}") from e
+
+    def max_rss_bytes(self) -> int | None:
+        """`max_rss` as a number."""
+        return None if self.max_rss is None else parse_size(self.max_rss)
 
 
 class Federation(_Struct, frozen=True, kw_only=True):

@@ -108,7 +108,7 @@ class TrainerChild:
             "round": job.round, "attempt": job.attempt, "plan": job.plan, "params": job.params, "policy": job.policy,
             "seed": job.seed, "keys": job.keys, "output": job.output, "spool": str(self._spool),
             "data": self._data, "threads": self._config.device.threads, "residual-output": job.residual_output,
-            "carried": job.carried,
+            "carried": job.carried, "max-rss": self._config.device.max_rss_bytes(),
         }  # fmt: skip
         try:
             if self._child.stdin:

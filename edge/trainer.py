@@ -30,6 +30,7 @@ from fleetgrad.edge.config import Data
 from fleetgrad.edge.data import npz
 from fleetgrad.edge.data.dataset import DataError, Dataset
 from fleetgrad.edge.link.residual import Residual
+from fleetgrad.edge.training import memory
 from fleetgrad.edge.training import trainer as training
 from fleetgrad.edge.training.plan_dir import Plan, open_plan
 from fleetgrad.wire import bundle, codecs
@@ -62,6 +63,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     spool: str
     data: Data
     threads: int
+    max_rss: int | None = None
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -86,12 +88,23 @@ class _Loaded:
     """The plan and data of the last request; another of either replaces both."""
 
     def __init__(self, request: Request) -> None:
-        spool = Path(request.spool)
+        spool, d = Path(request.spool), request.data
         self.source = (request.plan, request.data)
-        self.trainer = training.Trainer(_unpacked(spool / request.plan, spool / "plans"), request.threads)
-        self.layout = VectorLayout.of(self.trainer.manifest)
-        d = request.data
-        self.data: Dataset = npz.load(Path(d.path), self.trainer.manifest, x=d.x, y=d.y, scale=d.scale, shape=d.shape)
+        plan = _unpacked(spool / request.plan, spool / "plans")
+        self.data: Dataset = npz.load(Path(d.path), plan.manifest, x=d.x, y=d.y, scale=d.scale, shape=d.shape)
+        self.layout = VectorLayout.of(plan.manifest)
+        self._manifest, self._before = plan.manifest, memory.resident()
+        self.trainer = training.Trainer(plan, request.threads, self.micro_batch(request))
+
+    def micro_batch(self, request: Request) -> int | None:
+        """What the request's limit leaves of its batch; None is all. Raises DoesNotFit."""
+        if request.max_rss is None:
+            return None
+        size = min(request.policy.batch_size, len(self.data))
+        found = memory.micro_batch(self._manifest, size, request.max_rss, self._before)
+        if found:
+            log("batches_run_in_pieces", round=request.round, samples=found, of=size, max_rss=request.max_rss)
+        return found
 
 
 def _unpacked(bundled: Path, plans: Path) -> Plan:
@@ -147,6 +160,7 @@ def train(request: Request, loaded: _Loaded, replies: IO[bytes]) -> Reply:
         momentum=policy.momentum,
         weight_decay=policy.weight_decay,
         seed=request.seed,
+        micro_batch=loaded.micro_batch(request),
         progress=progress,
     )
     files = PosixFiles(Path(request.spool))

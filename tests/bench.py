@@ -32,6 +32,7 @@ BENCHES = {
     "aggregate": "fleetgrad.broker.bench.aggregate",
     "step": "fleetgrad.edge.bench.step",
     "training": "fleetgrad.edge.bench.training",
+    "memory": "fleetgrad.edge.bench.memory",
     "fidelity": "fleetgrad.edge.bench.fidelity",
     "partial": "fleetgrad.edge.bench.partial",
     "accuracy": "fleetgrad.broker.bench.accuracy",

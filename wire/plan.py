@@ -20,7 +20,9 @@ from typing import Literal
 import msgspec
 
 from fleetgrad.wire import loss as losses
+from fleetgrad.wire import trial as trials
 from fleetgrad.wire.loss import LossName, LossOptions
+from fleetgrad.wire.trial import Memory, Trial
 
 SCHEMA = 1
 ALIGN = 16  # floats: 64 bytes, a cache line and the widest vector register
@@ -106,6 +108,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
 
     `inputs` are the model's own inputs, `label` the target's feed, `output` the prediction's shape without the batch.
     `noise` are the feeds of random numbers, as Dropout takes them. `travels` and `length` count floats: the prefix that is exchanged, and the whole vector.
+    `memory` and `trial` are what the compiler saw of a step (wire/trial.py); a plan that couldn't be run on made-up data has none.
     `files` maps each file of the plan (but the manifest) to its SHA-256 in hex.
     """
 
@@ -124,6 +127,8 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     travels: int
     length: int
     optimizer: Optimizer = Optimizer()
+    memory: Memory | None = None
+    trial: Trial | None = None
     files: dict[str, str] = {}
 
     @property
@@ -159,7 +164,8 @@ def check(manifest: Manifest) -> Manifest:
         raise PlanError(f"plan has schema {manifest.schema}, this version reads {SCHEMA}: compile the model again")
     try:
         losses.check(manifest.loss, manifest.loss_options, manifest.classes)
-    except losses.LossError as e:
+        trials.check(manifest.memory, manifest.trial)
+    except (losses.LossError, trials.TrialError) as e:
         raise PlanError(f"plan: {e}") from e
     if len({f.name for f in manifest.noise}) != len(manifest.noise):
         raise PlanError("plan names a feed of noise twice")

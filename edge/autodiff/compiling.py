@@ -4,13 +4,15 @@
                                                       eval.onnx    (the same inputs, loss and prediction)
                                                       infer.onnx   (the user's graph, weights in params.bin)
 
-The same model and options give the same bytes.
+The graphs run once, on made-up data: the manifest says what memory that took and what it gave. On one machine, the same
+model and options give the same bytes.
 """
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 
@@ -22,6 +24,7 @@ from fleetgrad.edge.autodiff.exporting import LITTLE, inference, write
 from fleetgrad.edge.autodiff.front import Model, read
 from fleetgrad.edge.autodiff.graph import DOMAIN, OPSET, Builder
 from fleetgrad.edge.autodiff.registry import objections, path, reached
+from fleetgrad.edge.autodiff.rehearsal import index_limits, rehearse
 from fleetgrad.edge.autodiff.statistics import in_training
 from fleetgrad.edge.autodiff.survey import notes, untrained
 from fleetgrad.native.kernels import OP_ABI
@@ -116,6 +119,9 @@ def compile_model(
             files={file: hashlib.sha256(raw).hexdigest() for file, raw in files.items()},
         )
     )
+    limits = index_limits(found.nodes, found.shapes, found.inputs)
+    memory, trial = rehearse(manifest, files, vector, limits, notice)
+    manifest = msgspec.structs.replace(manifest, memory=memory, trial=trial)
     write({**files, plan.MANIFEST: plan.encode(manifest)}, output)
     return manifest
 

@@ -18,6 +18,11 @@ from fleetgrad.wire.plan import Manifest
 LEAST_NORMALISED = 3  # samples of a micro-batch under batch normalisation: pairs would leave one of an odd batch over
 
 
+def least(manifest: Manifest) -> int:
+    """The smallest micro-batch that a plan can train with."""
+    return LEAST_NORMALISED if manifest.of_role("personal") else 1
+
+
 def cut(count: int, most: int | None) -> list[int]:
     """Where pieces of a batch of `count` samples begin and end: as few as have at most `most` samples, of nearly one size."""
     pieces = 1 if most is None else -(-count // most)

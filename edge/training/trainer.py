@@ -14,18 +14,22 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from fleetgrad.edge.data.dataset import Dataset
+from fleetgrad.edge.training import trial
 from fleetgrad.edge.training.feeding import Array, Feeder, shared
-from fleetgrad.edge.training.pieces import LEAST_NORMALISED, cut, shares
+from fleetgrad.edge.training.pieces import cut, least, shares
 from fleetgrad.edge.training.plan_dir import Plan, aligned
 from fleetgrad.edge.training.scores import Evaluation, Scores
 from fleetgrad.edge.training.sessions import first_line, open_session, options
 from fleetgrad.native import kernels, optimizers
 from fleetgrad.wire import plan as plans
+from fleetgrad.wire.trial import SAMPLES
 
 EVAL_BATCH = 256
+SHRINK = "memory.enable_memory_arena_shrinkage"  # after a run, for the device named
 NOISE_STREAM = 1  # beside the seed of a training: masks and the order of samples are drawn apart
 
 Floats = NDArray[np.float32]
+Fill = Callable[[int, int, Sequence[Array]], None]  # writes a batch's samples from start to end into a room
 
 
 class TrainingError(ValueError):
@@ -56,7 +60,8 @@ class TrainingResult:
 class Trainer:
     """Sessions of one plan over one flat vector, for as long as the federation lasts."""
 
-    def __init__(self, plan: Plan, threads: int = 1) -> None:
+    def __init__(self, plan: Plan, threads: int = 1, micro_batch: int | None = None) -> None:
+        """Opens the plan and makes its known step, in pieces of `micro_batch` samples; raises PlanError where it comes out otherwise."""
         self.plan, self.manifest = plan, plan.manifest
         if self.manifest.op_abi > kernels.OP_ABI:
             raise plans.PlanError(
@@ -81,6 +86,10 @@ class Trainer:
         self._batch = (*self.manifest.inputs[:1], self.manifest.label, *self.manifest.inputs[1:])  # as Dataset.batch
         self._check(outputs)
         self._feeder = Feeder(self._train, (*self._batch, *self.manifest.noise), self._weights, outputs)
+        self._how = ort.RunOptions()
+        self._how.add_run_config_entry(SHRINK, "cpu:0")  # or the arena would stay laid out for two samples
+        self._try(micro_batch)
+        self._how = ort.RunOptions()
 
     def _check(self, outputs: dict[str, ort.OrtValue]) -> None:
         """Raises PlanError unless the graph has just the inputs and outputs that the manifest names."""
@@ -141,14 +150,20 @@ class Trainer:
                     f"the plan takes {feed.dtype} {[len(y), *feed.shape]}"
                 )
 
-        def fill(start: int, end: int, room: Sequence[Array]) -> None:
-            for rows, array in zip(room, batch, strict=True):
-                np.copyto(rows, array[start:end])
-
         self._check_micro_batch(micro_batch)
-        return self._step(y, micro_batch, fill)
+        return self._step(y, micro_batch, _copying(batch))
 
-    def _step(self, y: Array, micro_batch: int | None, fill: Callable[[int, int, Sequence[Array]], None]) -> float:
+    def _step(self, y: Array, micro_batch: int | None, fill: Fill) -> float:
+        """Loss and gradient of a batch whose labels are y; `fill` writes a part of it to the room."""
+
+        def draw(start: int, end: int, room: Sequence[Array]) -> None:
+            fill(start, end, room[: len(self._batch)])
+            for generator, rows in zip(self._noise, room[len(self._batch) :], strict=True):
+                generator.random(out=rows, dtype=np.float32)  # type: ignore[arg-type]
+
+        return self._in_pieces(y, micro_batch, draw)
+
+    def _in_pieces(self, y: Array, micro_batch: int | None, fill: Fill) -> float:
         edges = cut(len(y), micro_batch)
         if len(edges) == 2:
             return self._piece(0, len(y), fill)
@@ -162,29 +177,42 @@ class Trainer:
         self._gradients[:] = self._sum
         return loss
 
-    def _piece(self, start: int, end: int, fill: Callable[[int, int, Sequence[Array]], None]) -> float:
-        room = self._feeder.room(end - start)
-        fill(start, end, room[: len(self._batch)])
-        for generator, rows in zip(self._noise, room[len(self._batch) :], strict=True):
-            generator.random(out=rows, dtype=np.float32)  # type: ignore[arg-type]
+    def _piece(self, start: int, end: int, fill: Fill) -> float:
+        fill(start, end, self._feeder.room(end - start))
         try:
-            self._train.run_with_iobinding(self._feeder.binding(end - start))
+            self._train.run_with_iobinding(self._feeder.binding(end - start), self._how)
         except Exception as e:
             raise TrainingError(f"a training step failed: {first_line(e)}") from e
         if math.isfinite(self._loss):
             self._flat[self._personal] = self._statistics[self._personal]
         return float(self._loss)
 
-    def _check_micro_batch(self, micro_batch: int | None) -> None:
-        least = self.least_micro_batch
-        if micro_batch is not None and micro_batch < least:
-            why = "its batch normalisation takes the statistics of each piece" if least > 1 else "a piece has a sample"
-            raise TrainingError(f"micro-batch {micro_batch}: the plan needs {least} or more, since {why}")
+    def _try(self, micro_batch: int | None) -> None:
+        """Makes the step that the plan knows the outcome of; raises PlanError where this machine's is another."""
+        if (expected := self.manifest.trial) is None:
+            return
+        known = trial.draw(self.manifest, expected.limits, expected.seed, SAMPLES)
+        ordered = [known[feed.name] for feed in (*self._batch, *self.manifest.noise)]
+        before = self._flat[self._personal].copy()
+        pieces = micro_batch if micro_batch and micro_batch >= least(self.manifest) else None
+        try:
+            loss = self._in_pieces(known[self.manifest.label.name], pieces, _copying(ordered))
+        except TrainingError as e:
+            raise plans.PlanError(
+                f"plan {self.plan.directory}: this board can't make the plan's known step: {e}"
+            ) from e
+        self._flat[self._personal] = before
+        if differs := trial.difference(expected, loss, *trial.told(self._gradients, expected.seed)):
+            raise plans.PlanError(
+                f"plan {self.plan.directory}: this board computes another step than the plan was compiled with: {differs}; "
+                f"it won't train (FLEETGRAD_CAPABILITY=serial chooses the plainest kernels)"
+            )
 
-    @property
-    def least_micro_batch(self) -> int:
-        """The smallest micro-batch that the plan can train with."""
-        return LEAST_NORMALISED if self._personal.stop else 1
+    def _check_micro_batch(self, micro_batch: int | None) -> None:
+        fewest = least(self.manifest)
+        if micro_batch is not None and micro_batch < fewest:
+            why = "its batch normalisation takes the statistics of each piece" if fewest > 1 else "a piece has a sample"
+            raise TrainingError(f"micro-batch {micro_batch}: the plan needs {fewest} or more, since {why}")
 
     def run_epochs(
         self,
@@ -290,7 +318,17 @@ class Trainer:
         return next((t.name for t in self.manifest.tensors if t.offset <= index < t.end), "none")
 
 
-def _drawing(data: Dataset, drawn: NDArray[np.integer]) -> Callable[[int, int, Sequence[Array]], None]:
+def _copying(batch: Sequence[Array]) -> Fill:
+    """Fills a piece's room from a batch."""
+
+    def fill(start: int, end: int, room: Sequence[Array]) -> None:
+        for rows, array in zip(room, batch, strict=True):
+            np.copyto(rows, array[start:end])
+
+    return fill
+
+
+def _drawing(data: Dataset, drawn: NDArray[np.integer]) -> Fill:
     """Fills a piece's room from the data set."""
 
     def fill(start: int, end: int, room: Sequence[Array]) -> None:

@@ -138,6 +138,7 @@ def test_a_trainer_killed_under_error_feedback_repeats_payload_and_residual(
         ({"params": "objects/none"}, "No such file", False),
         ({"plan": "objects/bb"}, "plan bundle", True),
         ({"data": {"path": "data.npz", "x": "y"}}, "data.npz", True),
+        ({"max-rss": 10_000_000}, "MB would do", True),
     ],
 )
 def test_what_it_cannot_do_is_one_reply_and_the_trainer_lives_on(
