@@ -13,6 +13,7 @@ import onnx
 from fleetgrad.edge.autodiff.adapters import insert
 from fleetgrad.edge.autodiff.errors import ModelError
 from fleetgrad.edge.autodiff.front import Model
+from fleetgrad.edge.autodiff.quantized import ADVICE, integer_ops
 from fleetgrad.edge.autodiff.registry import downstream, reads, upstream
 from fleetgrad.wire.choice import Choice, matches
 from fleetgrad.wire.plan import Adapter
@@ -73,7 +74,10 @@ def _narrowed(model: Model, goal: str, possible: Sequence[str], choice: Choice) 
     if not found:
         count = f"({len(model.weights)} float32 initializers)"
         if not possible:
-            raise ModelError(f"the model has no trainable weights: no float32 initializer reaches the output {count}")
+            advice = f"; it computes in integers: {ADVICE}" if integer_ops(model.source) else ""
+            raise ModelError(
+                f"the model has no trainable weights: no float32 initializer reaches the output {count}{advice}"
+            )
         why = "all are frozen" if choice == Choice(freeze=choice.freeze) else "none is chosen"
         raise ModelError(f"the model has no trainable weights: {why} {count}; these could train: {', '.join(possible)}")
     return found

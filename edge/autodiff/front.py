@@ -15,11 +15,13 @@ from fleetgrad.edge.autodiff.errors import ModelError, UnsupportedModel, first_l
 from fleetgrad.edge.autodiff.graph import OPSET, Array, Shape
 from fleetgrad.edge.autodiff.hidden import computed, surface, untie
 from fleetgrad.edge.autodiff.measuring import constant, feeds_of, free_batch, measure, pin_squeezes, varying
+from fleetgrad.edge.autodiff.quantized import ADVICE, INTEGER_OPS, lift, relax, straight
 from fleetgrad.edge.autodiff.registry import downstream, reads
 from fleetgrad.edge.autodiff.sequences import unlist
 from fleetgrad.wire import plan
 
-SETTINGS = {("Resize", 1), ("Resize", 2), ("Pow", 1)}  # float inputs that say how to compute
+SETTINGS = {("Resize", 1), ("Resize", 2), ("Pow", 1), ("QuantizeLinear", 1), ("DequantizeLinear", 1)}  # float inputs
+# that say how to compute
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,8 @@ class Model:
     """A checked model with one output, whose inputs have the batch as their first dimension.
 
     `source` is the user's model, `nodes` its computation at OPSET with float32 weights and other `constants` beside it.
-    `shapes` covers every value, `floats` names the float32 ones, `known` has the values that no input changes. A scalar
+    `shapes` covers every value, `floats` names the float32 ones, and those integers that stand for them (quantized.py);
+    `known` has the values that no input changes. A scalar
     initializer is a constant and no weight: it is an exponent, an epsilon or a bound, which training must not move.
     """
 
@@ -100,10 +103,12 @@ def read(
     if unknown := unknown_ops(source):
         raise UnsupportedModel(unknown)
     unlist(source)
+    lifted = lift(source)
     surface(source)
     untie(source)
 
     converted = _convert(source)
+    relax(converted, lifted)
     try:
         shapes, values = measure(converted, feeds)
         free = shapes[graph.output[0].name][:1] == (-1,) or (scalar and not shapes[graph.output[0].name])
@@ -136,14 +141,16 @@ def read(
         and t.dims
         and 0 not in t.dims
         and not uses.get(t.name, {("", 0)}) <= SETTINGS
+        and t.name not in lifted.scales
         and not computed(source, t.name, uses.get(t.name, set()))
     }
+    known = constant(nodes, [*(f.name for f in feeds), *weights], values)
+    floats |= straight(nodes, known)
     live = downstream(nodes, weights, floats)
     for name in varying(converted, feeds, values[0]):
         if name in live:
             raise ModelError(f"the shape of value {name!r} depends on the data: no gradient can be written for it")
     constants = tuple(t for t in converted.graph.initializer if t.name not in weights)
-    known = constant(nodes, [*(f.name for f in feeds), *weights], values)
     return Model(source, nodes, weights, constants, tuple(feeds), output, shapes, floats, known)
 
 
@@ -166,10 +173,14 @@ def unknown_ops(model: onnx.ModelProto) -> list[tuple[str, str, str]]:
     """Nodes whose op neither the standard nor the model's functions define, as (op, name, reason)."""
     own = {(f.domain, f.name) for f in model.functions}
     return [
-        (n.op_type, n.name or n.output[0], f"unknown op of domain {n.domain!r}")
+        (n.op_type, n.name or n.output[0], f"unknown op of domain {n.domain!r}{_instead(n)}")
         for n in model.graph.node
         if (n.domain, n.op_type) not in own and not onnx.defs.has(n.op_type, "" if n.domain == "ai.onnx" else n.domain)
     ]
+
+
+def _instead(node: onnx.NodeProto) -> str:
+    return f" that computes in integers: {ADVICE}" if node.op_type in INTEGER_OPS else ""
 
 
 def _convert(source: onnx.ModelProto) -> onnx.ModelProto:

@@ -35,7 +35,9 @@ MOVING = {
     "Unsqueeze",
     "Split",
     "Slice",
-}  # entries stay as they are
+    "QuantizeLinear",
+    "DequantizeLinear",
+}  # entries stay as they are, but for rounding
 
 
 def flat(*ops: str) -> None:

@@ -12,6 +12,7 @@ from fleetgrad.edge.autodiff.choosing import Chosen, choose, reaching
 from fleetgrad.edge.autodiff.front import Model, load, read, unknown_ops
 from fleetgrad.edge.autodiff.graph import OPSET, Builder
 from fleetgrad.edge.autodiff.hidden import folded
+from fleetgrad.edge.autodiff.quantized import ADVICE, integer_ops
 from fleetgrad.edge.autodiff.registry import FLAT, barrier, objections, path, reached, upstream
 from fleetgrad.wire.choice import ALL, Choice
 from fleetgrad.wire.loss import LossName, LossOptions
@@ -119,14 +120,18 @@ def survey(
 
 def notes(model: Model) -> tuple[str, ...]:
     """What of a model trains otherwise than its author may expect."""
-    names = folded(model.source)
-    if not names:
-        return ()
-    return (
-        f"batch normalisation was multiplied into {len(names)} layers ({names[0]!r} ...) and won't normalise while "
-        "training: export with training=torch.onnx.TrainingMode.TRAINING, do_constant_folding=False, or with dynamo=True "
-        "the module in train() and optimize=False",
-    )
+    found = []
+    if names := folded(model.source):
+        found.append(
+            f"batch normalisation was multiplied into {len(names)} layers ({names[0]!r} ...) and won't normalise while "
+            "training: export with training=torch.onnx.TrainingMode.TRAINING, do_constant_folding=False, or with dynamo=True "
+            "the module in train() and optimize=False"
+        )
+    if names := integer_ops(model.source):
+        found.append(
+            f"{len(names)} nodes ({names[0]!r} ...) compute in integers, and nothing before them trains: {ADVICE}"
+        )
+    return tuple(found)
 
 
 def untrained(model: Model, goal: str, trained: Collection[str]) -> dict[str, str]:

@@ -16,6 +16,8 @@ def options(op_abi: int, threads: int) -> ort.SessionOptions:
     found.enable_mem_pattern = False  # its plan of buffers lies beside the arena: up to 1.7 times the memory
     found.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # gradients are used and gone a little earlier
     found.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Moving quantized pairs past a Transpose, onnxruntime 1.32 gives them another type; training reads the values between, too.
+    found.add_session_config_entry("session.disable_quant_qdq", "1")
     if op_abi:
         found.register_custom_ops_library(kernels.custom_ops_library())
     return found
