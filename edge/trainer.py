@@ -42,6 +42,7 @@ from fleetgrad.wire.plan import PlanError
 from fleetgrad.wire.seeds import Keys
 
 PR_SET_PDEATHSIG = 1
+CACHE = "cache"  # in the plan's folder, and gone with it
 DISK_RETRY_SECONDS, MOST_DISK_RETRY_SECONDS = 1.0, 60.0
 
 T = TypeVar("T")
@@ -94,7 +95,7 @@ class _Loaded:
         self.data: Dataset = npz.load(Path(d.path), plan.manifest, x=d.x, y=d.y, scale=d.scale, shape=d.shape)
         self.layout = VectorLayout.of(plan.manifest)
         self._manifest, self._before = plan.manifest, memory.resident()
-        self.trainer = training.Trainer(plan, request.threads, self.micro_batch(request))
+        self.trainer = training.Trainer(plan, request.threads, self.micro_batch(request), plan.directory / CACHE)
 
     def micro_batch(self, request: Request) -> int | None:
         """What the request's limit leaves of its batch; None is all. Raises DoesNotFit."""

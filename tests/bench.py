@@ -33,6 +33,7 @@ BENCHES = {
     "step": "fleetgrad.edge.bench.step",
     "training": "fleetgrad.edge.bench.training",
     "memory": "fleetgrad.edge.bench.memory",
+    "startup": "fleetgrad.edge.bench.startup",
     "fidelity": "fleetgrad.edge.bench.fidelity",
     "partial": "fleetgrad.edge.bench.partial",
     "accuracy": "fleetgrad.broker.bench.accuracy",

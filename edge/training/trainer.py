@@ -8,6 +8,7 @@ and seed give the same bytes on one machine.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from fleetgrad.edge.data.dataset import Dataset
 from fleetgrad.edge.training import trial
+from fleetgrad.edge.training.cache import cached_session
 from fleetgrad.edge.training.feeding import Array, Feeder, shared
 from fleetgrad.edge.training.pieces import cut, least, shares
 from fleetgrad.edge.training.plan_dir import Plan, aligned
@@ -60,8 +62,11 @@ class TrainingResult:
 class Trainer:
     """Sessions of one plan over one flat vector, for as long as the federation lasts."""
 
-    def __init__(self, plan: Plan, threads: int = 1, micro_batch: int | None = None) -> None:
-        """Opens the plan and makes its known step, in pieces of `micro_batch` samples; raises PlanError where it comes out otherwise."""
+    def __init__(self, plan: Plan, threads: int = 1, micro_batch: int | None = None, cache: Path | None = None) -> None:
+        """Opens the plan and makes its known step, in pieces of `micro_batch` samples; raises PlanError where it comes out otherwise.
+
+        `cache` is a folder where onnxruntime's work on the graphs is kept for the next time.
+        """
         self.plan, self.manifest = plan, plan.manifest
         if self.manifest.op_abi > kernels.OP_ABI:
             raise plans.PlanError(
@@ -76,8 +81,8 @@ class Trainer:
         self._sum: Floats | None = None  # of the pieces' gradients, where batches are cut
         self._loss = np.zeros((), np.float32)
         self._noise = self._generators(0)
-        self._threads = threads
-        self._train = open_session(plan, plans.TRAIN, self._options())
+        self._threads, self._cache = threads, cache
+        self._train = self._open(plans.TRAIN)
         self._evaluation: tuple[ort.InferenceSession, Feeder] | None = None
         self._weights = {t.name: shared(self._view(self._flat, t)) for t in (*trainable, *personal)}
         outputs = {plans.GRADIENT + t.name: shared(self._view(self._gradients, t)) for t in trainable}
@@ -111,6 +116,11 @@ class Trainer:
 
     def _options(self) -> ort.SessionOptions:
         return options(self.manifest.op_abi, self._threads)
+
+    def _open(self, name: str) -> ort.InferenceSession:
+        if self._cache is None:
+            return open_session(self.plan, name, self._options())
+        return cached_session(self.plan, name, self._threads, self._cache)
 
     def _generators(self, seed: int) -> list[np.random.Generator]:
         """One for each feed of noise, so that a batch's numbers are the same in whatever pieces they are drawn."""
@@ -292,7 +302,7 @@ class Trainer:
     def evaluate(self, data: Dataset, batch_size: int = EVAL_BATCH) -> Evaluation:
         """Loss, accuracy and other scores of the current parameters on all of `data`."""
         if self._evaluation is None:
-            session = open_session(self.plan, plans.EVAL, self._options())
+            session = self._open(plans.EVAL)
             self._evaluation = session, Feeder(session, self._batch, self._weights, {})
         session, feeder = self._evaluation
         scores = Scores(self.manifest)
