@@ -9,6 +9,7 @@
     assembling the plan's graphs                              prologue   what computes the user's weights in use
     survey     what can train                                 exporting  the plan's folder, the trained model
     zoo        models for demos and tests                     checker    rules against finite differences
+    rehearsal  what a step takes and gives
     fidelity   int8 gradients against fp32                    quantized  integer weights, pairs of Q and DQ
 
 It needs the package `onnx` (the extra [compile]).

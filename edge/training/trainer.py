@@ -138,12 +138,19 @@ class Trainer:
         return self._flat
 
     def load(self, parameters: Floats) -> None:
-        """Sets the part of the model that travels; raises TrainingError if it has another size or isn't finite."""
-        if parameters.shape != self.parameters.shape:
+        """Sets the part of the model that travels, or all of it; raises TrainingError if it has another size or isn't finite."""
+        if parameters.shape not in (self.parameters.shape, self.model.shape):
             raise TrainingError(f"model has {parameters.size} floats, the plan has {self.manifest.travels}")
         if (index := kernels.find_nonfinite(np.ascontiguousarray(parameters, np.float32))) >= 0:
             raise TrainingError(f"model holds {parameters[index]} at {index} (tensor {self._tensor_at(index)})")
-        self.parameters[:] = parameters
+        frozen = self.manifest.of_role("frozen")
+        if parameters.size > self.parameters.size and frozen:
+            kept = slice(frozen[0].offset, frozen[-1].end)
+            if not np.array_equal(parameters[kept], self.model[kept]):
+                raise TrainingError(
+                    "model has other frozen weights than the plan, whose graphs hold them: compile it again"
+                )
+        self.model[: parameters.size] = parameters
 
     def step(self, x: Array, y: Array, *more: Array, micro_batch: int | None = None) -> float:
         """Runs one batch (as Dataset.batch gives it) forward and back; gradients are then in place. Returns its mean loss.
@@ -290,6 +297,10 @@ class Trainer:
     def delta(self, base: Floats) -> Floats:
         """What training changed: parameters - base, float32[travels]."""
         return self.parameters - base
+
+    def weights(self) -> dict[str, Floats]:
+        """Trainable tensors by name; views, which may be written to."""
+        return {t.name: self._view(self._flat, t) for t in self.manifest.of_role("trainable")}
 
     def gradients(self) -> dict[str, Floats]:
         """Gradients of the last step by tensor; views."""
