@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import typer
@@ -64,6 +64,10 @@ def new(
     lora_alpha: LoraAlpha = None,
     lora_freeze_a: LoraFreezeA = False,
     dim: Dim = None,
+    batch_norm: Annotated[
+        Literal["frozen", "shared"],
+        typer.Option(help="Running statistics as they are, or measured by devices and averaged."),
+    ] = "frozen",
     rounds: Annotated[int, typer.Option(min=1)] = 15,
     codec: Codec = "blk8",
     bits: Bits = None,
@@ -98,8 +102,9 @@ def new(
         model,
         settings,
         choice=choice_of(train, freeze, last, biases_only, lora, lora_rank, lora_alpha, lora_freeze_a),
+        batch_norm=batch_norm,
         dims=dims_of(dim),
-        notice=lambda text: err.print(f"note: {text}"),
+        notice=lambda text: err.print(f"note: {text}", soft_wrap=True),
     )
     if reason := shortfall(settings.codec, VectorLayout.of(manifest)):
         err.print(f"warning: {reason}", highlight=False)

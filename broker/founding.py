@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -36,12 +37,13 @@ def create(
     settings: Settings,
     *,
     choice: Choice = ALL,
+    batch_norm: Literal["frozen", "shared"] = "frozen",
     dims: Mapping[str, int] | None = None,
     notice: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
     """Makes a federation in a new or empty folder from an ONNX file; raises FoundingError, SettingsError and edge.autodiff's ModelError.
 
-    `choice`, `dims` and `notice` are the compiler's.
+    `choice`, `batch_norm`, `dims` and `notice` are the compiler's.
     """
     settings_file.check(settings)
     check_name(settings.name, "federation name")
@@ -62,7 +64,7 @@ def create(
             loss=settings.loss,
             loss_options=settings.loss_options,
             gradients=settings.gradients,
-            batch_norm="frozen",  # running statistics don't travel: the published model would predict with the first ones
+            batch_norm=batch_norm,  # with statistics that stay on devices, the published model would predict with the first ones
             choice=choice,
             dims=dims,
             notice=notice,

@@ -119,8 +119,9 @@ class Intake:
         if info.weight > weight_left:
             raise CodecError(f"weight {info.weight} takes the round's sum over {kernels.MAX_WEIGHT}")
         try:
-            kernels.ring_add(np.zeros(self.layout.count, np.int64), delta, info.weight)
+            summed = self.layout.summed(delta)
+            kernels.ring_add(np.zeros(self.layout.count, np.int64), summed, info.weight)
         except binding.KernelError as e:
-            over = int(np.argmax(np.abs(delta) > kernels.RING_RANGE))
+            over = int(np.argmax(np.abs(summed) > kernels.RING_RANGE))
             raise CodecError(f"{self.layout.where(over)} is {delta[over]:g}: {e}") from e
         return info

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from fleetgrad.broker.strategies.fedavg import FedAvg
+from fleetgrad.broker.strategies.running import RunningStatistics
 from fleetgrad.wire.codecs import decode_payload
 from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.coding.spec import CodecSpec
@@ -23,12 +24,14 @@ def merge(
     `keys` gives the keys of a device's update in this attempt. Payloads were checked when they were accepted; one that fails now has changed on disk.
     """
     base = np.frombuffer(old, "<f4").astype(np.float32)
-    rule = FedAvg(base.size)
+    rule, running = FedAvg(layout.trained.count), RunningStatistics(layout)
     delta = np.empty_like(base)
     for device, payload in payloads:
         try:
             info = decode_payload(payload, codec, layout, keys(device), delta)
-            rule.add(delta, info.weight)
+            rule.add(delta[: layout.trained.count], info.weight)
+            running.add(delta, info.weight)
         except ValueError as e:
             raise MergeError(f"update of {device} can't be merged: {e}") from e
-    return rule.apply(base).astype("<f4").tobytes()
+    trained, statistics = np.split(base, [layout.trained.count])
+    return b"".join(new.astype("<f4").tobytes() for new in (rule.apply(trained), running.apply(statistics)))

@@ -98,7 +98,7 @@ def compile_(
         choice=choice_of(train, freeze, last, biases_only, lora, lora_rank, lora_alpha, lora_freeze_a),
         dims=dims_of(dim),
         output=output,
-        notice=lambda text: err.print(f"note: {text}"),
+        notice=lambda text: err.print(f"note: {text}", soft_wrap=True),
         optimizer=Optimizer(),
     )
     trained = manifest.of_role("trainable")
@@ -153,7 +153,7 @@ def check(
             weights.add_row(w.name, shape, w.dtype, f"{w.size:,}", "yes" if w.trains else "no", w.reason)
         out.print(nodes, weights)
         for text in found.notes:
-            out.print(f"note: {text}")
+            out.print(f"note: {text}", soft_wrap=True)
         if found.trains and (sums := found.totals):
             out.print(
                 f"{sums.trained:,} of {sums.numbers:,} numbers train; {sums.travels:,} of the plan's {sums.length:,} floats "

@@ -8,6 +8,8 @@ e is zero for the first update under a plan. It is also given up, and the update
 
     |e| > MOST_NORM |delta|     it has outgrown what it is to correct: training diverges, or the device was away for very long
     |v| > 64 somewhere          the sum takes no such value (wire/SPEC.md section 6), so it could never be delivered
+
+Running statistics have no residual: codecs leave nothing of them out, and what an older update had measured is no news.
 """
 
 import hashlib
@@ -79,8 +81,9 @@ def encode(
     """Codes delta + e; raises CodecError."""
     v, given_up = delta, ""
     if e is not None:
-        v = delta + e
-        given_up = _unfit(delta, e, v)
+        v, trained = delta.copy(), slice(layout.trained.count)
+        v[trained] += e[trained]
+        given_up = _unfit(delta[trained], e[trained], v[trained])
         if given_up:
             v = delta
     payload = encode_payload(codec, layout, v, keys=keys, weight=weight, steps=steps, loss=loss)

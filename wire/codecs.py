@@ -1,6 +1,6 @@
 """Codecs of the flat vector: their stable ids, and the payload that an update carries.
 
-    payload = u16 length of info | info (msgpack, messages.UpdateInfo) | coded vector
+    payload = u16 length of info | info (msgpack, messages.UpdateInfo) | coded vector | statistics, float32
 
     id  codec                 size          bytes of the coded vector
      0  raw32                 fixed         coding/fixed.py
@@ -15,7 +15,8 @@
     10  auto                  by the values coding/auto.py
 
 A reader knows codec, parameter, number of floats and layout from the round's policy and plan: a payload says them again, and one that
-says anything else is refused. The most bytes that a payload can have are known before it comes (`payload_bound`).
+says anything else is refused. Running statistics go as they are, in any codec: a variance that is rounded could be negative.
+The most bytes that a payload can have are known before it comes (`payload_bound`).
 """
 
 import math
@@ -39,6 +40,7 @@ from fleetgrad.wire.seeds import Keys
 from fleetgrad.wire.signing import MALFORMED
 
 MAX_INFO_BYTES = 512
+FLOAT_BYTES = 4
 _LENGTH = struct.Struct("<H")
 
 
@@ -87,12 +89,17 @@ def codec_of(spec: CodecSpec) -> Codec:
 
 def payload_bound(spec: CodecSpec, layout: VectorLayout) -> int:
     """Most bytes that a payload can have."""
-    return _LENGTH.size + MAX_INFO_BYTES + codec_of(spec).most(layout)
+    return _LENGTH.size + MAX_INFO_BYTES + codec_of(spec).most(layout.trained) + _statistics_size(layout)
+
+
+def _statistics_size(layout: VectorLayout) -> int:
+    """Bytes of the statistics, padding included."""
+    return FLOAT_BYTES * (layout.count - layout.trained.count)
 
 
 def shortfall(spec: CodecSpec, layout: VectorLayout) -> str:
     """Why updates of this plan will take more than the policy asks for; nothing where they won't."""
-    codec = codec_of(spec)
+    codec, layout = codec_of(spec), layout.trained
     if not isinstance(codec, Auto) or codec.least(layout) <= codec.budget(layout):
         return ""
     small = sum(p.size for p in layout.small)
@@ -113,16 +120,17 @@ def encode_payload(
     if (index := kernels.find_nonfinite(values)) >= 0:
         raise CodecError(f"{layout.where(index)} is {values[index]}: {spec.name} codes finite values")
     try:
-        coded = codec.encode(values, layout, keys)
+        coded = codec.encode(values[: layout.trained.count], layout.trained, keys).tobytes()
     except binding.KernelError as e:
         raise CodecError(str(e)) from e
+    coded += values[layout.trained.count :].astype("<f4").tobytes()
     info = msgspec.msgpack.encode(
         UpdateInfo(
-            codec=codec.id, parameter=codec.parameter, count=values.size, rate=_rate(coded.size, values.size), weight=weight,
+            codec=codec.id, parameter=codec.parameter, count=values.size, rate=_rate(len(coded), values.size), weight=weight,
             steps=steps, loss=loss,
         )
     )  # fmt: skip
-    return b"".join([_LENGTH.pack(len(info)), info, coded.tobytes()])
+    return b"".join([_LENGTH.pack(len(info)), info, coded])
 
 
 def _rate(coded: int, count: int) -> float:
@@ -165,8 +173,9 @@ def decode_payload(
         raise CodecError(
             f"update holds {info.count} floats, the plan has {layout.count} (was it trained on another model?)"
         )
-    most = codec.most(layout)
-    if len(coded) > most or (codec.exact and len(coded) != most):
+    trained, apart = layout.trained, _statistics_size(layout)
+    most = codec.most(trained) + apart
+    if not apart <= len(coded) <= most or (codec.exact and len(coded) != most):
         raise CodecError(
             f"coded vector has {len(coded)} bytes, {spec.name} of {layout.count} floats {'' if codec.exact else 'at most '}{most}"
         )
@@ -175,9 +184,10 @@ def decode_payload(
             f"update info: rate is {info.rate:g}, {len(coded)} bytes are {_rate(len(coded), layout.count):g}"
         )
     try:
-        codec.decode(coded, layout, keys, out)
+        codec.decode(coded[: len(coded) - apart], trained, keys, out[: trained.count])
     except binding.KernelError as e:
         raise CodecError(str(e)) from e
+    out[trained.count :] = np.frombuffer(coded[len(coded) - apart :], "<f4")
     layout.clear_padding(out)
     if (index := kernels.find_nonfinite(out)) >= 0:
         raise CodecError(f"{layout.where(index)} is {out[index]}")

@@ -1,10 +1,10 @@
 """The plan: what a device trains, as a directory of five files and a manifest that both sides check.
 
     manifest.json   this module's `Manifest`
-    train.onnx      feeds: the model's inputs, LABEL, one feed per trainable and per personal tensor, NOISE + name: numbers
+    train.onnx      feeds: the model's inputs, LABEL, one feed per trainable, statistic and personal tensor, NOISE + name: numbers
                     drawn anew for each step, uniform in [0, 1)
                     fetches: LOSS (scalar, mean over the batch), GRADIENT + name for each trainable tensor, STATISTIC + name
-                    for each personal one: what it is after the step
+                    for each statistic and personal one: what it is after the step
     eval.onnx       the same feeds without noise; fetches: LOSS (scalar, mean over the batch) and PREDICTION (the model's first output)
     infer.onnx      the user's model; its initializers are external data that lies in params.bin, or computed from those
     params.bin      the model as one flat little-endian float32 vector
@@ -27,6 +27,7 @@ from fleetgrad.wire.trial import Memory, Trial
 SCHEMA = 1
 ALIGN = 16  # floats: 64 bytes, a cache line and the widest vector register
 MAX_FLOATS = 1 << 28  # 1 GiB of float32: no plan may name more
+MAX_EXPONENT = 24  # of statistics
 MAX_RANK = 32  # dimensions of a tensor
 LABEL = "fleetgrad.label"
 LOSS = "fleetgrad.loss"
@@ -40,7 +41,9 @@ MANIFEST, TRAIN, EVAL, INFER, PARAMS = "manifest.json", "train.onnx", "eval.onnx
 Role = Literal["trainable", "statistic", "personal", "frozen"]
 Gradients = Literal["int8", "fp32"]
 Profile = Literal["cpu-native", "cpu-std"]  # graphs with the C core's ops, or of standard ops alone
-BatchNorm = Literal["batch", "frozen"]  # the statistics that trained layers normalise with
+BatchNorm = Literal[
+    "batch", "shared", "frozen"
+]  # what trained layers normalise with: the batch's statistics, or the model's
 Dtype = Literal["float32", "float64", "int8", "uint8", "int32", "int64", "bool"]
 ROLES: tuple[Role, ...] = ("trainable", "statistic", "personal", "frozen")
 
@@ -86,6 +89,13 @@ class Adapter(_Struct, frozen=True, kw_only=True):
     order: Literal["ab", "ba"]
 
 
+class Statistics(_Struct, frozen=True, kw_only=True):
+    """How the tensors of the role statistic are merged: in a unit of 2^exponent times the parameters', `variances` to no less than 0."""
+
+    exponent: int = 12
+    variances: tuple[str, ...] = ()
+
+
 class Feed(_Struct, frozen=True, kw_only=True):
     """One graph input beside the weights; `shape` leaves out the batch dimension, which comes first."""
 
@@ -124,6 +134,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     output: tuple[int, ...]
     tensors: tuple[Tensor, ...]
     adapters: tuple[Adapter, ...] = ()
+    statistics: Statistics = Statistics()
     travels: int
     length: int
     optimizer: Optimizer = Optimizer()
@@ -135,6 +146,11 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     def classes(self) -> int:
         """How many numbers the output has for one prediction: the classes, where the loss has such."""
         return (self.output[-1] if self.loss_options.class_axis == -1 else self.output[0]) if self.output else 0
+
+    @property
+    def measured(self) -> tuple[Tensor, ...]:
+        """The tensors that training measures, statistic and personal ones, in the vector's order."""
+        return self.of_role("statistic") + self.of_role("personal")
 
     def of_role(self, role: Role) -> tuple[Tensor, ...]:
         """The tensors of one role, in the vector's order."""
@@ -196,6 +212,12 @@ def check(manifest: Manifest) -> Manifest:
         raise PlanError(f"plan has {length} floats, at most {MAX_FLOATS}")
     if not manifest.of_role("trainable"):
         raise PlanError("plan has no trainable tensor")
+    if not 0 <= manifest.statistics.exponent <= MAX_EXPONENT:
+        raise PlanError(
+            f"plan's statistics have exponent {manifest.statistics.exponent}, 0 to {MAX_EXPONENT} is possible"
+        )
+    if stray := set(manifest.statistics.variances) - {t.name for t in manifest.of_role("statistic")}:
+        raise PlanError(f"plan names the variance {sorted(stray)[0]!r}, which is none of its statistics")
     tensors = {t.name: t for t in manifest.tensors}
     for adapter in manifest.adapters:
         _check_adapter(adapter, tensors)

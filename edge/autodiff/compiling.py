@@ -25,7 +25,7 @@ from fleetgrad.edge.autodiff.front import Model, read
 from fleetgrad.edge.autodiff.graph import DOMAIN, OPSET, Builder
 from fleetgrad.edge.autodiff.registry import objections, path, reached
 from fleetgrad.edge.autodiff.rehearsal import index_limits, rehearse
-from fleetgrad.edge.autodiff.statistics import in_training
+from fleetgrad.edge.autodiff.statistics import in_training, merging
 from fleetgrad.edge.autodiff.survey import notes, untrained
 from fleetgrad.native.kernels import OP_ABI
 from fleetgrad.wire import plan
@@ -55,7 +55,7 @@ def compile_model(
     are those of wire/loss.py. `dims` gives sizes to dynamic dimensions of the inputs, by
     their names. A plan of the profile cpu-std has no custom ops, so its gradients are fp32. With batch_norm "batch", the
     batch normalisation layers that are trained normalise with the batch's statistics, as in torch's train(), and their
-    running statistics stay on the device (role personal). `output` appears whole or not at all, and replaces an older plan.
+    running statistics stay on the device (role personal); with "shared" they travel and are averaged (role statistic). `output` appears whole or not at all, and replaces an older plan.
     `name` defaults to the file's or the graph's name. `notice` is told what the user may not expect. Raises ModelError
     (UnsupportedModel when ops have no gradient), and OSError when the disk fails.
     """
@@ -70,7 +70,7 @@ def compile_model(
     found = chosen.model
     passed = refuse_unsupported(found, goal, chosen.trained)
     trained = with_gradient(found, goal, chosen.trained)
-    training, statistics = in_training(found, trained, passed) if batch_norm == "batch" else (found, [])
+    training, statistics = in_training(found, trained, passed) if batch_norm != "frozen" else (found, [])
     training, noise = dropout.in_training(training, dropped)
     for text in (*notes(found), *chosen.notes):
         notice(text)
@@ -82,8 +82,9 @@ def compile_model(
         name = model.stem if isinstance(model, Path) else found.source.graph.name or "model"
 
     roles: list[tuple[str, tuple[int, ...], plan.Role]] = []
+    measured: plan.Role = "statistic" if batch_norm == "shared" else "personal"
     for weight, value in found.weights.items():
-        role: plan.Role = "trainable" if weight in trained else "personal" if weight in statistics else "frozen"
+        role: plan.Role = "trainable" if weight in trained else measured if weight in statistics else "frozen"
         roles.append((weight, value.shape, role))
     tensors = plan.lay_out(roles)
     vector = np.zeros(tensors[-1].end, LITTLE)
@@ -113,7 +114,8 @@ def compile_model(
             output=found.shapes[found.output][1:],
             tensors=tensors,
             adapters=chosen.adapters,
-            travels=max(t.end for t in tensors if t.role == "trainable"),
+            statistics=merging(found, statistics) if batch_norm == "shared" else plan.Statistics(),
+            travels=max(t.end for t in tensors if t.role in ("trainable", "statistic")),
             length=tensors[-1].end,
             optimizer=optimizer,
             files={file: hashlib.sha256(raw).hexdigest() for file, raw in files.items()},

@@ -46,12 +46,16 @@ def rehearse(
     end = manifest.of_role("trainable")[-1].end
     gradient, statistics, loss = aligned(end), aligned(manifest.length), np.zeros((), np.float32)
 
-    def views(flat: NDArray[np.float32], role: plan.Role, prefix: str = "") -> dict[str, Array]:
-        return {prefix + t.name: flat[t.offset : t.offset + t.size].reshape(t.shape) for t in manifest.of_role(role)}
+    def views(flat: NDArray[np.float32], tensors: Sequence[plan.Tensor], prefix: str = "") -> dict[str, Array]:
+        return {prefix + t.name: flat[t.offset : t.offset + t.size].reshape(t.shape) for t in tensors}
 
-    weights = views(vector, "trainable") | views(vector, "personal")
-    fetched = {plan.LOSS: loss, **views(gradient, "trainable", plan.GRADIENT)}
-    fetched |= views(statistics, "personal", plan.STATISTIC)
+    trained, measured = manifest.of_role("trainable"), manifest.measured
+    weights = views(vector, (*trained, *measured))
+    fetched = {
+        plan.LOSS: loss,
+        **views(gradient, trained, plan.GRADIENT),
+        **views(statistics, measured, plan.STATISTIC),
+    }
     seed = int(manifest.files[plan.TRAIN][:SEED_DIGITS], 16)
     noise = {feed.name for feed in manifest.noise}
     try:

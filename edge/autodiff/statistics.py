@@ -7,14 +7,19 @@ are frozen, or that no gradient passes, goes on normalising with the statistics 
 """
 
 import dataclasses
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
 
+import numpy as np
 import onnx
 from onnx import helper
 
 from fleetgrad.edge.autodiff.errors import ModelError
 from fleetgrad.edge.autodiff.front import Model
+from fleetgrad.native.kernels import RING_RANGE
 from fleetgrad.wire import plan
+
+HEADROOM = 256.0  # times a statistic's first value, that it may change by in a round
 
 
 def in_training(model: Model, trained: Collection[str], path: Collection[str]) -> tuple[Model, list[str]]:
@@ -39,6 +44,14 @@ def in_training(model: Model, trained: Collection[str], path: Collection[str]) -
             node = _trained(node, running)
         nodes.append(node)
     return dataclasses.replace(model, nodes=tuple(nodes)), statistics
+
+
+def merging(model: Model, statistics: Sequence[str]) -> plan.Statistics:
+    """How shared statistics, pairs of mean and variance, are merged: in a unit that leaves them room to grow HEADROOM-fold."""
+    least = plan.Statistics().exponent
+    largest = max((float(np.abs(model.weights[name]).max()) for name in statistics), default=0.0)
+    needed = math.ceil(math.log2(max(HEADROOM * largest / RING_RANGE, 1.0)))
+    return plan.Statistics(exponent=min(max(least, needed), plan.MAX_EXPONENT), variances=tuple(statistics[1::2]))
 
 
 def _trained(node: onnx.NodeProto, running: Collection[str]) -> onnx.NodeProto:

@@ -42,10 +42,10 @@ def growth(manifest: Manifest, samples: int, *, pieces: bool = False, evaluated:
     """
     if manifest.memory is None:
         raise PlanError(f"plan of {manifest.model!r} doesn't say what memory a step takes: compile it again")
-    trained, personal = manifest.of_role("trainable")[-1].end, sum(t.size for t in manifest.of_role("personal"))
+    trained, measured = manifest.of_role("trainable")[-1].end, sum(t.size for t in manifest.measured)
     if manifest.trial and not pieces:
         samples = max(samples, SAMPLES)  # of the known step that comes first
-    vectors = FLOAT * (manifest.length + (3 if pieces else 2) * trained + personal)
+    vectors = FLOAT * (manifest.length + (3 if pieces else 2) * trained + measured)
     feeds = (*manifest.inputs, manifest.label)
     found = SESSION_BYTES + vectors + _graph(manifest.memory.train, samples) + samples * _row((*feeds, *manifest.noise))
     if evaluated:

@@ -20,7 +20,7 @@ LEAST_NORMALISED = 3  # samples of a micro-batch under batch normalisation: pair
 
 def least(manifest: Manifest) -> int:
     """The smallest micro-batch that a plan can train with."""
-    return LEAST_NORMALISED if manifest.of_role("personal") else 1
+    return LEAST_NORMALISED if manifest.measured else 1
 
 
 def cut(count: int, most: int | None) -> list[int]:

@@ -73,10 +73,10 @@ class Trainer:
                 f"plan needs version {self.manifest.op_abi} of the custom ops, this one has {kernels.OP_ABI}: update fleetgrad"
             )
         self._flat = plan.initial_parameters()
-        trainable, personal = self.manifest.of_role("trainable"), self.manifest.of_role("personal")
+        trainable, measured = self.manifest.of_role("trainable"), self.manifest.measured
         self._end = trainable[-1].end
-        self._personal = slice(personal[0].offset, personal[-1].end) if personal else slice(0, 0)
-        self._statistics = aligned(self._personal.stop)  # as they are after a step, where the vector has them
+        self._measured = slice(measured[0].offset, measured[-1].end) if measured else slice(0, 0)
+        self._statistics = aligned(self._measured.stop)  # as they are after a step, where the vector has them
         self._gradients, self._velocity = aligned(self._end), aligned(self._end)
         self._sum: Floats | None = None  # of the pieces' gradients, where batches are cut
         self._loss = np.zeros((), np.float32)
@@ -84,9 +84,9 @@ class Trainer:
         self._threads, self._cache = threads, cache
         self._train = self._open(plans.TRAIN)
         self._evaluation: tuple[ort.InferenceSession, Feeder] | None = None
-        self._weights = {t.name: shared(self._view(self._flat, t)) for t in (*trainable, *personal)}
+        self._weights = {t.name: shared(self._view(self._flat, t)) for t in (*trainable, *measured)}
         outputs = {plans.GRADIENT + t.name: shared(self._view(self._gradients, t)) for t in trainable}
-        outputs |= {plans.STATISTIC + t.name: shared(self._view(self._statistics, t)) for t in personal}
+        outputs |= {plans.STATISTIC + t.name: shared(self._view(self._statistics, t)) for t in measured}
         outputs[plans.LOSS] = shared(self._loss)
         self._batch = (*self.manifest.inputs[:1], self.manifest.label, *self.manifest.inputs[1:])  # as Dataset.batch
         self._check(outputs)
@@ -201,7 +201,7 @@ class Trainer:
         except Exception as e:
             raise TrainingError(f"a training step failed: {first_line(e)}") from e
         if math.isfinite(self._loss):
-            self._flat[self._personal] = self._statistics[self._personal]
+            self._flat[self._measured] = self._statistics[self._measured]
         return float(self._loss)
 
     def _try(self, micro_batch: int | None) -> None:
@@ -210,7 +210,7 @@ class Trainer:
             return
         known = trial.draw(self.manifest, expected.limits, expected.seed, SAMPLES)
         ordered = [known[feed.name] for feed in (*self._batch, *self.manifest.noise)]
-        before = self._flat[self._personal].copy()
+        before = self._flat[self._measured].copy()
         pieces = micro_batch if micro_batch and micro_batch >= least(self.manifest) else None
         try:
             loss = self._in_pieces(known[self.manifest.label.name], pieces, _copying(ordered))
@@ -218,7 +218,7 @@ class Trainer:
             raise plans.PlanError(
                 f"plan {self.plan.directory}: this board can't make the plan's known step: {e}"
             ) from e
-        self._flat[self._personal] = before
+        self._flat[self._measured] = before
         if differs := trial.difference(expected, loss, *trial.told(self._gradients, expected.seed)):
             raise plans.PlanError(
                 f"plan {self.plan.directory}: this board computes another step than the plan was compiled with: {differs}; "
@@ -290,7 +290,7 @@ class Trainer:
     def _edges(self, samples: int, batch_size: int) -> list[int]:
         """Where batches begin and end. Batch statistics need two samples: a single one at the end joins the batch before."""
         edges = [*range(0, samples, batch_size), samples]
-        if self._personal.stop and batch_size > 1 and len(edges) > 2 and edges[-1] - edges[-2] == 1:
+        if self._measured.stop and batch_size > 1 and len(edges) > 2 and edges[-1] - edges[-2] == 1:
             del edges[-2]
         return edges
 

@@ -16,6 +16,7 @@ from fleetgrad.edge.autodiff import zoo
 from fleetgrad.edge.training.plan_dir import open_plan
 from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.signing import load_private_key, load_public_key
+from tests.edge.test_batch_norm import network
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -70,6 +71,15 @@ def test_new_takes_sizes_and_a_choice_and_says_what_the_compiler_notes(run: Run,
     manifest = open_plan(tmp_path / "fed" / "plan").manifest
     assert [t.name for t in manifest.of_role("trainable")] == ["w"]
     assert manifest.inputs[0].shape == (4, 3)
+
+
+def test_new_shares_running_statistics_where_told(run: Run, tmp_path: Path) -> None:
+    onnx.save(network(), str(tmp_path / "m.onnx"))
+    for flags, role in (((), "frozen"), (("--batch-norm", "shared"), "statistic")):
+        code, _, err = run("new", tmp_path / role, "--model", tmp_path / "m.onnx", *flags)
+        assert code == 0, err
+        manifest = open_plan(tmp_path / role / "plan").manifest
+        assert {t.role for t in manifest.tensors if t.name in {"mean", "var"}} == {role}
 
 
 def test_new_warns_of_a_codecs_budget_that_the_model_cannot_keep(run: Run, model: Path, tmp_path: Path) -> None:

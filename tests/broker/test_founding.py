@@ -10,7 +10,7 @@ from tests.edge.test_batch_norm import network
 
 
 def test_a_federation_keeps_its_models_running_statistics(tmp_path: Path) -> None:
-    """They don't travel: moved by each device, they would be missing from the model that is published."""
+    """Unless they are shared: moved by each device, they would be missing from the model that is published."""
     onnx.save(network(), tmp_path / "model.onnx")
     manifest = founding.create(tmp_path / "fed", tmp_path / "model.onnx", Settings(name="fed"))
     assert not manifest.of_role("personal")

@@ -165,7 +165,7 @@ def test_a_weight_that_is_moved_before_it_is_used_takes_the_int8_op_but_a_tied_e
     x, y = random.integers(0, 6, (8, 4)).astype(np.float32), random.integers(0, 3, 8)
     cases = ((turned, "MatMulWeightGrad", 1), (parted, "MatMulWeightGrad", 2), (scaled, "Gemm", 1), (tied, "Gemm", 1))
     for nodes, op, count in cases:
-        model = make(nodes, {"w": random.standard_normal((6, 4), np.float32), "two": np.float32(2)}, opset=18)
+        model = make(nodes, {"w": random.standard_normal((6, 4), np.float32), "two": np.array(2, np.float32)}, opset=18)
         label = y if nodes is not tied else random.integers(0, 6, (8, 4))
         how = {"loss_options": LossOptions(class_axis=-1)} if nodes is tied else {}
         pair = [

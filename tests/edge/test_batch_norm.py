@@ -117,3 +117,26 @@ def test_a_plan_of_standard_ops_has_fp32_gradients(tmp_path: Path) -> None:
     )
     assert manifest.op_abi == 0
     Trainer(open_plan(tmp_path / "plan")).run_epochs(samples(tmp_path / "plan", 20), epochs=1, **TRAINING)  # type: ignore[arg-type]
+
+
+def test_shared_statistics_travel_behind_the_weights_in_a_unit_that_leaves_them_room(tmp_path: Path) -> None:
+    manifest = compile_model(network(), loss="cross-entropy", batch_norm="shared", output=tmp_path / "plan")
+    assert [(t.name, t.role) for t in manifest.tensors] == [
+        ("a", "trainable"), ("scale", "trainable"), ("bias", "trainable"), ("b", "trainable"),
+        ("mean", "statistic"), ("var", "statistic"),
+    ]  # fmt: skip
+    assert manifest.travels == manifest.length
+    trainer, data = Trainer(open_plan(tmp_path / "plan")), samples(tmp_path / "plan", 40)
+    base = trainer.parameters.copy()
+    trainer.run_epochs(data, epochs=1, **TRAINING)  # type: ignore[arg-type]
+    start = manifest.of_role("statistic")[0].offset
+    assert np.abs(trainer.delta(base)[start:]).max() > 1
+    trained = trainer.parameters.copy()
+    trainer.load(base)
+    trainer.run_epochs(data, epochs=1, **TRAINING)  # type: ignore[arg-type]
+    assert np.array_equal(trainer.parameters, trained)  # statistics begin where the loaded model has them
+    model = network()
+    large = next(t for t in model.graph.initializer if t.name == "var")
+    large.CopyFrom(numpy_helper.from_array(np.full(6, 3000, np.float32), "var"))
+    manifest = compile_model(model, loss="cross-entropy", batch_norm="shared", output=tmp_path / "plan")
+    assert manifest.statistics.exponent == 14  # 256 x 3,000 is under 64 x 2^14

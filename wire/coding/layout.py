@@ -43,12 +43,19 @@ class VectorLayout:
 
     parts: tuple[Part, ...]
     count: int
+    statistics: tuple[Part, ...] = ()  # the last of the parts
+    variances: tuple[Part, ...] = ()  # those of the statistics that can't be negative
+    exponent: int = 0  # statistics are summed in a unit of 2^exponent times the others'
 
     @classmethod
     def of(cls, manifest: Manifest) -> "VectorLayout":
         """The layout of what a plan sends: its trainable and statistic tensors."""
-        sent = (t for t in manifest.tensors if t.role in ("trainable", "statistic"))
-        return cls(tuple(Part(t.name, t.shape, t.offset, t.offset + t.size) for t in sent), manifest.travels)
+        trained, statistics = (
+            tuple(Part(t.name, t.shape, t.offset, t.offset + t.size) for t in manifest.of_role(role))
+            for role in ("trainable", "statistic")
+        )
+        variances = tuple(p for p in statistics if p.name in manifest.statistics.variances)
+        return cls((*trained, *statistics), manifest.travels, statistics, variances, manifest.statistics.exponent)
 
     @classmethod
     def flat(cls, count: int) -> "VectorLayout":
@@ -64,6 +71,21 @@ class VectorLayout:
             parts.append(Part(name, shape, at, at + size))
             at += padded(size)
         return cls(tuple(parts), at)
+
+    @cached_property
+    def trained(self) -> "VectorLayout":
+        """The part that codecs code: without the statistics, which travel as they are."""
+        if not self.statistics:
+            return self
+        return VectorLayout(self.parts[: -len(self.statistics)], self.statistics[0].start)
+
+    def summed(self, values: Floats) -> Floats:
+        """The values as the integer sum takes them: statistics in their own unit."""
+        if not self.statistics:
+            return values
+        found = values.copy()
+        found[self.trained.count :] *= np.float32(2.0**-self.exponent)
+        return found
 
     def where(self, index: int) -> str:
         """An index in words: its tensor, and the value's place in it."""
