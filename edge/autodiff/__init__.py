@@ -11,6 +11,7 @@
     zoo        models for demos and tests                     checker    rules against finite differences
     rehearsal  what a step takes and gives
     fidelity   int8 gradients against fp32                    quantized  integer weights, pairs of Q and DQ
+    passes/    what makes an assembled graph smaller
 
 It needs the package `onnx` (the extra [compile]).
 """

@@ -13,7 +13,9 @@ from fleetgrad.edge.autodiff import losses
 from fleetgrad.edge.autodiff.front import Model
 from fleetgrad.edge.autodiff.graph import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET, Builder
 from fleetgrad.edge.autodiff.measuring import kind
-from fleetgrad.edge.autodiff.registry import differentiate, upstream
+from fleetgrad.edge.autodiff.passes import simplify
+from fleetgrad.edge.autodiff.passes.graph import Graph, renamed
+from fleetgrad.edge.autodiff.registry import differentiate
 from fleetgrad.wire import plan
 from fleetgrad.wire.loss import LossName, LossOptions
 
@@ -80,24 +82,22 @@ def assemble(
     fed: Sequence[str],
 ) -> onnx.ModelProto:
     """A model of the forward nodes and those of g that the fetches depend on; `names` renames values of g."""
-    nodes = [*g.forward(model.nodes), *(_renamed(n, names) for n in g.nodes)]
-    used = upstream(nodes, [f.name for f in fetches])
-    kept = [n for n in nodes if used.intersection(n.output)]
     constants: list[onnx.TensorProto] = [
         *(numpy_helper.from_array(v, k) for k, v in model.weights.items() if k not in fed),
         *model.constants,
         *g.constants.values(),
     ]
-    graph = helper.make_graph(kept, "fleetgrad", feeds, fetches, [t for t in constants if t.name in used])
+    graph = simplify(
+        Graph(
+            nodes=(*g.forward(model.nodes), *(renamed(n, names) for n in g.nodes)),
+            constants={t.name: t for t in constants},
+            goals=frozenset(f.name for f in fetches),
+            shapes=model.shapes,
+            known=model.known,
+        )
+    )
+    found = helper.make_graph(graph.nodes, "fleetgrad", feeds, fetches, list(graph.constants.values()))
     opsets = [helper.make_opsetid("", OPSET)]
-    if any(n.domain == DOMAIN for n in kept):
+    if any(n.domain == DOMAIN for n in graph.nodes):
         opsets.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
-    return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="fleetgrad")
-
-
-def _renamed(node: onnx.NodeProto, names: dict[str, str]) -> onnx.NodeProto:
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    copy.input[:] = [names.get(name, name) for name in node.input]
-    copy.output[:] = [names.get(name, name) for name in node.output]
-    return copy
+    return helper.make_model(found, opset_imports=opsets, ir_version=IR_VERSION, producer_name="fleetgrad")

@@ -152,7 +152,7 @@ def test_a_weight_that_is_moved_before_it_is_used_takes_the_int8_op_but_a_tied_e
     parted = [
         helper.make_node("Split", ["w"], ["a", "b"], num_outputs=2),
         node("Transpose", "a", "t", perm=[1, 0]), node("Transpose", "b", "u", perm=[1, 0]),
-        node("MatMul", "x t", "c"), node("MatMul", "x u", "d"), node("Add", "c d", "y"),
+        node("MatMul", "x t", "c"), node("MatMul", "x u", "d"), node("Sub", "c d", "y"),
     ]  # fmt: skip
     scaled = [node("Mul", "w two", "s"), node("Transpose", "s", "t", perm=[1, 0]), node("MatMul", "x t", "y")]
     tied = [

@@ -1,0 +1,23 @@
+"""What makes an assembled graph smaller, each pass a function from graph to graph that leaves results as they are.
+
+folding    constants, shapes among them, computed once      sharing    equal nodes, made once
+removing   nodes that change nothing                        turning    transposed weight gradients
+graph      what passes work on; without what is unused
+"""
+
+from fleetgrad.edge.autodiff.passes.folding import fold
+from fleetgrad.edge.autodiff.passes.graph import Graph, Pass, alive
+from fleetgrad.edge.autodiff.passes.removing import remove
+from fleetgrad.edge.autodiff.passes.sharing import share
+from fleetgrad.edge.autodiff.passes.turning import turn
+
+__all__ = ["PASSES", "Graph", "alive", "fold", "remove", "share", "simplify", "turn"]
+
+PASSES: tuple[Pass, ...] = (alive, fold, remove, share, turn, alive)
+
+
+def simplify(graph: Graph) -> Graph:
+    """All passes, in an order in which each finds what those before it leave."""
+    for change in PASSES:
+        graph = change(graph)
+    return graph
