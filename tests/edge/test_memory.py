@@ -15,6 +15,7 @@ from fleetgrad.edge.autodiff.rehearsal import hull, line
 from fleetgrad.edge.bench.memory import measured
 from fleetgrad.edge.training import memory
 from fleetgrad.wire import plan
+from fleetgrad.wire.choice import Choice
 from fleetgrad.wire.settings import SettingsError
 from fleetgrad.wire.sizes import parse_size
 from fleetgrad.wire.trial import Line, Memory, Usage
@@ -30,10 +31,11 @@ def nets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("nets")
     compile_model(zoo.mlp(inputs=784, hidden=512), loss="cross-entropy", output=folder / "mlp")
     compile_model(zoo.fedavg_cnn(), loss="cross-entropy", gradients="fp32", profile="cpu-std", output=folder / "cnn")
-    return {name: folder / name for name in ("mlp", "cnn")}
+    compile_model(zoo.fedavg_cnn(), loss="cross-entropy", choice=Choice(last=1), output=folder / "last")
+    return {name: folder / name for name in ("mlp", "cnn", "last")}
 
 
-@pytest.mark.parametrize(("name", "batch"), [("mlp", 1), ("mlp", 512), ("cnn", 1), ("cnn", 40)])
+@pytest.mark.parametrize(("name", "batch"), [("mlp", 1), ("mlp", 512), ("cnn", 1), ("cnn", 40), ("last", 8)])
 def test_a_new_process_takes_what_the_plan_predicts(nets: dict[str, Path], name: str, batch: int) -> None:
     manifest = plan.decode((nets[name] / plan.MANIFEST).read_bytes())
     predicted, taken = memory.growth(manifest, batch) / MB, measured(nets[name], batch)
