@@ -115,8 +115,8 @@ def _place(model: Model, weight: str, rank: int) -> Place | str:
 
 
 def _reader(model: Model, value: str) -> onnx.NodeProto | None:
-    """The one node that reads a value, once; None where there are more."""
-    found = [node for node in model.nodes if value in reads(node)]
+    """The one node that reads a value, once; None where there are more. torch's newer exporter also asks for weights' shapes."""
+    found = [node for node in model.nodes if value in reads(node) and node.op_type not in {"Shape", "Size"}]
     return found[0] if len(found) == 1 and list(found[0].input).count(value) == 1 else None
 
 

@@ -157,9 +157,14 @@ def read(
 def _settle(model: onnx.ModelProto) -> None:
     """Batch normalisation that was exported in training mode, as it is in use: the plan says how it is trained.
 
-    Its second outputs, and the masks of Dropout, go where nothing reads them.
+    Its second outputs, and the masks of Dropout, go where nothing reads them; a quantizer's nodes that nothing reads, too.
     """
-    used = {name for node in model.graph.node for name in reads(node)} | {o.name for o in model.graph.output}
+    used = {o.name for o in model.graph.output}
+    for node in reversed(list(model.graph.node)):
+        if node.op_type in {"QuantizeLinear", "DequantizeLinear"} and node.output[0] not in used:
+            model.graph.node.remove(node)
+        else:
+            used |= reads(node)
     for node in model.graph.node:
         if node.op_type == "BatchNormalization":
             for attribute in node.attribute:

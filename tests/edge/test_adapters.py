@@ -223,6 +223,19 @@ def test_a_model_whose_initializers_are_inputs_keeps_its_form(tmp_path: Path) ->
     np.testing.assert_allclose(predict(out, x), predict(tmp_path / "p" / plan.INFER, x), rtol=1e-5, atol=1e-6)
 
 
+def test_a_weight_whose_shape_is_asked_for_too_takes_an_adapter(tmp_path: Path) -> None:
+    """torch's newer exporter writes so for a convolution without bias."""
+    nodes = [
+        node("Shape", "w", "size"), node("ConstantOfShape", "size", "zeros"), node("MatMul", "x w", "h"),
+        node("ReduceSum", "zeros", "none", keepdims=0), node("Add", "h none", "y"),
+    ]  # fmt: skip
+    model = from_x_to_y(nodes, {"w": ones(6, 5)}, (6,))
+    manifest = compile_model(model, loss="mse", choice=Choice(lora=Lora(["w"], rank=1)), output=tmp_path / "p")
+    assert [a.base for a in manifest.adapters] == ["w.base"]
+    x = ones(2, 6)
+    np.testing.assert_array_equal(predict(tmp_path / "p" / plan.INFER, x), predict(model, x))
+
+
 @pytest.mark.parametrize(
     ("nodes", "shape", "message"),
     [

@@ -231,6 +231,26 @@ def test_each_way_to_write_an_integer_weight_is_read_and_written_again(tmp_path:
     assert trainer.gradients()["w.float"].all()
 
 
+def test_batch_normalisation_that_a_quantizer_took_in_training_mode_is_read(tmp_path: Path) -> None:
+    """It quantizes the running statistics that come out of the node, for nobody."""
+    tensors = {
+        "w": np.round(ones(4, 4) * 100).astype(np.int8), "s": np.float32(0.02), "z": np.int8(0), "scale": np.ones(4, np.float32),
+        "bias": np.zeros(4, np.float32), "mean": np.zeros(4, np.float32), "var": np.ones(4, np.float32),
+    }  # fmt: skip
+    norm = node("BatchNormalization", "h scale bias mean var", "y", training_mode=1)
+    norm.output.extend(["m", "v"])
+    nodes = [
+        node("DequantizeLinear", "w s z", "d"), node("MatMul", "x d", "h"), norm,
+        node("QuantizeLinear", "m s z", "mq"), node("DequantizeLinear", "mq s z", "md"), node("QuantizeLinear", "v s z", "vq"),
+    ]  # fmt: skip
+    model = make(nodes, {k: np.asarray(v) for k, v in tensors.items()})
+    manifest = compile_model(model, loss="mse", output=tmp_path / "p")
+    roles = {t.name: t.role for t in manifest.tensors}
+    assert roles == {
+        "w.float": "trainable", "scale": "trainable", "bias": "trainable", "mean": "personal", "var": "personal",
+    }  # fmt: skip
+
+
 def test_what_is_no_pair_lets_no_gradient_pass_and_is_named(tmp_path: Path) -> None:
     tensors = {"w": ones(4, 4), "v": ones(4, 4), "s": np.float32(0.02), "t": np.float32(0.03), "z": np.int8(0)}
     nodes = [
