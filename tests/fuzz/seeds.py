@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from fleetgrad.native import codecs, entropy, lossless, rotation, topk
-from fleetgrad.wire import frames, plan
+from fleetgrad.wire import frames, plan, trial
 from fleetgrad.wire.codecs import encode_payload, read_info
 from tests.fuzz import parsers
 from tests.native import programs
@@ -161,9 +162,12 @@ def _manifest() -> Iterator[bytes]:
     tensors = plan.lay_out([("w", (3, 4), "trainable"), ("v", (4,), "statistic"), ("f", (2, 2, 2), "frozen")])
     feed = plan.Feed(name="x", shape=(3,), dtype="float32")
     label = plan.Feed(name="y", shape=(), dtype="int64")
-    yield plan.encode(
-        plan.Manifest(
-            schema=plan.SCHEMA, model="m", loss="cross-entropy", gradients="fp32", op_abi=1, inputs=(feed,), label=label,
-            output=(4,), tensors=tensors, travels=tensors[1].end, length=tensors[-1].end, files={"train.onnx": "0" * 64},
-        )
+    made = plan.Manifest(
+        schema=plan.SCHEMA, model="m", loss="cross-entropy", gradients="fp32", op_abi=1, inputs=(feed,), label=label,
+        output=(4,), tensors=tensors, travels=tensors[1].end, length=tensors[-1].end, files={"train.onnx": "0" * 64},
     )  # fmt: skip
+    yield plan.encode(made)
+    line = trial.Line(fixed=-7, per_sample=5)
+    usage = trial.Usage(nodes=3, arena=(line, line), scratch=line)
+    known = trial.Trial(seed=9, limits={"x": 2}, loss=0.5, norm=1.5, projection=-1.0)
+    yield plan.encode(msgspec.structs.replace(made, memory=trial.Memory(train=usage, evaluation=usage), trial=known))
