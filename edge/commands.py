@@ -39,7 +39,7 @@ from fleetgrad.wire.model_options import (
     choice_of,
     dims_of,
 )
-from fleetgrad.wire.plan import BatchNorm, Gradients, Optimizer, Profile
+from fleetgrad.wire.plan import Activations, BatchNorm, Gradients, Optimizer, Profile
 from fleetgrad.wire.sizes import parse_size
 
 app = make_app("Trains ONNX models on this board, by itself or in a federation.")
@@ -68,6 +68,9 @@ def compile_(
     loss: Loss = "cross-entropy",
     loss_option: LossOption = None,
     gradients: Annotated[Gradients, typer.Option(help="Arithmetic of weight gradients.")] = "int8",
+    activations: Annotated[
+        Activations, typer.Option(help="What is kept of activations that int8 weight gradients alone read.")
+    ] = "int8",
     profile: Annotated[
         Profile, typer.Option(help="cpu-native uses the C core's ops, cpu-std none (fp32).")
     ] = "cpu-native",
@@ -93,6 +96,7 @@ def compile_(
         loss=loss,
         loss_options=parse(loss_option or []),
         gradients=gradients,
+        activations=activations,
         profile=profile,
         batch_norm=batch_norm,
         choice=choice_of(train, freeze, last, biases_only, lora, lora_rank, lora_alpha, lora_freeze_a),

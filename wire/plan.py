@@ -40,6 +40,7 @@ MANIFEST, TRAIN, EVAL, INFER, PARAMS = "manifest.json", "train.onnx", "eval.onnx
 
 Role = Literal["trainable", "statistic", "personal", "frozen"]
 Gradients = Literal["int8", "fp32"]
+Activations = Literal["int8", "fp32"]  # what is kept of those that int8 weight gradients alone read
 Profile = Literal["cpu-native", "cpu-std"]  # graphs with the C core's ops, or of standard ops alone
 BatchNorm = Literal[
     "batch", "shared", "frozen"
@@ -127,6 +128,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     loss: LossName
     loss_options: LossOptions = LossOptions()
     gradients: Gradients
+    activations: Activations = "fp32"
     op_abi: int
     inputs: tuple[Feed, ...]
     label: Feed

@@ -40,6 +40,7 @@ def compile_model(
     loss: LossName,
     loss_options: LossOptions = LossOptions(),  # noqa: B008 - frozen
     gradients: plan.Gradients = "int8",
+    activations: plan.Activations = "int8",
     profile: plan.Profile = "cpu-native",
     batch_norm: plan.BatchNorm = "batch",
     choice: Choice = ALL,
@@ -53,7 +54,8 @@ def compile_model(
 
     Every float32 initializer that the loss depends on is trained, unless `choice` (wire/choice.py) leaves it out; `loss_options`
     are those of wire/loss.py. `dims` gives sizes to dynamic dimensions of the inputs, by
-    their names. A plan of the profile cpu-std has no custom ops, so its gradients are fp32. With batch_norm "batch", the
+    their names. A plan of the profile cpu-std has no custom ops, so its gradients are fp32. With int8 gradients, `activations` "int8"
+    keeps what they alone read rounded as they round it: the same numbers in less memory. With batch_norm "batch", the
     batch normalisation layers that are trained normalise with the batch's statistics, as in torch's train(), and their
     running statistics stay on the device (role personal); with "shared" they travel and are averaged (role statistic). `output` appears whole or not at all, and replaces an older plan.
     `name` defaults to the file's or the graph's name. `notice` is told what the user may not expect. Raises ModelError
@@ -91,7 +93,7 @@ def compile_model(
     for tensor in tensors:
         vector[tensor.offset : tensor.offset + tensor.size] = found.weights[tensor.name].ravel()
 
-    options = {"int8": gradients == "int8", "native": profile == "cpu-native"}
+    options = {"int8": gradients == "int8", "native": profile == "cpu-native", "narrow": activations == "int8"}
     objective = (loss, loss_options, goal)
     steps, evaluate, label = graphs(found, training, objective, trained, statistics, noise, **options)
     files = {
@@ -107,6 +109,7 @@ def compile_model(
             loss=loss,
             loss_options=loss_options,
             gradients=gradients,
+            activations=activations if gradients == "int8" else "fp32",
             op_abi=OP_ABI if any(n.domain == DOMAIN for n in steps.graph.node) else 0,
             inputs=found.inputs,
             label=label,

@@ -7,13 +7,14 @@ graph      what passes work on; without what is unused
 
 from fleetgrad.edge.autodiff.passes.folding import fold
 from fleetgrad.edge.autodiff.passes.graph import Graph, Pass, alive
+from fleetgrad.edge.autodiff.passes.narrowing import narrow
 from fleetgrad.edge.autodiff.passes.removing import remove
 from fleetgrad.edge.autodiff.passes.sharing import share
 from fleetgrad.edge.autodiff.passes.turning import turn
 
-__all__ = ["PASSES", "Graph", "alive", "fold", "remove", "share", "simplify", "turn"]
+__all__ = ["PASSES", "Graph", "alive", "fold", "narrow", "remove", "share", "simplify", "turn"]
 
-PASSES: tuple[Pass, ...] = (alive, fold, remove, share, turn, alive)
+PASSES: tuple[Pass, ...] = (alive, fold, remove, share, narrow, turn, alive)
 
 
 def simplify(graph: Graph) -> Graph:

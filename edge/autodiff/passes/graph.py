@@ -12,13 +12,17 @@ from fleetgrad.edge.autodiff.registry import reads, upstream
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """`shapes` and `known` say of some values what they are for any input: their shape (-k is k times the batch), their value."""
+    """`shapes` and `known` say of some values what they are for any input: their shape (-k is k times the batch), their value.
+
+    `narrow` is the loss, whose gradients are computed, where activations are to be kept as int8 (narrowing.py), else empty.
+    """
 
     nodes: tuple[onnx.NodeProto, ...]
     constants: Mapping[str, onnx.TensorProto]
     goals: frozenset[str]
     shapes: Mapping[str, Shape]
     known: Mapping[str, Array]
+    narrow: str = ""
 
     @property
     def held(self) -> set[str]:
