@@ -65,9 +65,9 @@ def new(
     lora_freeze_a: LoraFreezeA = False,
     dim: Dim = None,
     batch_norm: Annotated[
-        Literal["frozen", "shared"],
-        typer.Option(help="Running statistics as they are, or measured by devices and averaged."),
-    ] = "frozen",
+        Literal["shared", "frozen"],
+        typer.Option(help="Running statistics: measured by devices and averaged, or as the model has them."),
+    ] = "shared",
     rounds: Annotated[int, typer.Option(min=1)] = 15,
     codec: Codec = "blk8",
     bits: Bits = None,

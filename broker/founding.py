@@ -37,7 +37,7 @@ def create(
     settings: Settings,
     *,
     choice: Choice = ALL,
-    batch_norm: Literal["frozen", "shared"] = "frozen",
+    batch_norm: Literal["shared", "frozen"] = "shared",
     dims: Mapping[str, int] | None = None,
     notice: Callable[[str], None] = lambda _: None,
 ) -> Manifest:

@@ -36,6 +36,7 @@ BENCHES = {
     "startup": "fleetgrad.edge.bench.startup",
     "fidelity": "fleetgrad.edge.bench.fidelity",
     "partial": "fleetgrad.edge.bench.partial",
+    "normalised": "fleetgrad.edge.bench.normalised",
     "accuracy": "fleetgrad.broker.bench.accuracy",
 }
 COLUMNS = ("figure", "value", "unit", "bound", "holds", "peer")

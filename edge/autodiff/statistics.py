@@ -38,7 +38,7 @@ def in_training(model: Model, trained: Collection[str], path: Collection[str]) -
         ):
             if shared := set(running) & set(statistics):
                 raise ModelError(
-                    f"two BatchNormalization nodes share the statistics {sorted(shared)[0]!r}: compile with frozen ones"
+                    f"two BatchNormalization nodes share the statistics {sorted(shared)[0]!r}: take --batch-norm frozen"
                 )
             statistics += running
             node = _trained(node, running)

@@ -30,7 +30,7 @@ CHOICES = {
     "--lora '*' --lora-freeze-a": Choice(lora=Lora(["*"], freeze_a=True)),
 }
 DEVICES, ALPHA, ROUNDS, SEEDS = 8, 0.3, 15, 3
-TRAINING = {"batch_size": 16, "learning_rate": 0.004, "momentum": 0.9}
+TRAINING = {"epochs": 4, "batch_size": 16, "learning_rate": 0.004, "momentum": 0.9}
 
 
 def rows() -> list[dict[str, Any]]:
@@ -82,7 +82,7 @@ def federated() -> list[dict[str, Any]]:
                 turned = fit("d", x.transpose(0, 1, 3, 2), digits.target, manifest)
                 trainer = Trainer(open_plan(where))
                 data = [turned.subset(kept[part]) for part in parts]
-                gaps[label].append(_play(trainer, data, seed))
+                gaps[label].append(play(trainer, data, seed, TRAINING))
                 scores[label].append(trainer.evaluate(turned.subset(held)).accuracy or 0.0)
     note = f"{DEVICES} devices, {ROUNDS} rounds, seeds 0 to {SEEDS - 1}"
     table = [row(f"transposed digits, {k}: accuracy", 100 * float(np.mean(v)), "%", note) for k, v in scores.items()]
@@ -103,12 +103,12 @@ def _pretrained(folder: Path, x: Floats, y: Any, kept: Any) -> Path:
     """A model that knows upright digits."""
     manifest = compile_model(zoo.digits_cnn(), loss="cross-entropy", output=folder / "upright")
     trainer = Trainer(open_plan(folder / "upright"))
-    trainer.run_epochs(fit("d", x, y, manifest).subset(kept), epochs=10, seed=0, **TRAINING)  # type: ignore[arg-type]
+    trainer.run_epochs(fit("d", x, y, manifest).subset(kept), seed=0, **{**TRAINING, "epochs": 10})  # type: ignore[arg-type]
     export_model(folder / "upright", trainer.model, folder / "upright.onnx")
     return folder / "upright.onnx"
 
 
-def _play(trainer: Trainer, data: list[Dataset], seed: int) -> float:
+def play(trainer: Trainer, data: list[Dataset], seed: int, training: dict[str, Any]) -> float:
     """All rounds of FedAvg; the trainer has the last model then. The gap of the first round's factors."""
     gap = 0.0
     shares = np.array([len(d) for d in data]) / sum(map(len, data))
@@ -116,7 +116,7 @@ def _play(trainer: Trainer, data: list[Dataset], seed: int) -> float:
         base, results = trainer.parameters.copy(), []
         for own in data:
             trainer.load(base)
-            trainer.run_epochs(own, epochs=4, seed=seed * ROUNDS + round_, **TRAINING)  # type: ignore[arg-type]
+            trainer.run_epochs(own, seed=seed * ROUNDS + round_, **training)
             results.append(trainer.model.copy())
         mean = np.tensordot(shares.astype(np.float32), np.stack(results), 1)
         if round_ == 0 and trainer.manifest.adapters:

@@ -73,9 +73,9 @@ def test_new_takes_sizes_and_a_choice_and_says_what_the_compiler_notes(run: Run,
     assert manifest.inputs[0].shape == (4, 3)
 
 
-def test_new_shares_running_statistics_where_told(run: Run, tmp_path: Path) -> None:
+def test_new_shares_running_statistics_unless_told_otherwise(run: Run, tmp_path: Path) -> None:
     onnx.save(network(), str(tmp_path / "m.onnx"))
-    for flags, role in (((), "frozen"), (("--batch-norm", "shared"), "statistic")):
+    for flags, role in (((), "statistic"), (("--batch-norm", "frozen"), "frozen")):
         code, _, err = run("new", tmp_path / role, "--model", tmp_path / "m.onnx", *flags)
         assert code == 0, err
         manifest = open_plan(tmp_path / role / "plan").manifest
