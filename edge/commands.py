@@ -20,6 +20,7 @@ from rich.text import Text
 from fleetgrad.edge.data import npz, split
 from fleetgrad.edge.training import memory
 from fleetgrad.edge.training import trainer as training
+from fleetgrad.edge.training.pieces import least
 from fleetgrad.edge.training.plan_dir import open_plan
 from fleetgrad.edge.training.scores import told
 from fleetgrad.wire.command_line import EXIT_FAILED, Format, make_app, parse_shape, run_app
@@ -40,7 +41,7 @@ from fleetgrad.wire.model_options import (
     dims_of,
 )
 from fleetgrad.wire.plan import Activations, BatchNorm, Gradients, Optimizer, Profile
-from fleetgrad.wire.sizes import parse_size
+from fleetgrad.wire.sizes import megabytes, parse_size
 
 app = make_app("Trains ONNX models on this board, by itself or in a federation.")
 MOST_THREADS = 64  # as in edge.toml
@@ -111,6 +112,12 @@ def compile_(
         f"{output}: {sum(t.size for t in trained):,} parameters in {len(trained)} tensors train, {frozen} tensors stay; "
         f"{4 * manifest.travels:,} bytes travel as fp32"
     )
+    if manifest.memory:
+        size = manifest.optimizer.batch_size
+        whole, fewest = memory.growth(manifest, size), least(manifest)
+        pieces = memory.growth(manifest, fewest, pieces=True)
+        less = f"; with --micro-batch {fewest} about {megabytes(pieces)}" if pieces < whole else ""
+        out.print(f"training takes about {megabytes(whole)} of memory in batches of {size}{less}")
 
 
 @app.command()

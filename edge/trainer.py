@@ -86,15 +86,16 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class _Loaded:
-    """The plan and data of the last request; another of either replaces both."""
+    """The plan and data of the last request; another of either replaces both. `again`: this process has had sessions before."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, again: bool = False) -> None:
         spool, d = Path(request.spool), request.data
         self.source = (request.plan, request.data)
         plan = _unpacked(spool / request.plan, spool / "plans")
         self.data: Dataset = npz.load(Path(d.path), plan.manifest, x=d.x, y=d.y, scale=d.scale, shape=d.shape)
         self.layout = VectorLayout.of(plan.manifest)
-        self._manifest, self._before = plan.manifest, memory.resident()
+        self._manifest = plan.manifest
+        self._before = memory.resident() - (memory.SESSION_BYTES if again else 0)  # what the first one brings stays
         self.trainer = training.Trainer(plan, request.threads, self.micro_batch(request), plan.directory / CACHE)
 
     def micro_batch(self, request: Request) -> int | None:
@@ -212,11 +213,14 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints goes to the log, not between the replies
     loaded: _Loaded | None = None
+    again = False
     for line in sys.stdin.buffer:
         request = msgspec.json.decode(line, type=Request)
         try:
             if loaded is None or loaded.source != (request.plan, request.data):
-                loaded = _when_there_is_room(request.round, lambda: _Loaded(request))  # noqa: B023  (called at once)
+                loaded = None  # two plans and their data at once may be more than there is room for
+                loaded = _when_there_is_room(request.round, lambda: _Loaded(request, again))  # noqa: B023  (called at once)
+                again = True
             reply = train(request, loaded, replies)
         except (DataError, PlanError) as e:
             # A file that can't be read may be there the next time; one that doesn't fit the plan never will.

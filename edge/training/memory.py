@@ -10,6 +10,8 @@ the heap matters more: last layers, biases or adapters alone are mostly within 1
 worst. `make bench-memory` holds all to new ones.
 """
 
+import ctypes
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +37,10 @@ class DoesNotFit(PlanError):
 
 
 def resident() -> int:
-    """Bytes of this process that lie in memory."""
+    """Bytes of this process that lie in memory, once what it doesn't use any more is given back."""
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc's
+        trim(0)
     return int(STATM.read_text().split()[1]) * PAGE_BYTES
 
 
@@ -86,11 +91,13 @@ def micro_batch(manifest: Manifest, batch: int, limit: int, before: int, *, eval
         both = samples + joined
         return before + growth(manifest, both, pieces=pieces, evaluated=both if evaluation else 0)
 
-    found = next((samples for samples in range(batch, fewest - 1, -1) if needed(samples) <= limit), None)
+    sizes = range(batch, fewest - 1, -1)
+    found = next((samples for samples in sizes if needed(samples) <= limit), None)
     if found is None:
-        would_do = -(-needed(fewest) // ROUND_UP)
+        best = min(sizes, key=needed)  # whole batches, where the pieces' gradients take more than they save
+        would_do = -(-needed(best) // ROUND_UP)
         raise DoesNotFit(
             f"training doesn't fit: max-rss is {megabytes(limit)}, this process has {megabytes(before)} before training and "
-            f"would have {megabytes(needed(fewest))} with a micro-batch of {fewest}; max-rss {would_do}MB would do"
+            f"would have {megabytes(needed(best))} with a micro-batch of {best}; max-rss {would_do}MB would do"
         )
     return None if found == batch else found

@@ -38,6 +38,10 @@ class Child:
         found: dict[str, Any] = msgspec.json.decode(self.process.stdout.readline())
         return found
 
+    def resident(self) -> int:
+        """Its bytes in memory."""
+        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * 4096
+
     def last(self) -> dict[str, Any]:
         while (reply := self.reply())["kind"] == "progress":
             continue
@@ -154,6 +158,37 @@ def test_what_it_cannot_do_is_one_reply_and_the_trainer_lives_on(
     assert reply.get("lasting", False) == lasting
     child.ask({**request_, "policy": Policy(local_epochs=1)})
     assert child.last()["kind"] == "trained"
+
+
+def test_a_trainer_runs_batches_in_pieces_where_its_limit_says_so(
+    child: Child, request_: dict[str, Any], tmp_path: Path
+) -> None:
+    """The limit that the refusal names allows one sample at once, and no batch of 512 with its 16 MB of inputs."""
+    compile_model(zoo.mlp(inputs=8192, hidden=8, classes=3), loss="cross-entropy", output=tmp_path / "wide")
+    (tmp_path / "objects" / "cc").write_bytes(bundle.pack(tmp_path / "wide"))
+    opened = open_plan(tmp_path / "wide")
+    (tmp_path / "objects" / "dd").write_bytes(opened.initial_parameters()[: opened.manifest.travels].tobytes())
+    rng = np.random.default_rng(0)
+    (tmp_path / "data.npz").rename(tmp_path / "small.npz")
+    np.savez(tmp_path / "data.npz", x=rng.random((600, 8192), np.float32), y=rng.integers(0, 3, 600))
+    wide = {**request_, "plan": "objects/cc", "params": "objects/dd", "policy": Policy(batch_size=512, local_epochs=2)}
+    child.ask({**wide, "max-rss": 10_000_000})
+    reason = child.last()["reason"]
+    assert "with a micro-batch of 1" in reason
+    would_do = int(reason.rpartition("max-rss ")[2].removesuffix("MB would do"))
+    taken, losses = [], []
+    for limit in ((would_do + 3) * 1_000_000, None):
+        other = {"plan": "objects/aa", "params": "objects/bb", "data": {"path": str(tmp_path / "small.npz")}}
+        for asked in (wide, {**wide, **other}, wide):  # in between another plan, which leaves no trace
+            child.ask({**asked, "max-rss": limit})
+            done = child.last()
+            assert done["kind"] == "trained", done
+        assert done["steps"] == 4
+        taken.append(child.resident())
+        losses.append(done["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert taken[0] < 1.1 * (would_do + 3) * 1_000_000
+    assert taken[1] - taken[0] > 8_000_000
 
 
 def test_the_trainer_ends_when_its_daemon_is_gone(child: Child) -> None:
