@@ -133,6 +133,9 @@ def check(
     lora_rank: LoraRank = None,
     lora_alpha: LoraAlpha = None,
     lora_freeze_a: LoraFreezeA = False,
+    batch_norm: Annotated[
+        BatchNorm, typer.Option(help="As in compile; new takes shared unless told otherwise.")
+    ] = "batch",
     dim: Dim = None,
     format: Format = "table",  # noqa: A002
 ) -> None:
@@ -148,6 +151,7 @@ def check(
         model,
         dims_of(dim),
         choice=choice_of(train, freeze, last, biases_only, lora, lora_rank, lora_alpha, lora_freeze_a),
+        batch_norm=batch_norm,
         loss=loss,
         loss_options=parse(loss_option or []),
     )

@@ -14,9 +14,10 @@ from fleetgrad.edge.autodiff.graph import OPSET, Builder
 from fleetgrad.edge.autodiff.hidden import folded
 from fleetgrad.edge.autodiff.quantized import ADVICE, integer_ops
 from fleetgrad.edge.autodiff.registry import FLAT, barrier, objections, path, reached, upstream
+from fleetgrad.edge.autodiff.statistics import in_training
 from fleetgrad.wire.choice import ALL, Choice
 from fleetgrad.wire.loss import LossName, LossOptions
-from fleetgrad.wire.plan import padded
+from fleetgrad.wire.plan import BatchNorm, padded
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ def survey(
     dims: Mapping[str, int] | None = None,
     *,
     choice: Choice = ALL,
+    batch_norm: BatchNorm = "batch",
     loss: LossName | None = None,
     loss_options: LossOptions = LossOptions(),  # noqa: B008 - frozen
 ) -> Survey:
@@ -114,7 +116,12 @@ def survey(
     why = untrained(found, goal, trained) | dict.fromkeys(picked.left, "not chosen")
     weights = _weights(found.source, trained, lambda name: why.get(name, "says how to compute"))
     part, whole = ([found.weights[name].size for name in names] for names in (trained, found.weights))
-    totals = Totals(sum(part), sum(whole), sum(map(padded, part)), sum(map(padded, whole)))
+    shared = list[str]()
+    if batch_norm == "shared" and not objecting:
+        passed = {name for node in path(found.nodes, trained, [goal], found.floats) for name in node.output}
+        _, shared = in_training(found, trained, passed)
+    travels = sum(map(padded, [*part, *(found.weights[name].size for name in shared)]))
+    totals = Totals(sum(part), sum(whole), travels, sum(map(padded, whole)))
     return Survey(tuple(rows), weights, (*notes(found), *picked.notes), totals)
 
 

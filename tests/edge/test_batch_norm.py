@@ -8,12 +8,12 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from fleetgrad.edge.autodiff import ModelError, compile_model, export_model
+from fleetgrad.edge.autodiff import ModelError, compile_model, export_model, survey
 from fleetgrad.edge.data.dataset import Dataset, fit
 from fleetgrad.edge.training.plan_dir import open_plan
 from fleetgrad.edge.training.trainer import Trainer
 from fleetgrad.wire import plan
-from fleetgrad.wire.choice import Choice
+from fleetgrad.wire.choice import ALL, Choice
 from tests.edge.test_edge_command import run_here
 
 TRAINING = {"batch_size": 8, "learning_rate": 0.05, "momentum": 0.9, "seed": 3}
@@ -140,3 +140,12 @@ def test_shared_statistics_travel_behind_the_weights_in_a_unit_that_leaves_them_
     large.CopyFrom(numpy_helper.from_array(np.full(6, 3000, np.float32), "var"))
     manifest = compile_model(model, loss="cross-entropy", batch_norm="shared", output=tmp_path / "plan")
     assert manifest.statistics.exponent == 14  # 256 x 3,000 is under 64 x 2^14
+
+
+@pytest.mark.parametrize("choice", [ALL, Choice(train=["b"])])
+@pytest.mark.parametrize("kind", ["batch", "shared", "frozen"])
+def test_a_survey_counts_the_statistics_that_would_travel(tmp_path: Path, kind: plan.BatchNorm, choice: Choice) -> None:
+    manifest = compile_model(network(), loss="mse", batch_norm=kind, choice=choice, output=tmp_path / "plan")
+    totals = survey(network(), batch_norm=kind, choice=choice).totals
+    assert totals is not None
+    assert (totals.travels, totals.length) == (manifest.travels, manifest.length)

@@ -6,6 +6,7 @@ Keys come from fixed seeds, values from small formulas, so that another implemen
     delta[i] = ((37 * i) mod 511 - 255) / 4096      (float32, exact)
 """
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -44,6 +45,8 @@ def delta(count: int) -> NDArray[np.float32]:
 
 RAW32, BLK8 = CodecSpec(name="raw32"), CodecSpec(name="blk8", rounding="nearest")
 LARGE = VectorLayout.stacked([("weight", (33, 40)), ("bias", (33,))])  # auto's example: one large tensor, one small
+NORMED = VectorLayout.stacked([("weight", (7, 10)), ("mean", (5,)), ("var", (5,))])
+NORMED = dataclasses.replace(NORMED, statistics=NORMED.parts[1:], variances=NORMED.parts[2:], exponent=12)
 EXAMPLES = {
     "raw32": RAW32, "fp16": CodecSpec(name="fp16"), "blk8 to nearest": BLK8, "blk8 stochastic": CodecSpec(name="blk8"),
     "blk4 to nearest": CodecSpec(name="blk4", rounding="nearest"), "rot-2": CodecSpec(name="rot-2"),
@@ -64,6 +67,25 @@ def payload(codec: CodecSpec, layout: VectorLayout) -> bytes:
     layout.clear_padding(values)
     keys = seeds.codec_keys(FEDERATION, DEVICE, ROUND, ATTEMPT)
     return encode_payload(codec, layout, values, keys=keys, weight=120, steps=32, loss=0.5)
+
+
+def shared_statistics() -> dict[str, Any]:
+    """A payload of a plan with running statistics, and the sum of two members' in the unit of its exponent."""
+    values, made = delta(NORMED.count), payload(BLK8, NORMED)
+    NORMED.clear_padding(values)
+    total = np.zeros(NORMED.count, np.int64)
+    for weight in (120, 3):
+        kernels.ring_add(total, NORMED.summed(values), weight)
+    return {
+        "codec": msgspec.to_builtins(BLK8),
+        "tensors": [[p.name, list(p.shape)] for p in NORMED.parts],
+        "statistics": [p.name for p in NORMED.statistics],
+        "variances": [p.name for p in NORMED.variances],
+        "exponent": NORMED.exponent,
+        "payload": made.hex(),
+        "rule": "the floats added with the weights 120 and 3, int64 little-endian",
+        "sum": total.astype("<i8").tobytes().hex(),
+    }
 
 
 def payload_vector(name: str) -> dict[str, Any]:
@@ -162,6 +184,7 @@ def make() -> dict[str, Any]:
         }
         | {"fl1-ring": f"{seeds.codec_keys(FEDERATION, DEVICE, ROUND, ATTEMPT).shared:016x}"},
         "payloads": {name: payload_vector(name) for name in EXAMPLES},
+        "statistics": shared_statistics(),
         "update": {
             "floats": LONG,
             "payload length": len(body) - 64,

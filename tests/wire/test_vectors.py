@@ -1,5 +1,6 @@
 """The committed golden vectors: the code still makes them, and reads them back from the bytes alone."""
 
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -139,6 +140,27 @@ def test_the_update_comes_together_from_its_headers_and_its_payload() -> None:
         == 120
     )
     assert np.array_equal(out, values)
+
+
+def test_statistics_follow_the_coded_vector_and_are_summed_in_their_own_unit() -> None:
+    vector = VECTORS["statistics"]
+    plain = VectorLayout.stacked([(name, tuple(shape)) for name, shape in vector["tensors"]])
+    layout = dataclasses.replace(
+        plain,
+        statistics=tuple(p for p in plain.parts if p.name in vector["statistics"]),
+        variances=tuple(p for p in plain.parts if p.name in vector["variances"]),
+        exponent=vector["exponent"],
+    )
+    values = (((37 * np.arange(layout.count)) % 511 - 255) / 4096).astype("<f4")
+    layout.clear_padding(values)
+    raw, out, start = bytes.fromhex(vector["payload"]), np.empty(layout.count, np.float32), plain.parts[1].start
+    assert raw.endswith(values[start:].tobytes())
+    decode_payload(raw, msgspec.convert(vector["codec"], CodecSpec), layout, keys(), out)
+    assert np.array_equal(out[start:], values[start:])
+    assert 0 < np.abs(out[:start] - values[:start]).max() < 3e-4  # half a step of blk8: absmax / 127 / 2
+    total = np.frombuffer(bytes.fromhex(vector["sum"]), "<i8")
+    units = np.where(np.arange(layout.count) < start, 2.0**32, 2.0 ** (32 - vector["exponent"]))
+    assert np.array_equal(total, 123 * np.rint(values * units).astype(np.int64))
 
 
 def test_the_query_is_one_frame_that_its_device_signed() -> None:
