@@ -5,6 +5,7 @@ python tests/fuzz/parsers.py frame|message|payload|manifest LIBFUZZER-OPTIONS
 
 import base64
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Callable
 from types import UnionType
@@ -32,6 +33,8 @@ KEYS = Keys(own=1, shared=2)
 LAYOUT = VectorLayout.stacked(
     [("w", (20, 60)), ("b", (60,)), ("v", (3,))]
 )  # small tensors and a large one, and padding
+NORMED = VectorLayout.stacked([("w", (20, 60)), ("mean", (9,)), ("var", (9,))])
+LAYOUTS = (LAYOUT, dataclasses.replace(NORMED, statistics=NORMED.parts[1:], variances=NORMED.parts[2:], exponent=12))
 SPECS = [CodecSpec(name=name, **DEFAULTS.get(name, {})) for name in NAMES]
 MOST = 200_000  # bytes of the largest body that the frame's reader accepts
 # What each kind of message may be; the first three travel signed.
@@ -84,28 +87,29 @@ def message(data: bytes) -> None:
 
 
 def payload(data: bytes) -> None:
-    """u8 codec (bit 7: an info that is right is put before) | payload."""
+    """u8 codec, and one of the layouts (bit 7: an info that is right is put before) | payload."""
     if not data:
         return
-    spec = SPECS[(data[0] & 127) % len(SPECS)]
+    again, number = divmod(data[0] & 127, len(SPECS))
+    spec, layout = SPECS[number], LAYOUTS[again % len(LAYOUTS)]
     raw = data[1:]
     if data[0] & 128:
         codec = codecs.codec_of(spec)
-        rate = 8.0 * len(raw) / LAYOUT.count
+        rate = 8.0 * len(raw) / layout.count
         info = wire.UpdateInfo(
-            codec=codec.id, parameter=codec.parameter, count=LAYOUT.count, rate=rate, weight=1, steps=1, loss=0.5
+            codec=codec.id, parameter=codec.parameter, count=layout.count, rate=rate, weight=1, steps=1, loss=0.5
         )
         text = msgspec.msgpack.encode(info)
         raw = len(text).to_bytes(2, "little") + text + raw
-    out = np.empty(LAYOUT.count, np.float32)
+    out = np.empty(layout.count, np.float32)
     try:
         info, coded = codecs.read_info(raw)
         assert len(coded) < len(raw)
-        assert codecs.decode_payload(raw, spec, LAYOUT, KEYS, out) == info
+        assert codecs.decode_payload(raw, spec, layout, KEYS, out) == info
     except codecs.CodecError:
         return
     assert np.isfinite(out).all(), "an accepted payload decodes to finite values"
-    assert len(raw) <= codecs.payload_bound(spec, LAYOUT), "and is within the bound that a reader is told"
+    assert len(raw) <= codecs.payload_bound(spec, layout), "and is within the bound that a reader is told"
 
 
 def manifest(data: bytes) -> None:

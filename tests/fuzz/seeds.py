@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -150,10 +151,10 @@ def _message() -> Iterator[bytes]:
 
 
 def _payload() -> Iterator[bytes]:
-    values = _vector(parsers.LAYOUT.count) * np.float32(0.1)
-    parsers.LAYOUT.clear_padding(values)
-    for number, spec in enumerate(parsers.SPECS):
-        payload = encode_payload(spec, parsers.LAYOUT, values, keys=parsers.KEYS, weight=5, steps=2, loss=0.25)
+    for number, (layout, spec) in enumerate(itertools.product(parsers.LAYOUTS, parsers.SPECS)):
+        values = _vector(layout.count) * np.float32(0.1)
+        layout.clear_padding(values)
+        payload = encode_payload(spec, layout, values, keys=parsers.KEYS, weight=5, steps=2, loss=0.25)
         yield bytes([number]) + payload
         yield bytes([number | 128]) + bytes(read_info(payload)[1])
 
@@ -167,6 +168,18 @@ def _manifest() -> Iterator[bytes]:
         output=(4,), tensors=tensors, travels=tensors[1].end, length=tensors[-1].end, files={"train.onnx": "0" * 64},
     )  # fmt: skip
     yield plan.encode(made)
+    factors = [
+        ("w.lora_A", (1, 4), "trainable"),
+        ("w.lora_B", (3, 1), "trainable"),
+        ("v", (4,), "statistic"),
+        ("w.base", (3, 4), "frozen"),
+    ]
+    adapted = plan.lay_out(factors)  # type: ignore[arg-type]
+    adapter = plan.Adapter(base="w.base", a="w.lora_A", b="w.lora_B", scale=2.0, order="ba")
+    yield plan.encode(msgspec.structs.replace(
+        made, tensors=adapted, adapters=(adapter,), statistics=plan.Statistics(exponent=9, variances=("v",)),
+        travels=adapted[2].end, length=adapted[-1].end,
+    ))  # fmt: skip
     line = trial.Line(fixed=-7, per_sample=5)
     usage = trial.Usage(nodes=3, arena=(line, line), scratch=line)
     known = trial.Trial(seed=9, limits={"x": 2}, loss=0.5, norm=1.5, projection=-1.0)
