@@ -3,7 +3,7 @@
     y = x W + s (x A) B        MatMul, Gemm: W [in, out], A [in, r], B [r, out], or all of them transposed
     y = W * x + s B * (A * x)  Conv: A has W's kernel, stride and padding and r channels, B is of 1 x 1
 
-with s = alpha / r. A is normal with variance 1 / in, B zero, so that the model starts as it was. Hu et al., "LoRA: low-rank
+with s = alpha / r; for kernels of more than one tap computed as the same (W + s B A) * x, which is faster. A is normal with variance 1 / in, B zero, so that the model starts as it was. Hu et al., "LoRA: low-rank
 adaptation of large language models" (2021, arXiv:2106.09685); for convolutions as in the authors' loralib. In use W + s A B is
 one weight again (prologue.py).
 """
@@ -140,23 +140,31 @@ def _adapted(model: Model, weight: str, place: Place, lora: Lora) -> Model:
     weights = dict[str, Array]()
     for name, value in model.weights.items():
         weights |= tensors if name == weight else {name: value}
-    extra, shapes = _beside(model, place, weight, lora)
-    nodes = []
-    for node in model.nodes:
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
-        copy.input[:] = [weight + BASE if name == weight else name for name in node.input]
-        nodes.append(copy)
-        if node.output[0] == place.node.output[0]:
-            copy.output[0] += BASE
-            nodes += extra
+    nodes, constants = list[onnx.NodeProto](), list(model.constants)
+    if place.node.op_type == "Conv" and math.prod(shape[2:]) > 1:
+        # Two windows would pass over x, each for few channels; the sum's gradient comes from one.
+        nodes, shapes = (
+            [*_merging(weight, shape, place.order, lora), *model.nodes],
+            _merging_shapes(weight, shape, lora),
+        )
+    else:
+        extra, shapes = _beside(model, place, weight, lora)
+        constants.append(numpy_helper.from_array(_scale(lora), weight + ".lora_scale"))
+        for node in model.nodes:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            copy.input[:] = [weight + BASE if name == weight else name for name in node.input]
+            nodes.append(copy)
+            if node.output[0] == place.node.output[0]:
+                copy.output[0] += BASE
+                nodes += extra
     shapes |= {name: value.shape for name, value in tensors.items()}
     return dataclasses.replace(
         model,
         source=source,
         nodes=tuple(nodes),
         weights=weights,
-        constants=(*model.constants, numpy_helper.from_array(_scale(lora), weight + ".lora_scale")),
+        constants=tuple(constants),
         shapes={**model.shapes, **shapes},
         floats=model.floats | shapes.keys(),
     )
@@ -220,6 +228,16 @@ def _merging(weight: str, shape: Shape, order: str, lora: Lora) -> Sequence[onnx
     nodes.append(prologue.node("Mul", [product, f"{weight}.lora_scale"], f"{weight}.lora_change"))
     nodes.append(prologue.node("Add", [weight + BASE, f"{weight}.lora_change"], weight))
     return nodes
+
+
+def _merging_shapes(weight: str, shape: Shape, lora: Lora) -> dict[str, Shape]:
+    """The shapes of what a kernel's prologue computes, its constants but for float32 ones left out."""
+    inputs = math.prod(shape[1:])
+    return {
+        f"{weight}{B}.matrix": (shape[0], lora.rank), f"{weight}{A}.matrix": (lora.rank, inputs),
+        f"{weight}.lora_product": (shape[0], inputs), f"{weight}.lora_product.kernel": shape,
+        f"{weight}.lora_scale": (), f"{weight}.lora_change": shape, weight: shape,
+    }  # fmt: skip
 
 
 def _scale(lora: Lora) -> Array:

@@ -20,6 +20,7 @@ from fleetgrad.edge.autodiff.errors import Unsupported
 OPSET = 21  # of every graph that leaves this room
 IR_VERSION = 10  # the first that carries opset 21
 DOMAIN, DOMAIN_VERSION = "fleetgrad", 1
+MARK = "fleetgrad.prologue"  # begins the names of nodes that compute weights (prologue.py)
 
 Shape = tuple[int, ...]
 Array = NDArray[Any]

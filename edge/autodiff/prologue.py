@@ -13,10 +13,8 @@ import onnx
 import onnxruntime
 from onnx import helper, numpy_helper
 
-from fleetgrad.edge.autodiff.graph import IR_VERSION, Array
+from fleetgrad.edge.autodiff.graph import IR_VERSION, MARK, Array
 from fleetgrad.edge.autodiff.registry import reads, upstream
-
-MARK = "fleetgrad.prologue"  # begins the names of its nodes
 
 
 def node(op: str, inputs: Sequence[str], output: str, **attributes: object) -> onnx.NodeProto:

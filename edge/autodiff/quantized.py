@@ -18,7 +18,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from fleetgrad.edge.autodiff import prologue
-from fleetgrad.edge.autodiff.graph import Array, Node
+from fleetgrad.edge.autodiff.graph import MARK, Array, Node
 from fleetgrad.edge.autodiff.registry import reads
 
 FLOAT = ".float"  # follows the integer weight's name, without the quantizer's ending
@@ -130,7 +130,7 @@ def relax(model: onnx.ModelProto, lifted: Lifted) -> None:
         if node.op_type == "DequantizeLinear" and node.input[0] in lifted.biases:
             given[node.output[0]] = lifted.biases[node.input[0]]
             continue
-        if node.name.startswith(prologue.MARK) and _of_bias(node, lifted):
+        if node.name.startswith(MARK) and _of_bias(node, lifted):
             continue
         if node.op_type == "DequantizeLinear" and node.input[0] in lifted.weights and len(node.input) < 3:
             node.input.append(f"{node.input[0]}.zero")

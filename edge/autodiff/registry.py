@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import onnx
 
 from fleetgrad.edge.autodiff.errors import Unsupported
-from fleetgrad.edge.autodiff.graph import Builder, Node
+from fleetgrad.edge.autodiff.graph import MARK, Builder, Node
 
 Gradients = Sequence[str | None]
 Rule = Callable[..., Gradients]
@@ -115,7 +115,8 @@ def _is_flat(node: onnx.NodeProto) -> bool:
 
 
 def carrying(nodes: Sequence[onnx.NodeProto], weights: Iterable[str]) -> frozenset[str]:
-    """The weights and the values that hold entries of one as they are, such as the transposed weight of a dense layer.
+    """The weights and the values that hold entries of one as they are, such as the transposed weight of a dense layer; and
+    kernels that a prologue adds up.
 
     Not so of a weight that is an embedding too: as the last layer it has a column for each word, few of which are labels in
     a batch, and beside a label the rest of such a column of dY is lost in int8 (cosine 0.999).
@@ -123,7 +124,11 @@ def carrying(nodes: Sequence[onnx.NodeProto], weights: Iterable[str]) -> frozens
     looked_up = {node.input[0] for node in nodes if node.op_type == "Gather"}
     found = set(weights)
     for node in nodes:
-        if node.op_type in MOVING and not node.domain and node.input[0] in found - looked_up:
+        if node.name.startswith(MARK) and node.op_type in {"Reshape", "Add"}:
+            found.update(
+                node.output if node.op_type == "Add" else ()
+            )  # not the factors: the sum's gradient is int8 already
+        elif node.op_type in MOVING and not node.domain and node.input[0] in found - looked_up:
             found.update(node.output)
     return frozenset(found)
 

@@ -138,6 +138,24 @@ def test_the_factors_have_torchs_gradients(tmp_path: Path, form: str, profile: p
         assert np.linalg.norm(value - exact.numpy()) <= 2e-6 * np.linalg.norm(exact.numpy())
 
 
+def test_int8_gradients_of_a_kernels_factors_come_from_one_window_and_point_where_fp32_ones_do(tmp_path: Path) -> None:
+    choice, found = Choice(lora=Lora(["conv2.weight"], rank=4)), []
+    random = np.random.Generator(np.random.PCG64(8))
+    x, y = random.random((16, 1, 8, 8), np.float32), random.integers(0, 10, 16)
+    for kind in ("fp32", "int8"):
+        how: dict[str, Any] = {"gradients": kind, "choice": choice}
+        compile_model(zoo.digits_cnn(), loss="cross-entropy", output=tmp_path / kind, **how)
+        _, _, tensors = randomised(tmp_path / kind)
+        factors = {n: v for n, v in tensors.items() if ".lora_" in n}
+        names = [plan.GRADIENT + n for n in factors]
+        found.append(session(tmp_path / kind / plan.TRAIN).run(names, {"image": x, plan.LABEL: y, **factors}))
+    kinds = [n.op_type for n in onnx.load(tmp_path / "int8" / plan.TRAIN).graph.node]
+    assert (kinds.count("ConvWeightGrad"), kinds.count("MatMulWeightGrad")) == (1, 0)
+    for exact, rounded in zip(*found, strict=True):
+        cosine = (exact * rounded).sum() / np.linalg.norm(exact) / np.linalg.norm(rounded)
+        assert 0.9995 <= cosine < 1
+
+
 @pytest.mark.parametrize("freeze_a", [False, True])
 def test_training_moves_the_factors_alone_and_learns(tmp_path: Path, freeze_a: bool) -> None:
     model = zoo.digits_cnn()

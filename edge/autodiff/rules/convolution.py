@@ -22,6 +22,7 @@ from fleetgrad.edge.autodiff.registry import Gradients, vjp
 from fleetgrad.edge.autodiff.rules.windows import Windows, windows
 
 FEW_CHANNELS = 8  # below this, one-hot Conv beats slices per tap
+THIN_CHANNELS = 16  # up to this, on either side of one tap, quantizing takes longer than the product in fp32
 MOST_GROUPS = 8  # of a 3-D convolution whose weight gradient is int8: each is a product of its own
 
 
@@ -53,7 +54,8 @@ def is_depthwise(g: Builder, node: Node, group: int) -> bool:
 def weight_gradient(g: Builder, node: Node, x: str, dy: str, w: Windows, group: int) -> str:
     """dW [M, C / group, *k] of a convolution from x [N, C, *w.x] to dy [N, M, *w.y], whose weight is node's second input."""
     m, c = g.shapes[node.x[1]][:2]
-    int8 = g.int8 and node.x[1] in node.weights
+    thin = w.taps == 1 and group == 1 and min(m, c) <= THIN_CHANNELS
+    int8 = g.int8 and node.x[1] in node.weights and not thin
     if g.native and len(w.x) <= 2 and c == 1 and group > 1:
         return g.op("DepthwiseConvWeightGrad", x, dy, domain=DOMAIN, kernel_shape=w.kernel, **_attributes(w))
     if int8 and len(w.x) <= 2:
