@@ -22,7 +22,7 @@ from fleetgrad.native.bench.kernels import in_turns, row
 from fleetgrad.wire.choice import ALL, Choice, Lora
 from fleetgrad.wire.plan import Manifest
 
-MODELS, BATCH = ("FedAvg CNN", "MobileNetV2-0.35", "transformer"), 16
+MODELS, BATCH = ("FedAvg CNN", "ResNet-8", "MobileNetV2-0.35", "transformer"), 16
 CHOICES = {
     "--last 1": Choice(last=1),
     "--biases-only": Choice(biases_only=True),
