@@ -73,7 +73,7 @@ def compile_(
         Activations, typer.Option(help="What is kept of activations that int8 weight gradients alone read.")
     ] = "int8",
     profile: Annotated[
-        Profile, typer.Option(help="cpu-native uses the C core's ops, cpu-std none (fp32).")
+        Profile, typer.Option(help="cpu-native uses the C core's ops, cpu-std and cuda none (fp32).")
     ] = "cpu-native",
     batch_norm: Annotated[BatchNorm, typer.Option(help="What trained layers normalise with.")] = "batch",
     train: Train = None,

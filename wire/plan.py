@@ -41,7 +41,9 @@ MANIFEST, TRAIN, EVAL, INFER, PARAMS = "manifest.json", "train.onnx", "eval.onnx
 Role = Literal["trainable", "statistic", "personal", "frozen"]
 Gradients = Literal["int8", "fp32"]
 Activations = Literal["int8", "fp32"]  # what is kept of those that int8 weight gradients alone read
-Profile = Literal["cpu-native", "cpu-std"]  # graphs with the C core's ops, or of standard ops alone
+Profile = Literal[
+    "cpu-native", "cpu-std", "cuda"
+]  # graphs with the C core's ops, of standard ops, of those that a GPU has
 BatchNorm = Literal[
     "batch", "shared", "frozen"
 ]  # what trained layers normalise with: the batch's statistics, or the model's
@@ -127,6 +129,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     model: str
     loss: LossName
     loss_options: LossOptions = LossOptions()
+    profile: Profile = "cpu-native"
     gradients: Gradients
     activations: Activations = "fp32"
     op_abi: int

@@ -30,6 +30,7 @@ def graphs(
     *,
     int8: bool,
     native: bool,
+    elementary: bool,
     narrow: bool,
 ) -> tuple[onnx.ModelProto, onnx.ModelProto, plan.Feed]:
     """The training graph, of the model as it is in `training`, the evaluation graph and the label's feed."""
@@ -48,7 +49,7 @@ def graphs(
     ]
     scalar = helper.make_tensor_value_info(plan.LOSS, TensorProto.FLOAT, [])
 
-    g = Builder(model.shapes, model.shapes, int8=int8, known=model.known, native=native)
+    g = Builder(model.shapes, model.shapes, int8=int8, known=model.known, native=native, elementary=elementary)
     mean, seed = losses.emit(g, goal, loss, options, gradient=True)
     found = differentiate(training.nodes, {goal: seed}, trained, model.floats, g, OPSET)
     names = {mean: plan.LOSS}

@@ -54,16 +54,16 @@ def compile_model(
 
     Every float32 initializer that the loss depends on is trained, unless `choice` (wire/choice.py) leaves it out; `loss_options`
     are those of wire/loss.py. `dims` gives sizes to dynamic dimensions of the inputs, by
-    their names. A plan of the profile cpu-std has no custom ops, so its gradients are fp32. With int8 gradients, `activations` "int8"
+    their names. A plan of the profile cpu-std or cuda has no custom ops, so its gradients are fp32. With int8 gradients, `activations` "int8"
     keeps what they alone read rounded as they round it: the same numbers in less memory. With batch_norm "batch", the
     batch normalisation layers that are trained normalise with the batch's statistics, as in torch's train(), and their
     running statistics stay on the device (role personal); with "shared" they travel and are averaged (role statistic). `output` appears whole or not at all, and replaces an older plan.
     `name` defaults to the file's or the graph's name. `notice` is told what the user may not expect. Raises ModelError
     (UnsupportedModel when ops have no gradient), and OSError when the disk fails.
     """
-    if profile == "cpu-std" and gradients == "int8":
+    if profile != "cpu-native" and gradients == "int8":
         raise ModelError(
-            "int8 gradients are made by custom ops, which the profile cpu-std has not: take fp32 gradients"
+            f"int8 gradients are made by custom ops, which the profile {profile} has not: take fp32 gradients"
         )
     check_loss(loss, loss_options)
     plain, dropped = dropout.settle(read(model, dims, scalar=loss == "output"))
@@ -93,7 +93,10 @@ def compile_model(
     for tensor in tensors:
         vector[tensor.offset : tensor.offset + tensor.size] = found.weights[tensor.name].ravel()
 
-    options = {"int8": gradients == "int8", "native": profile == "cpu-native", "narrow": activations == "int8"}
+    options = {
+        "int8": gradients == "int8", "narrow": activations == "int8",
+        "native": profile == "cpu-native", "elementary": profile == "cuda",
+    }  # fmt: skip
     objective = (loss, loss_options, goal)
     steps, evaluate, label = graphs(found, training, objective, trained, statistics, noise, **options)
     files = {
@@ -108,6 +111,7 @@ def compile_model(
             model=name,
             loss=loss,
             loss_options=loss_options,
+            profile=profile,
             gradients=gradients,
             activations=activations if gradients == "int8" else "fp32",
             op_abi=OP_ABI if any(n.domain == DOMAIN for n in steps.graph.node) else 0,

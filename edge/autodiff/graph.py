@@ -62,7 +62,7 @@ class Builder:
 
     `shapes` are the forward values' shapes, `taken` names that exist already, `dtype` the float type of constants, `int8`
     whether weight gradients go through the custom ops of the domain `fleetgrad`, `native` whether its other ops may be
-    used, and `known` has the forward values that are the same for any input: constants, and what is computed from them.
+    used, `elementary` whether batch normalisation in training is written out, and `known` has the forward values that are the same for any input: constants, and what is computed from them.
     """
 
     def __init__(
@@ -73,12 +73,14 @@ class Builder:
         int8: bool = False,
         known: Mapping[str, Array] = MappingProxyType({}),
         native: bool = False,
+        elementary: bool = False,
     ) -> None:
         self.shapes = shapes
         self.known = known
         self.dtype = dtype
         self.int8 = int8
         self.native = native
+        self.elementary = elementary
         self.replaced: dict[tuple[str, ...], list[onnx.NodeProto]] = {}
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[tuple[str, Shape, bytes], onnx.TensorProto] = {}

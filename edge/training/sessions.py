@@ -1,10 +1,21 @@
-"""Opens a plan's graphs in onnxruntime, with the options that training runs them with."""
+"""Opens a plan's graphs in onnxruntime, with the options that training runs them with.
+
+A plan of the profile cuda runs on the first GPU where onnxruntime has the provider (package onnxruntime-gpu) and the provider
+starts, and on the CPU otherwise, with a log line. Batches, weights and gradients stay in the process's own memory in any case.
+"""
+
+from collections.abc import Sequence
+from typing import Any
 
 import onnxruntime as ort
 
 from fleetgrad.edge.training.plan_dir import Plan
 from fleetgrad.native import kernels
+from fleetgrad.wire.log import log
 from fleetgrad.wire.plan import PlanError
+
+CPU: tuple[Any, ...] = ("CPUExecutionProvider",)
+CUDA: tuple[Any, ...] = (("CUDAExecutionProvider", {"use_tf32": "0"}), *CPU)  # products in whole float32, as on the CPU
 
 
 def options(op_abi: int, threads: int) -> ort.SessionOptions:
@@ -25,8 +36,20 @@ def options(op_abi: int, threads: int) -> ort.SessionOptions:
 
 def open_session(plan: Plan, name: str, how: ort.SessionOptions) -> ort.InferenceSession:
     """The session of one of the plan's files; raises PlanError."""
+    if plan.manifest.profile == "cuda":
+        if "CUDAExecutionProvider" not in ort.get_available_providers():
+            log("cuda_absent", file=name, reason="this onnxruntime has no CUDAExecutionProvider: on the CPU")
+        else:
+            try:
+                return _session(plan, name, how, CUDA)
+            except PlanError as e:
+                log("cuda_failed", file=name, reason=e)
+    return _session(plan, name, how, CPU)
+
+
+def _session(plan: Plan, name: str, how: ort.SessionOptions, providers: Sequence[Any]) -> ort.InferenceSession:
     try:
-        return ort.InferenceSession(str(plan.path(name)), how, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(str(plan.path(name)), how, providers=list(providers))
     except Exception as e:
         raise PlanError(f"plan {plan.directory}: onnxruntime can't load {name}: {first_line(e)}") from e
 

@@ -118,7 +118,9 @@ class Trainer:
         return options(self.manifest.op_abi, self._threads)
 
     def _open(self, name: str) -> ort.InferenceSession:
-        if self._cache is None:
+        if (
+            self._cache is None or self.manifest.profile == "cuda"
+        ):  # what is optimised for one provider is wrong for another
             return open_session(self.plan, name, self._options())
         return cached_session(self.plan, name, self._threads, self._cache)
 

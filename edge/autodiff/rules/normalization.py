@@ -127,12 +127,7 @@ def _batch(g: Builder, node: Node, dy: str) -> Gradients:
             outputs += [y, *running]
         return _native(g, node, dy, mean, inv, training=1)
     with g.instead(node) as outputs:
-        # Without momentum the running statistics that come out are the batch's. onnxruntime writes them over those that go
-        # in, hence the copies.
-        copies = [g.op("Neg", name) for name in node.x[3:]]
-        y, mean, var = g.ops(
-            "BatchNormalization", *node.x[:3], *copies, outputs=3, training_mode=1, momentum=0.0, epsilon=epsilon
-        )
+        y, mean, var = (_elementary if g.elementary else _standard)(g, node, epsilon)
         channels = g.constant(float(g.shapes[scale][0]))
         count = g.op("Div", g.as_float(g.op("Size", x)), channels)
         one = g.constant(1.0)
@@ -149,6 +144,28 @@ def _batch(g: Builder, node: Node, dy: str) -> Gradients:
         inner = g.op("Sub", inner, g.op("Mul", centred, _across(g, node, slope)))
         dx = g.op("Mul", inner, _across(g, node, g.op("Mul", scale, inv)))
     return [dx, g.op("Mul", product, inv), dbias, None, None]
+
+
+def _standard(g: Builder, node: Node, epsilon: float) -> list[str]:
+    """y and the batch's mean and variance, by the op.
+
+    Without momentum the running statistics that come out are the batch's. onnxruntime writes them over those that go in,
+    hence the copies.
+    """
+    copies = [g.op("Neg", name) for name in node.x[3:]]
+    return g.ops("BatchNormalization", *node.x[:3], *copies, outputs=3, training_mode=1, momentum=0.0, epsilon=epsilon)
+
+
+def _elementary(g: Builder, node: Node, epsilon: float) -> list[str]:
+    """The same of ops that every execution provider has: CUDA's knows the op without training mode."""
+    x, scale, bias = node.x[:3]
+    axes = g.integers(0, *range(2, len(g.shapes[x])))
+    mean = g.op("ReduceMean", x, axes, keepdims=0)
+    centred = g.op("Sub", x, _across(g, node, mean))
+    var = g.op("ReduceMean", g.op("Mul", centred, centred), axes, keepdims=0)
+    inv = g.op("Reciprocal", g.op("Sqrt", g.op("Add", var, g.constant(epsilon))))
+    scaled = g.op("Mul", centred, _across(g, node, g.op("Mul", scale, inv)))
+    return [g.op("Add", scaled, _across(g, node, bias)), mean, var]
 
 
 def _mixed(g: Builder, old: str, new: str, momentum: float) -> str:
