@@ -40,7 +40,7 @@ from fleetgrad.wire.model_options import (
     choice_of,
     dims_of,
 )
-from fleetgrad.wire.plan import Activations, BatchNorm, Gradients, Optimizer, Profile
+from fleetgrad.wire.plan import Activations, BatchNorm, Gradients, Optimizer, Profile, Recompute
 from fleetgrad.wire.sizes import megabytes, parse_size
 
 app = make_app("Trains ONNX models on this board, by itself or in a federation.")
@@ -72,6 +72,9 @@ def compile_(
     activations: Annotated[
         Activations, typer.Option(help="What is kept of activations that int8 weight gradients alone read.")
     ] = "int8",
+    recompute: Annotated[
+        Recompute, typer.Option(help="Compute cheap activations again rather than keep them: less memory.")
+    ] = "none",
     profile: Annotated[
         Profile, typer.Option(help="cpu-native uses the C core's ops, cpu-std and cuda none (fp32).")
     ] = "cpu-native",
@@ -98,6 +101,7 @@ def compile_(
         loss_options=parse(loss_option or []),
         gradients=gradients,
         activations=activations,
+        recompute=recompute,
         profile=profile,
         batch_norm=batch_norm,
         choice=choice_of(train, freeze, last, biases_only, lora, lora_rank, lora_alpha, lora_freeze_a),

@@ -41,6 +41,7 @@ MANIFEST, TRAIN, EVAL, INFER, PARAMS = "manifest.json", "train.onnx", "eval.onnx
 Role = Literal["trainable", "statistic", "personal", "frozen"]
 Gradients = Literal["int8", "fp32"]
 Activations = Literal["int8", "fp32"]  # what is kept of those that int8 weight gradients alone read
+Recompute = Literal["none", "cheap"]  # what the backward pass computes again instead of keeping it
 Profile = Literal[
     "cpu-native", "cpu-std", "cuda"
 ]  # graphs with the C core's ops, of standard ops, of those that a GPU has

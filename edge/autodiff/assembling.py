@@ -32,6 +32,7 @@ def graphs(
     native: bool,
     elementary: bool,
     narrow: bool,
+    repeat: bool,
 ) -> tuple[onnx.ModelProto, onnx.ModelProto, plan.Feed]:
     """The training graph, of the model as it is in `training`, the evaluation graph and the label's feed."""
     fed, (loss, options, goal) = [*trained, *statistics], objective
@@ -64,7 +65,7 @@ def graphs(
         for w in ws
     ]
     drawn = [helper.make_tensor_value_info(f.name, kind(f), [plan.BATCH, *f.shape]) for f in noise]
-    train = assemble(training, g, names, [*feeds, *drawn], [scalar, *fetches], fed, narrow)
+    train = assemble(training, g, names, [*feeds, *drawn], [scalar, *fetches], fed, narrow, repeat)
 
     g = Builder(model.shapes, model.shapes)
     mean, _ = losses.emit(g, goal, loss, options, gradient=False)
@@ -83,10 +84,11 @@ def assemble(
     fetches: list[onnx.ValueInfoProto],
     fed: Sequence[str],
     narrow: bool = False,
+    repeat: bool = False,
 ) -> onnx.ModelProto:
     """A model of the forward nodes and those of g that the fetches depend on; `names` renames values of g.
 
-    With `narrow`, activations that only weight gradients read are kept as int8.
+    With `narrow`, activations that only weight gradients read are kept as int8; with `repeat`, cheap ones are computed twice.
     """
     constants: list[onnx.TensorProto] = [
         *(numpy_helper.from_array(v, k) for k, v in model.weights.items() if k not in fed),
@@ -100,7 +102,8 @@ def assemble(
             goals=frozenset(f.name for f in fetches),
             shapes=model.shapes,
             known=model.known,
-            narrow=plan.LOSS if narrow else "",
+            narrow=narrow,
+            repeat=repeat,
         )
     )
     found = helper.make_graph(graph.nodes, "fleetgrad", feeds, fetches, list(graph.constants.values()))

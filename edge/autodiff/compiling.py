@@ -41,6 +41,7 @@ def compile_model(
     loss_options: LossOptions = LossOptions(),  # noqa: B008 - frozen
     gradients: plan.Gradients = "int8",
     activations: plan.Activations = "int8",
+    recompute: plan.Recompute = "none",
     profile: plan.Profile = "cpu-native",
     batch_norm: plan.BatchNorm = "batch",
     choice: Choice = ALL,
@@ -55,7 +56,8 @@ def compile_model(
     Every float32 initializer that the loss depends on is trained, unless `choice` (wire/choice.py) leaves it out; `loss_options`
     are those of wire/loss.py. `dims` gives sizes to dynamic dimensions of the inputs, by
     their names. A plan of the profile cpu-std or cuda has no custom ops, so its gradients are fp32. With int8 gradients, `activations` "int8"
-    keeps what they alone read rounded as they round it: the same numbers in less memory. With batch_norm "batch", the
+    keeps what they alone read rounded as they round it: the same numbers in less memory. With `recompute` "cheap", what follows from batch normalisation's input is
+    computed again for the backward pass and not kept. With batch_norm "batch", the
     batch normalisation layers that are trained normalise with the batch's statistics, as in torch's train(), and their
     running statistics stay on the device (role personal); with "shared" they travel and are averaged (role statistic). `output` appears whole or not at all, and replaces an older plan.
     `name` defaults to the file's or the graph's name. `notice` is told what the user may not expect. Raises ModelError
@@ -65,6 +67,8 @@ def compile_model(
         raise ModelError(
             f"int8 gradients are made by custom ops, which the profile {profile} has not: take fp32 gradients"
         )
+    if profile != "cpu-native" and recompute == "cheap":
+        raise ModelError(f"what is computed again needs the custom ops, which the profile {profile} has not: keep it")
     check_loss(loss, loss_options)
     plain, dropped = dropout.settle(read(model, dims, scalar=loss == "output"))
     goal = losses.target(plain.nodes, plain.output, loss, loss_options, plain.shapes)
@@ -94,7 +98,7 @@ def compile_model(
         vector[tensor.offset : tensor.offset + tensor.size] = found.weights[tensor.name].ravel()
 
     options = {
-        "int8": gradients == "int8", "narrow": activations == "int8",
+        "int8": gradients == "int8", "narrow": activations == "int8", "repeat": recompute == "cheap",
         "native": profile == "cpu-native", "elementary": profile == "cuda",
     }  # fmt: skip
     objective = (loss, loss_options, goal)

@@ -15,24 +15,24 @@ from fleetgrad.wire import plan
 from tests.edge.test_autodiff_compile import gradients, make, node
 from tests.edge.test_passes import graph, shown
 
-FORWARD = [node("Abs", "x", "h"), node("MatMul", "h w", "o"), node("ReduceMean", "o", "loss")]
-SLOPE = node("Neg", "loss", "d")
+FORWARD = [node("Abs", "x", "h"), node("MatMul", "h w", "o"), node("ReduceMean", "o", "fleetgrad.loss")]
+SLOPE = node("Neg", "fleetgrad.loss", "d")
 
 
 def product(x: str, y: str = "y") -> onnx.NodeProto:
     return helper.make_node("MatMulWeightGrad", [x, "d"], [y], domain=DOMAIN)
 
 
-def narrowed(nodes: list[onnx.NodeProto], goals: str = "loss y") -> list[str]:
-    found: Graph = narrow(graph(nodes, {"rows": [-1, 4]}, goals, narrow="loss"))
+def narrowed(nodes: list[onnx.NodeProto], goals: str = "fleetgrad.loss y") -> list[str]:
+    found: Graph = narrow(graph(nodes, {"rows": [-1, 4]}, goals, narrow=True))
     return shown(found)
 
 
 def test_what_a_weight_gradient_alone_reads_is_rounded_where_it_is_made() -> None:
     nodes = [*FORWARD, SLOPE, node("Reshape", "h rows", "r"), product("r"), product("r", "z")]
-    assert narrowed(nodes, "loss y z") == [
-        "Abs(x) h", "Reshape(h rows) r", "QuantizeColumns(r) r.codes r.scale", "MatMul(h w) o", "ReduceMean(o) loss",
-        "Neg(loss) d", "MatMulWeightGrad(r.codes d r.scale) y", "MatMulWeightGrad(r.codes d r.scale) z",
+    assert narrowed(nodes, "fleetgrad.loss y z") == [
+        "Abs(x) h", "Reshape(h rows) r", "QuantizeColumns(r) r.codes r.scale", "MatMul(h w) o", "ReduceMean(o) fleetgrad.loss",
+        "Neg(fleetgrad.loss) d", "MatMulWeightGrad(r.codes d r.scale) y", "MatMulWeightGrad(r.codes d r.scale) z",
     ]  # fmt: skip
 
 
@@ -44,13 +44,13 @@ def test_a_transposed_activation_is_moved_with_it() -> None:
 
 
 @pytest.mark.parametrize(("nodes", "goals"), [
-    ([*FORWARD, SLOPE, product("h"), node("Mul", "h d", "z")], "loss y z"),  # another reader
-    ([*FORWARD, SLOPE, node("Reshape", "h rows", "r"), product("r"), node("Mul", "r d", "z")], "loss y z"),  # by another view
-    ([*FORWARD, SLOPE, product("h")], "loss y h"),  # it goes out
-    ([*FORWARD, SLOPE, product("x")], "loss y"),  # it is a feed
-    ([*FORWARD, SLOPE, node("Exp", "d", "e"), product("e")], "loss y"),  # it is made in the backward pass
-    ([*FORWARD, SLOPE, helper.make_node("MatMulWeightGrad", ["d", "h"], ["y"], domain=DOMAIN)], "loss y"),  # it is dY
-    ([*FORWARD, SLOPE, node("Gemm", "h d", "y", transA=1)], "loss y"),  # fp32
+    ([*FORWARD, SLOPE, product("h"), node("Mul", "h d", "z")], "fleetgrad.loss y z"),  # another reader
+    ([*FORWARD, SLOPE, node("Reshape", "h rows", "r"), product("r"), node("Mul", "r d", "z")], "fleetgrad.loss y z"),  # by another view
+    ([*FORWARD, SLOPE, product("h")], "fleetgrad.loss y h"),  # it goes out
+    ([*FORWARD, SLOPE, product("x")], "fleetgrad.loss y"),  # it is a feed
+    ([*FORWARD, SLOPE, node("Exp", "d", "e"), product("e")], "fleetgrad.loss y"),  # it is made in the backward pass
+    ([*FORWARD, SLOPE, helper.make_node("MatMulWeightGrad", ["d", "h"], ["y"], domain=DOMAIN)], "fleetgrad.loss y"),  # it is dY
+    ([*FORWARD, SLOPE, node("Gemm", "h d", "y", transA=1)], "fleetgrad.loss y"),  # fp32
 ])  # fmt: skip
 def test_other_activations_stay_as_they_are(nodes: list[onnx.NodeProto], goals: str) -> None:
     assert narrowed(nodes, goals) == shown(graph(nodes))

@@ -8,13 +8,14 @@ import onnx
 from fleetgrad.edge.autodiff.graph import Array, Shape
 from fleetgrad.edge.autodiff.measuring import RANDOM
 from fleetgrad.edge.autodiff.registry import reads, upstream
+from fleetgrad.wire import plan
 
 
 @dataclass(frozen=True, slots=True)
 class Graph:
     """`shapes` and `known` say of some values what they are for any input: their shape (-k is k times the batch), their value.
 
-    `narrow` is the loss, whose gradients are computed, where activations are to be kept as int8 (narrowing.py), else empty.
+    `narrow` and `repeat` say what the passes of these names may do for memory.
     """
 
     nodes: tuple[onnx.NodeProto, ...]
@@ -22,12 +23,19 @@ class Graph:
     goals: frozenset[str]
     shapes: Mapping[str, Shape]
     known: Mapping[str, Array]
-    narrow: str = ""
+    narrow: bool = False
+    repeat: bool = False
 
     @property
     def held(self) -> set[str]:
         """Values that keep their names: goals, and what subgraphs read."""
         return set(self.goals).union(*(reads(n) - set(n.input) for n in self.nodes))
+
+    @property
+    def backward(self) -> set[str]:
+        """Values of the backward pass: what the loss isn't made of."""
+        early = upstream(self.nodes, [plan.LOSS])
+        return {name for n in self.nodes if not early.intersection(n.output) for name in n.output if name}
 
 
 Pass = Callable[[Graph], Graph]

@@ -16,7 +16,7 @@ from onnx import helper
 
 from fleetgrad.edge.autodiff.graph import DOMAIN
 from fleetgrad.edge.autodiff.passes.graph import Graph
-from fleetgrad.edge.autodiff.registry import reads, upstream
+from fleetgrad.edge.autodiff.registry import reads
 
 VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"}  # their outputs lie where their inputs do
 MOVES = VIEWS | {"Transpose"}
@@ -24,11 +24,11 @@ TAKERS = {"MatMulWeightGrad", "ConvWeightGrad"}
 
 
 def narrow(graph: Graph) -> Graph:
-    """Rounds what is kept for weight gradients alone, where the graph is to be so; what its loss isn't made of is backward."""
+    """Rounds what is kept for weight gradients alone, where the graph is to be so."""
     if not graph.narrow:
         return graph
-    nodes, early = graph.nodes, upstream(graph.nodes, [graph.narrow])
-    late = [not early.intersection(node.output) for node in nodes]
+    nodes, backward = graph.nodes, graph.backward
+    late = [bool(backward.intersection(node.output)) for node in nodes]
     moves = _moves(graph, late)
     makers = {name: i for i, node in enumerate(nodes) for name in node.output}
     roots = dict[str, str]()
