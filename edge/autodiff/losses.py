@@ -12,7 +12,7 @@ of cross-entropy is q = w ((1 - e) onehot + e / classes), its loss -sum(q log so
 labels' weights, as in torch (arXiv:1512.00567 for the smoothing). kl is Hinton's distillation (arXiv:1503.02531).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 
 import numpy as np
 import onnx
@@ -38,11 +38,30 @@ def target(
     while found in makers and makers[found].op_type == "Identity":
         found = makers[found].input[0]
     last, rank = makers.get(found), len(shapes[found])
+    if last is not None and last.op_type == "Reshape":
+        return _before_flattened(makers, last, shapes, FINAL.get(loss, frozenset()), options.class_axis) or output
     if last is not None and last.op_type in FINAL.get(loss, ()):
         axis = next((a.i for a in last.attribute if a.name == "axis"), -1)
         if last.op_type == "Sigmoid" or (rank > 1 and axis % rank == options.class_axis % rank):
             return str(last.input[0])
     return output
+
+
+def _before_flattened(
+    makers: Mapping[str, onnx.NodeProto], last: onnx.NodeProto, shapes: Mapping[str, Shape], kinds: Set[str], axis: int
+) -> str:
+    """What goes into a final Flatten, Softmax, Reshape to the shape of before, if no dimension but the classes' has a size; else ''.
+
+    So converted is a Softmax of before opset 13, which goes over all dimensions from its axis on: [N, classes, 1, 1].
+    """
+    softmax = makers.get(last.input[0])
+    flat = makers.get(softmax.input[0]) if softmax is not None and softmax.op_type in kinds else None
+    if softmax is None or flat is None or flat.op_type != "Flatten":
+        return ""
+    over = next((a.i for a in softmax.attribute if a.name == "axis"), -1)
+    shape = shapes[flat.input[0]]
+    same = shape == shapes[last.output[0]] and over in (1, -1) and shapes[flat.output[0]] == (shape[0], shape[axis])
+    return str(flat.input[0]) if same else ""
 
 
 def label_shape(loss: LossName, options: LossOptions, shape: Shape) -> Shape:

@@ -121,6 +121,23 @@ def test_what_the_loss_computes_itself_is_taken_off_the_models_end(tmp_path: Pat
     np.testing.assert_array_equal(one["w"], other["w"])
 
 
+@pytest.mark.parametrize("axis", [1, 2])
+def test_a_final_softmax_of_before_opset_13_is_taken_off_where_it_goes_over_the_classes_alone(
+    tmp_path: Path, axis: int
+) -> None:
+    """It goes over all dimensions from its axis on: over those of [N, classes, 1, 1] from 1 on, which is the softmax of today."""
+    conv, final = node("Conv", "x w", "a"), node("Softmax", "a", "y", axis=axis)
+    weights, size = {"w": ones(3, 4, 1, 1)}, ("N", 4, 1, 1)
+    bare = make([node("Conv", "x w", "y")], weights, size)
+    x, label = FLAT[:, :4, None, None].copy(), (LABELS % 3)[:, None, None]
+    one, other = (
+        gradients(model, x, label, tmp_path / str(i))
+        for i, model in enumerate((bare, make([conv, final], weights, size, opset=9)))
+    )
+    assert (one["loss"] == other["loss"]) == (axis == 1)
+    assert np.array_equal(one["w"], other["w"]) == (axis == 1)
+
+
 def test_a_model_whose_output_is_its_scalar_loss_trains(tmp_path: Path) -> None:
     """An autoencoder that measures itself: mean((x w v - x)^2)."""
     nodes = [
