@@ -34,7 +34,7 @@ KINDS: tuple[tuple[plan.Profile, plan.Gradients], ...] = (
 )  # fmt: skip
 STEPS = 20
 LEAST_ERROR, TIMES_TORCH = 2e-6, 3.0  # of the whole gradient in fp32, relative, and against torch's own in float32
-CURVE = 0.01  # relative difference of the losses at any step; or TIMES_TORCH that of torch in float32, where training is chaotic
+CURVE = 0.01  # relative difference of the losses at any step; at the nets' rates torch in float32 keeps within a fifth of it
 MEDIAN, LOW = 0.9999, 0.9995  # cosines of int8 weight gradients, as docs/adding-an-op.md promises
 NORMED_MEDIAN, NORMED_LOW = (
     0.9998,
@@ -62,7 +62,6 @@ class Found:
     bound: float
     cosines: Array
     curve: float
-    curve_bound: float
     first: float
     last: float
 
@@ -80,7 +79,7 @@ class Found:
             f"gradient's error {self.error:.1e}, bound {self.bound:.1e}": gradients == "int8"
             or self.error <= self.bound,
             f"cosines {median:.6f} (median), {low:.6f} (5th percentile)": median >= least[0] and low >= least[1],
-            f"losses differ by {self.curve:.2%}, bound {self.curve_bound:.2%}": self.curve <= self.curve_bound,
+            f"losses differ by {self.curve:.2%}, bound {CURVE:.0%}": self.curve <= CURVE,
             f"the loss doesn't fall: {self.first:.3f} to {self.last:.3f}": self.last < self.first,
         }
         return [fault for fault, right in held.items() if not right]
@@ -191,7 +190,6 @@ def hold(net: Net, model: onnx.ModelProto, exact: Reference, profile: plan.Profi
         bound=max(LEAST_ERROR, TIMES_TORCH * exact.error),
         cosines=np.array(cosines),
         curve=float(np.abs(curve / exact.losses - 1).max()),
-        curve_bound=max(CURVE, TIMES_TORCH * exact.curve),
         first=losses[0],
         last=losses[-1],
     )

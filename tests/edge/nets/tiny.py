@@ -69,7 +69,7 @@ def autoencoder() -> Any:
 
 NETS = [
     Net("DS-CNN", ds_cnn, images(8, 1, 49, 10), rate=0.02, normed=True),
-    Net("MobileNetV1 0.25", mobilenet_v1, images(8, 3, 48, 48), rate=0.0001, normed=True),
+    Net("MobileNetV1 0.25", mobilenet_v1, images(8, 3, 48, 48), rate=0.00001, normed=True),
     Net("ResNet-8", resnet_8, images(8, 3, 32, 32), rate=0.02, normed=True),
-    Net("FC autoencoder", autoencoder, images(32, 640), label="itself", rate=0.1),
+    Net("FC autoencoder", autoencoder, images(64, 640), label="itself", rate=0.02),
 ]
