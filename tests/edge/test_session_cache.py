@@ -1,18 +1,21 @@
 """Optimised graphs from the cache give the same bytes; a damaged, foreign or unwritable cache is no error."""
 
+import json
 import resource
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 from fleetgrad.edge.autodiff import compile_model, zoo
 from fleetgrad.edge.data.dataset import fit
-from fleetgrad.edge.training import cache
+from fleetgrad.edge.training import cache, sessions
 from fleetgrad.edge.training.plan_dir import open_plan
 from fleetgrad.edge.training.trainer import Trainer
 from tests.edge.test_batch_norm import network
+from tests.edge.test_repeating import deep
 
 HOW: dict[str, Any] = {"epochs": 1, "batch_size": 8, "learning_rate": 0.05, "momentum": 0.9, "seed": 3}
 
@@ -46,28 +49,36 @@ def test_a_session_from_the_cache_computes_the_same_bytes(plan: Path, tmp_path: 
     assert [path.stat().st_mtime_ns for path in files] == times, "read, not written"
 
 
+def whole(folder: Path) -> list[str]:
+    """The keys of the files, each of which is what its name says."""
+    parts = [path.stem.partition("-") for path in folder.iterdir()]
+    assert [digest for _, _, digest in parts] == [cache._digest(path) for path in folder.iterdir()]
+    return sorted(key for key, _, _ in parts)
+
+
 def test_a_damaged_file_is_made_anew_with_a_log_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compile_model(zoo.mlp(), loss="cross-entropy", output=tmp_path / "plan")
     without, folder = trained(tmp_path / "plan", None), tmp_path / "cache"
     trained(tmp_path / "plan", folder)
-    files = {path: path.read_bytes() for path in folder.iterdir()}
-    for path, raw in files.items():
-        path.write_bytes(raw[: len(raw) // 2])
+    keys, files = whole(folder), list(folder.iterdir())
+    for path in files:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     capfd.readouterr()
     assert trained(tmp_path / "plan", folder) == without
     assert capfd.readouterr().err.count("cache_dropped") == 2
-    assert {path: path.read_bytes() for path in folder.iterdir()} == files
+    assert whole(folder) == keys
     # What has the right name and isn't a graph.
-    key = next(iter(files)).stem.partition("-")[0]
-    for path in files:
+    key = keys[0]
+    for path in folder.iterdir():
         path.unlink()
     (folder / "junk").write_bytes(b"junk")
-    (folder / "junk").rename(folder / f"{key}-{cache._digest(folder / 'junk')}.onnx")
+    (folder / "junk").rename(folder / f"{key}-{cache._digest(folder / 'junk')}.ort")
     assert trained(tmp_path / "plan", folder) == without
     assert "cache_dropped" in capfd.readouterr().err
-    assert {path: path.read_bytes() for path in folder.iterdir()} == files
+    assert whole(folder) == keys
+    files = list(folder.iterdir())
     # Another processor has files of its own, and only the newest are kept.
     for name in ("one", "two", "three"):
         monkeypatch.setattr(cache, "processor", lambda name=name: name)
@@ -94,3 +105,24 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, capfd: p
 
 def test_the_processor_is_known() -> None:
     assert len(cache.processor().splitlines()) > 1 or not cache.CPUINFO.exists()
+
+
+def test_nodes_run_in_the_order_that_they_had_without_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_model(deep(), loss="cross-entropy", recompute="cheap", output=tmp_path / "plan")
+    orders = list[list[str]]()
+
+    def profiled(op_abi: int, threads: int) -> ort.SessionOptions:
+        how = sessions.options(op_abi, threads)
+        how.enable_profiling = True
+        how.profile_file_prefix = str(tmp_path / "profile")
+        return how
+
+    monkeypatch.setattr(cache, "options", profiled)
+    for _ in range(2):
+        trainer = Trainer(open_plan(tmp_path / "plan"), cache=tmp_path / "cache")
+        events = json.loads(Path(trainer._train.end_profiling()).read_text())
+        orders.append([e["name"] for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")])
+    assert orders[0] == orders[1]
+    assert any(".again" in name for name in orders[0])
