@@ -7,13 +7,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """Low-rank adapters beside the weights that `globs` name: W + alpha / rank A B, A drawn from `seed`, B zero at first."""
+    """Low-rank adapters beside the weights that `globs` name: W + alpha / rank A B, A drawn from `seed`, B zero at first.
+
+    alpha is the rank unless given.
+    """
 
     globs: Sequence[str]
     rank: int = 8
-    alpha: float = 16.0
+    alpha: float | None = None
     freeze_a: bool = False
     seed: int = 0
+
+    @property
+    def scale(self) -> float:
+        """What the factors' product counts."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
 
 
 @dataclass(frozen=True, slots=True)

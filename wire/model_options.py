@@ -46,7 +46,7 @@ LoraRank = Annotated[
 ]  # fmt: skip
 LoraAlpha = Annotated[
     float | None,
-    typer.Option("--lora-alpha", help="The product counts alpha / rank; default: 16.", rich_help_panel=ADAPTERS),
+    typer.Option("--lora-alpha", help="The product counts alpha / rank; default: the rank.", rich_help_panel=ADAPTERS),
 ]
 LoraFreezeA = Annotated[
     bool,
@@ -66,7 +66,7 @@ def choice_of(
         raise typer.BadParameter(f"--lora-{given[0]}: --lora GLOB says beside which weights adapters stand")
     factors = None
     if lora:
-        factors = Lora(tuple(lora), 8 if rank is None else rank, 16.0 if alpha is None else alpha, freeze_a)
+        factors = Lora(tuple(lora), 8 if rank is None else rank, alpha, freeze_a)
     return Choice(tuple(train or ()), tuple(freeze or ()), last, biases_only, factors)
 
 

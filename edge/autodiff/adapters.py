@@ -3,7 +3,7 @@
     y = x W + s (x A) B        MatMul, Gemm: W [in, out], A [in, r], B [r, out], or all of them transposed
     y = W * x + s B * (A * x)  Conv: A has W's kernel, stride and padding and r channels, B is of 1 x 1
 
-with s = alpha / r; for kernels of more than one tap computed as the same (W + s B A) * x, which is faster. A is normal with variance 1 / in, B zero, so that the model starts as it was. Hu et al., "LoRA: low-rank
+with s = alpha / r; for kernels of more than one tap computed as the same (W + s B A) * x, which is faster. A is normal with variance 1 / (3 in), B zero, so that the model starts as it was. Hu et al., "LoRA: low-rank
 adaptation of large language models" (2021, arXiv:2106.09685); for convolutions as in the authors' loralib. In use W + s A B is
 one weight again (prologue.py).
 """
@@ -51,7 +51,7 @@ def insert(
     """
     if not 1 <= lora.rank <= MOST_RANK:
         raise ModelError(f"LoRA rank {lora.rank}: from 1 to {MOST_RANK} is possible")
-    if not 0 < lora.alpha < math.inf:
+    if lora.alpha is not None and not 0 < lora.alpha < math.inf:
         raise ModelError(f"LoRA alpha {lora.alpha:g}: above 0 and finite is possible")
     places, refused = dict[str, Place](), dict[str, str]()
     for name in model.weights:
@@ -72,7 +72,7 @@ def insert(
     for name, place in places.items():
         model = _adapted(model, name, place, lora)
     adapters = tuple(
-        Adapter(base=n + BASE, a=n + A, b=n + B, scale=lora.alpha / lora.rank, order=p.order) for n, p in places.items()
+        Adapter(base=n + BASE, a=n + A, b=n + B, scale=lora.scale, order=p.order) for n, p in places.items()
     )
     return model, adapters, _notes(refused)
 
@@ -131,7 +131,7 @@ def _adapted(model: Model, weight: str, place: Place, lora: Lora) -> Model:
         "ba": ((lora.rank, *shape[1:]), (shape[0], lora.rank, *(1 for _ in shape[2:]))),
     }
     a_size, b_size = sizes[place.order]
-    a = (random.standard_normal(a_size) / math.sqrt(inputs)).astype(np.float32)
+    a = (random.standard_normal(a_size) / math.sqrt(3 * inputs)).astype(np.float32)
     tensors = {weight + BASE: base, weight + A: a, weight + B: np.zeros(b_size, np.float32)}
     source = onnx.ModelProto()
     source.CopyFrom(model.source)
@@ -178,7 +178,7 @@ def _beside(model: Model, place: Place, weight: str, lora: Lora) -> tuple[list[o
     full = model.shapes[y]
     if node.op_type == "Gemm":
         flipped = int(place.order == "ba")
-        scale = lora.alpha / lora.rank * _attribute(node, "alpha", 1.0)
+        scale = lora.scale * _attribute(node, "alpha", 1.0)
         nodes = [
             helper.make_node("Gemm", [x, a], [low], name=low, transA=_attribute(node, "transA", 0), transB=flipped),
             helper.make_node("Gemm", [low, b, base], [y], name=f"{y}.lora", alpha=scale, transB=flipped),
@@ -241,7 +241,7 @@ def _merging_shapes(weight: str, shape: Shape, lora: Lora) -> dict[str, Shape]:
 
 
 def _scale(lora: Lora) -> Array:
-    return np.array(lora.alpha / lora.rank, np.float32)
+    return np.array(lora.scale, np.float32)
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:

@@ -30,7 +30,7 @@ CHOICES = {
     "--lora '*' --lora-freeze-a": Choice(lora=Lora(["*"], freeze_a=True)),
 }
 DEVICES, ALPHA, ROUNDS, SEEDS = 8, 0.3, 15, 3
-TRAINING = {"epochs": 4, "batch_size": 16, "learning_rate": 0.004, "momentum": 0.9}
+TRAINING = {"epochs": 4, "batch_size": 16, "learning_rate": 0.01, "momentum": 0.9}
 
 
 def rows() -> list[dict[str, Any]]:
