@@ -20,7 +20,7 @@ from fleetgrad.broker.server import KEY
 from fleetgrad.broker.settings import Settings
 from fleetgrad.edge.autodiff.compiling import compile_model
 from fleetgrad.wire.choice import ALL, Choice
-from fleetgrad.wire.plan import Manifest, Optimizer
+from fleetgrad.wire.plan import Activations, Manifest, Optimizer, Recompute
 from fleetgrad.wire.signing import PrivateKey, load_private_key, save_private_key
 from fleetgrad.wire.topics import check_name
 
@@ -38,12 +38,14 @@ def create(
     *,
     choice: Choice = ALL,
     batch_norm: Literal["shared", "frozen"] = "shared",
+    activations: Activations = "int8",
+    recompute: Recompute = "none",
     dims: Mapping[str, int] | None = None,
     notice: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
     """Makes a federation in a new or empty folder from an ONNX file; raises FoundingError, SettingsError and edge.autodiff's ModelError.
 
-    `choice`, `batch_norm`, `dims` and `notice` are the compiler's.
+    `choice`, `batch_norm`, `activations`, `recompute`, `dims` and `notice` are the compiler's.
     """
     settings_file.check(settings)
     check_name(settings.name, "federation name")
@@ -65,6 +67,8 @@ def create(
             loss_options=settings.loss_options,
             gradients=settings.gradients,
             batch_norm=batch_norm,  # with statistics that stay on devices, the published model would predict with the first ones
+            activations=activations,
+            recompute=recompute,
             choice=choice,
             dims=dims,
             notice=notice,

@@ -29,6 +29,7 @@ from fleetgrad.wire.model_options import (
     BiasesOnly,
     Dim,
     Freeze,
+    Kept,
     Last,
     LoraAlpha,
     LoraFreezeA,
@@ -36,11 +37,12 @@ from fleetgrad.wire.model_options import (
     LoraRank,
     Loss,
     LossOption,
+    Repeated,
     Train,
     choice_of,
     dims_of,
 )
-from fleetgrad.wire.plan import Activations, BatchNorm, Gradients, Optimizer, Profile, Recompute
+from fleetgrad.wire.plan import BatchNorm, Gradients, Optimizer, Profile
 from fleetgrad.wire.sizes import megabytes, parse_size
 
 app = make_app("Trains ONNX models on this board, by itself or in a federation.")
@@ -69,12 +71,8 @@ def compile_(
     loss: Loss = "cross-entropy",
     loss_option: LossOption = None,
     gradients: Annotated[Gradients, typer.Option(help="Arithmetic of weight gradients.")] = "int8",
-    activations: Annotated[
-        Activations, typer.Option(help="What is kept of activations that int8 weight gradients alone read.")
-    ] = "int8",
-    recompute: Annotated[
-        Recompute, typer.Option(help="Compute cheap activations again rather than keep them: less memory.")
-    ] = "none",
+    activations: Kept = "int8",
+    recompute: Repeated = "none",
     profile: Annotated[
         Profile, typer.Option(help="cpu-native uses the C core's ops, cpu-std and cuda none (fp32).")
     ] = "cpu-native",

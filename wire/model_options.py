@@ -6,6 +6,7 @@ import typer
 
 from fleetgrad.wire.choice import Choice, Lora
 from fleetgrad.wire.loss import BELONGS, LossName, shown
+from fleetgrad.wire.plan import Activations, Recompute
 
 MOST_IN_DIMENSION = 1 << 20
 
@@ -18,6 +19,14 @@ Dim = Annotated[
     list[str] | None, typer.Option(metavar="NAME=SIZE", help="The size of a dynamic dimension, as in time=64.")
 ]
 PART = "What trains"
+Kept = Annotated[
+    Activations,
+    typer.Option("--activations", help="What is kept of activations that int8 weight gradients alone read."),
+]
+Repeated = Annotated[
+    Recompute,
+    typer.Option("--recompute", help="Compute cheap activations again rather than keep them: less memory."),
+]
 Train = Annotated[
     list[str] | None,
     typer.Option("--train", metavar="GLOB", help="Weights to train, by name; default: all.", rich_help_panel=PART),

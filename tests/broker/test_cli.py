@@ -17,6 +17,7 @@ from fleetgrad.edge.training.plan_dir import open_plan
 from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.signing import load_private_key, load_public_key
 from tests.edge.test_batch_norm import network
+from tests.edge.test_repeating import deep
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -80,6 +81,16 @@ def test_new_shares_running_statistics_unless_told_otherwise(run: Run, tmp_path:
         assert code == 0, err
         manifest = open_plan(tmp_path / role / "plan").manifest
         assert {t.role for t in manifest.tensors if t.name in {"mean", "var"}} == {role}
+
+
+def test_new_passes_on_what_a_plan_keeps_in_memory(run: Run, tmp_path: Path) -> None:
+    onnx.save(deep(), str(tmp_path / "m.onnx"))
+    for flags, kept, again in (((), "int8", False), (("--activations", "fp32", "--recompute", "cheap"), "fp32", True)):
+        code, _, err = run("new", tmp_path / kept, "--model", tmp_path / "m.onnx", *flags)
+        assert code == 0, err
+        assert open_plan(tmp_path / kept / "plan").manifest.activations == kept
+        names = {n.name for n in onnx.load(str(tmp_path / kept / "plan" / "train.onnx")).graph.node}
+        assert any(name.endswith(".again") for name in names) == again
 
 
 def test_new_warns_of_a_codecs_budget_that_the_model_cannot_keep(run: Run, model: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from fleetgrad.edge.training.plan_dir import open_plan
 from fleetgrad.edge.training.trainer import Trainer
 from fleetgrad.wire import plan
 from tests.edge.test_autodiff_compile import make, node
+from tests.edge.test_edge_command import run_here
 from tests.edge.test_passes import graph, shown
 
 NORMED = helper.make_node("BatchNorm", ["c", "s", "b"], ["n", "mean", "var", "inv"], domain="fleetgrad")
@@ -90,3 +91,13 @@ def test_plans_of_standard_ops_are_refused(tmp_path: Path) -> None:
         compile_model(
             deep(), loss="mse", gradients="fp32", profile="cpu-std", recompute="cheap", output=tmp_path / "plan"
         )
+
+
+def test_the_command_takes_both_options(tmp_path: Path) -> None:
+    onnx.save(deep(), str(tmp_path / "m.onnx"))
+    flags = ("--recompute", "cheap", "--activations", "fp32")
+    found = run_here("compile", tmp_path / "m.onnx", "-o", tmp_path / "plan", *flags)
+    assert found.returncode == 0, found.stderr
+    names = {n.name for n in onnx.load(tmp_path / "plan" / plan.TRAIN).graph.node}
+    assert any(name.endswith(".again") for name in names)
+    assert open_plan(tmp_path / "plan").manifest.activations == "fp32"
