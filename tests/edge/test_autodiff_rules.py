@@ -1,12 +1,18 @@
 """Every VJP rule, in every variant of cases/, through the numeric checker."""
 
+import inspect
+import re
+import textwrap
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
+from fleetgrad.edge.autodiff import registry
 from fleetgrad.edge.autodiff.checker import _model, _run, check_rule
+from fleetgrad.edge.autodiff.errors import Unsupported
 from fleetgrad.edge.autodiff.graph import OPSET, Builder
 from fleetgrad.edge.autodiff.registry import FLAT, RULES, differentiate
 from tests.edge.cases import CASES
@@ -31,6 +37,20 @@ def test_every_rule_has_a_case() -> None:
     chance = {"RandomNormalLike", "RandomUniformLike"}  # other numbers at each run: nothing to compare
     straight = {"QuantizeLinear", "DequantizeLinear"}  # no difference of steps is 1: test_quantized.py
     assert {op for op, _, _ in CASES} | chance | straight == set(RULES) | FLAT
+
+
+def test_an_op_takes_no_more_than_the_page_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/adding-an-op.md: without Exp's rule it is refused; with the page's, it passes the page's case."""
+    page = (Path(__file__).parents[2] / "docs" / "adding-an-op.md").read_text()
+    rule, case = (textwrap.dedent(block) for block in re.findall(r"   ```python\n(.*?)   ```", page, re.DOTALL)[:2])
+    assert (len(rule.splitlines()), len(case.splitlines())) == (4, 1)
+    assert rule == inspect.getsource(RULES["Exp"][1])
+    op, inputs, how = eval(case, {"r": r})  # noqa: S307 - our own page
+    monkeypatch.delitem(RULES, op)
+    with pytest.raises(Unsupported, match="no gradient rule"):
+        check_rule(op, *inputs, **how)
+    exec(rule, vars(registry).copy())  # noqa: S102 - our own page
+    check_rule(op, *inputs, **how)
 
 
 def test_the_checker_notices_a_wrong_rule(monkeypatch: pytest.MonkeyPatch) -> None:
