@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
 from fleetgrad.broker.cli import main
+from fleetgrad.edge.autodiff import survey
 from fleetgrad.edge.commands import run_command
 
 PAGE = Path(__file__).parents[2] / "docs" / "training.md"
@@ -46,6 +48,28 @@ def test_the_pages_code_and_commands_run(tmp_path: Path, monkeypatch: pytest.Mon
     logits = onnxruntime.InferenceSession("trained.onnx").run(None, {"image": found["images"].astype(np.float32)})[0]
     assert (logits.argmax(1) == found["labels"]).mean() > 0.9
     assert (tmp_path / "digits" / "devices" / "dev-01" / "edge.toml").exists()
+
+
+@pytest.mark.needs("torch", "onnxscript")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_exported_otherwise_layers_are_folded_or_become_one(dynamo: bool, tmp_path: Path) -> None:
+    """Why the page says how to export: the newer exporter does both, the older one folds."""
+    import torch
+    from torch import nn
+
+    torch.set_num_threads(1)
+    how = {"optimize": False} if dynamo else {"training": torch.onnx.TrainingMode.TRAINING}
+    fresh = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 4), nn.LayerNorm(4)).train()
+    normed = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)).train()
+    path, trained, kinds = tmp_path / "model.onnx", [], []
+    for options in ({"dynamo": dynamo, **how}, {"dynamo": dynamo}):
+        torch.onnx.export(fresh, (torch.ones(2, 4),), path, verbose=False, **options)
+        trained.append(sum(weight.trains for weight in survey(path).weights))
+        torch.onnx.export(normed, (torch.ones(2, 1, 3, 3),), path, verbose=False, **options)
+        kinds.append({n.op_type for n in onnx.load(path).graph.node})
+    assert trained == ([8, 6] if dynamo else [8, 8])  # the second normalisation's scale and shift are the first's
+    assert ["BatchNormalization" in found for found in kinds] == [True, False]
 
 
 def test_the_pages_links_lead_somewhere() -> None:
