@@ -63,7 +63,7 @@ fuzz: dev
 bench: $(USER)/.made
 	$(USER)/bin/python tests/bench.py $(ARGS)
 bench-%: $(USER)/.made
-	$(USER)/bin/python tests/bench.py $*
+	$(USER)/bin/python tests/bench.py $* $(ARGS)
 
 clean:
 	rm -rf build dist *.egg-info native/*.so native/_core.c

@@ -26,6 +26,7 @@ from fleetgrad.native.bench import deltas, results
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "build" / "bench"
+ORT_TRAINING = ROOT / "build" / "venv-ort-training"
 NATIVE = "native"
 RESULTS = ROOT / "native" / "bench" / "RESULTS.md"
 BENCHES = {
@@ -78,9 +79,17 @@ def main() -> int:
     known = {NATIVE: "", **core, **BENCHES}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("benches", nargs="*", help=f"of {', '.join(known)}; all without")
-    chosen = parser.parse_args().benches or [NATIVE, *BENCHES]
+    parser.add_argument(
+        "--with-ort-training",
+        action="store_true",
+        help=f"beside 'training'; installs it into {ORT_TRAINING.relative_to(ROOT)}",
+    )
+    options = parser.parse_args()
+    chosen = options.benches or [NATIVE, *BENCHES]
     if unknown := set(chosen) - set(known):
         sys.exit(f"no such bench: {', '.join(sorted(unknown))} (there are {', '.join(known)})")
+    if options.with_ort_training and "training" not in chosen:
+        sys.exit(f"--with-ort-training belongs to the bench 'training', which isn't among {', '.join(chosen)}")
     console = Console()
     FOLDER.mkdir(parents=True, exist_ok=True)
     if any(name == NATIVE or name in core for name in chosen):
@@ -89,7 +98,8 @@ def main() -> int:
         parts = core if name == NATIVE else {name: known[name]}
         tables: dict[str, list[dict[str, Any]]] = {}
         for part, module in parts.items():
-            tables[part] = importlib.import_module(module).rows()
+            more = {"environment": ORT_TRAINING} if options.with_ort_training and part == "training" else {}
+            tables[part] = importlib.import_module(module).rows(**more)
             show(console, part, tables[part])
         whole = [{**row, "bench": part} for part, rows in tables.items() for row in rows]
         (FOLDER / f"{name}.json").write_text(json.dumps(whole, indent=1) + "\n")

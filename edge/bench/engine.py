@@ -1,11 +1,14 @@
 """One engine in a process of its own, which makes training steps when it is told to: its peak memory is then its own.
 
-    python -m fleetgrad.edge.bench.engine plan DIRECTORY BATCH.npz      our plan
+    python -m fleetgrad.edge.bench.engine plan DIRECTORY BATCH.npz      our plan; plan-sgd: with plain SGD
     python -m fleetgrad.edge.bench.engine torch MODEL BATCH.npz         a model of models.py in torch, eager
     python -m fleetgrad.edge.bench.engine profile DIRECTORY BATCH.npz   the ops that take most of a plan's step
+    PYTHON edge/bench/engine.py artifacts DIRECTORY MODEL.onnx          makes onnxruntime-training's artifacts, which
+    PYTHON edge/bench/engine.py onnxruntime-training DIRECTORY BATCH.npz    this trains; PYTHON is of its environment
 
 A line on stdin with a number of seconds is answered by a line of JSON: the fastest step of that turn and the first step's loss.
-The end of stdin is answered by the peak of the resident memory. A step is forward, backward and SGD with momentum.
+The end of stdin is answered by the peak of the resident memory. A step is forward, backward and SGD with momentum, which
+onnxruntime-training hasn't: its SGD is plain, and plan-sgd's too. Its environment has nothing of fleetgrad, so this file runs there as a script.
 """
 
 import json
@@ -15,27 +18,36 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 RATE, MOMENTUM = 1e-4, 0.9
 PROFILED_STEPS = 10
+UNUSED = (
+    "amp",
+    "optim",
+    "ortmodule",
+)  # packages of onnxruntime.training that import torch, and need more memory for it
+ERRORS_ONLY = 3  # onnxruntime's severity
 Step = Callable[[], float]
 
 
-def of_plan(directory: Path, x: np.ndarray, y: np.ndarray) -> Step:
+def of_plan(directory: Path, x: np.ndarray, y: np.ndarray, momentum: bool = True) -> Step:
     """One step of a plan."""
     from fleetgrad.edge.training.plan_dir import open_plan
     from fleetgrad.edge.training.trainer import Trainer
     from fleetgrad.native import optimizers
 
     trainer = Trainer(open_plan(directory))
-    flat, gradient, velocity = trainer.vectors()
-    optimizer = optimizers.Optimizer("momentum", RATE, momentum=MOMENTUM)
+    flat, gradient, *moments = trainer.vectors()
+    optimizer = optimizers.Optimizer("momentum" if momentum else "sgd", RATE, momentum=MOMENTUM)
+    moments = moments if momentum else []
 
     def step() -> float:
         loss = trainer.step(x, y)
-        optimizers.step(optimizer, flat, gradient, velocity)
+        optimizers.step(optimizer, flat, gradient, *moments)
         return loss
 
     return step
@@ -59,6 +71,56 @@ def of_torch(name: str, x: np.ndarray, y: np.ndarray) -> Step:
         loss.backward()
         optimizer.step()
         return float(loss.detach())
+
+    return step
+
+
+def _training_api() -> Any:
+    """onnxruntime, with what trains of onnxruntime.training and nothing else of it."""
+    for name in UNUSED:
+        sys.modules[f"onnxruntime.training.{name}"] = ModuleType(name)
+    import onnxruntime
+    import onnxruntime.training.api
+
+    onnxruntime.set_default_logger_severity(ERRORS_ONLY)
+    return onnxruntime
+
+
+def make_artifacts(directory: Path, file: Path) -> None:
+    """Training graph, optimizer and checkpoint of an ONNX model, all of whose float32 weights are trained, for cross-entropy."""
+    _training_api()
+    import onnx
+    from onnxruntime.training import artifacts
+
+    model = onnx.load(file)
+    running: set[str] = set()
+    for number, node in enumerate(model.graph.node):
+        if node.op_type == "LayerNormalization":  # its gradient reads the optional outputs
+            node.output.extend([f"mean_{number}", f"deviation_{number}"][len(node.output) - 1 :])
+        if node.op_type == "BatchNormalization":
+            running.update(node.input[3:5])
+    floats = {w.name for w in model.graph.initializer if w.data_type == onnx.TensorProto.FLOAT}
+    artifacts.generate_artifacts(
+        model, requires_grad=sorted(floats - running), frozen_params=sorted(running), artifact_directory=directory,
+        loss=artifacts.LossType.CrossEntropyLoss, optimizer=artifacts.OptimType.SGD,
+    )  # fmt: skip
+
+
+def of_artifacts(directory: Path, x: np.ndarray, y: np.ndarray) -> Step:
+    """The step of onnxruntime-training; without its evaluation graph, which batch normalisation makes invalid."""
+    onnxruntime = _training_api()
+    api, options = onnxruntime.training.api, onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    state = api.CheckpointState.load_checkpoint(str(directory / "checkpoint"))
+    module = api.Module(str(directory / "training_model.onnx"), state, session_options=options)
+    optimizer = api.Optimizer(str(directory / "optimizer_model.onnx"), module)
+    optimizer.set_learning_rate(RATE)
+
+    def step() -> float:
+        loss = module(x, y)
+        optimizer.step()
+        module.lazy_reset_grad()
+        return float(loss)
 
     return step
 
@@ -97,12 +159,21 @@ def peak_megabytes() -> float:
 
 def main() -> None:
     kind, what, file = sys.argv[1:]
+    if kind == "artifacts":
+        make_artifacts(Path(what), Path(file))
+        return
     with np.load(file) as arrays:
         x, y = arrays["x"], arrays["y"]
     if kind == "profile":
         print(json.dumps(profile(Path(what), x, y)))
         return
-    step = of_plan(Path(what), x, y) if kind == "plan" else of_torch(what, x, y)
+    match kind:
+        case "plan" | "plan-sgd":
+            step = of_plan(Path(what), x, y, momentum=kind == "plan")
+        case "onnxruntime-training":
+            step = of_artifacts(Path(what), x, y)
+        case _:
+            step = of_torch(what, x, y)
     loss = step()
     step()
     print(json.dumps({"loss": loss}), flush=True)
