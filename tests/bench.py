@@ -38,6 +38,7 @@ BENCHES = {
     "fidelity": "fleetgrad.edge.bench.fidelity",
     "partial": "fleetgrad.edge.bench.partial",
     "normalised": "fleetgrad.edge.bench.normalised",
+    "learning": "fleetgrad.edge.bench.learning",
     "accuracy": "fleetgrad.broker.bench.accuracy",
 }
 COLUMNS = ("figure", "value", "unit", "bound", "holds", "peer")

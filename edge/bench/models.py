@@ -34,18 +34,18 @@ class Task:
         x = rng.integers(0, self.tokens, shape) if self.tokens else rng.standard_normal(shape, np.float32)
         return x, rng.integers(0, self.classes, size)
 
-    def module(self) -> Any:
+    def module(self, seed: int = 0) -> Any:
         """The module in training mode, with the same weights each time."""
         import torch
 
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         return self.build().train()
 
-    def exported(self) -> bytes:
+    def exported(self, seed: int = 0) -> bytes:
         """The module as an ONNX file with a dynamic batch."""
         import torch
 
-        module, file = self.module(), io.BytesIO()
+        module, file = self.module(seed), io.BytesIO()
         normed = any(isinstance(m, torch.nn.BatchNorm2d) for m in module.modules())
         mode = torch.onnx.TrainingMode.TRAINING if normed else torch.onnx.TrainingMode.EVAL
         with warnings.catch_warnings():
@@ -92,7 +92,7 @@ def _end(channels: int, classes: int) -> list[Any]:
     return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)]
 
 
-def ds_cnn() -> Any:
+def ds_cnn(classes: int = 12) -> Any:
     from torch import nn
 
     layers = _conv(1, 64, (10, 4), 2, activation=nn.ReLU())
@@ -101,7 +101,7 @@ def ds_cnn() -> Any:
             *_conv(64, 64, 3, groups=64, activation=nn.ReLU()),
             *_conv(64, 64, 1, activation=nn.ReLU()),
         ]  # fmt: skip
-    return nn.Sequential(*layers, *_end(64, 12))
+    return nn.Sequential(*layers, *_end(64, classes))
 
 
 def _residual(inner: list[Any], skip: list[Any], last: list[Any]) -> Any:
