@@ -15,9 +15,10 @@ floats, padding is zero. What travels is its prefix: the trainable and the stati
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from fleetgrad.wire import loss as losses
 from fleetgrad.wire import trial as trials
@@ -29,6 +30,7 @@ ALIGN = 16  # floats: 64 bytes, a cache line and the widest vector register
 MAX_FLOATS = 1 << 28  # 1 GiB of float32: no plan may name more
 MAX_EXPONENT = 24  # of statistics
 MAX_RANK = 32  # dimensions of a tensor
+RESERVED = "fleetgrad."  # begins the names below: no value of a user's model may
 LABEL = "fleetgrad.label"
 LOSS = "fleetgrad.loss"
 PREDICTION = "fleetgrad.prediction"
@@ -111,10 +113,10 @@ class Feed(_Struct, frozen=True, kw_only=True):
 class Optimizer(_Struct, frozen=True, kw_only=True):
     """Defaults that a federation's policy may override."""
 
-    learning_rate: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    batch_size: int = 16
+    learning_rate: Annotated[float, Meta(gt=0, le=1000)] = 0.05
+    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    batch_size: Annotated[int, Meta(ge=1, le=65536)] = 16
 
 
 class Manifest(_Struct, frozen=True, kw_only=True):
@@ -133,7 +135,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     profile: Profile = "cpu-native"
     gradients: Gradients
     activations: Activations = "fp32"
-    op_abi: int
+    op_abi: Annotated[int, Meta(ge=0)]
     inputs: tuple[Feed, ...]
     label: Feed
     noise: tuple[Feed, ...] = ()
@@ -189,6 +191,13 @@ def check(manifest: Manifest) -> Manifest:
         trials.check(manifest.memory, manifest.trial)
     except (losses.LossError, trials.TrialError) as e:
         raise PlanError(f"plan: {e}") from e
+    if not manifest.inputs:
+        raise PlanError("plan has no input: a step takes samples")
+    for feed in (*manifest.inputs, manifest.label):
+        if len(feed.shape) > MAX_RANK or any(n < 1 for n in feed.shape) or math.prod(feed.shape) > MAX_FLOATS:
+            raise PlanError(
+                f"feed {feed.name!r} has shape {feed.shape}: each dimension must be positive, the product at most {MAX_FLOATS}"
+            )
     if len({f.name for f in manifest.noise}) != len(manifest.noise):
         raise PlanError("plan names a feed of noise twice")
     for feed in manifest.noise:

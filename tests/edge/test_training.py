@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 
 from fleetgrad.edge.autodiff import zoo
@@ -140,14 +142,18 @@ def test_a_manifest_of_other_graphs_is_refused(tmp_path: Path, part: str) -> Non
     import msgspec
 
     folder = tmp_path / "plan"
-    manifest = compile_model(zoo.mlp(), loss="cross-entropy", output=folder)
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> m (float[N,3] image, float[N,3] mask) => (float[N,2] y)'
+        "<float[3,2] w = {1,2,3,4,5,6}> { s = Mul(image, mask) y = MatMul(s, w) }"
+    )
+    manifest = compile_model(model, loss="cross-entropy", output=folder)
     other = {
-        "inputs": (),
+        "inputs": manifest.inputs[:1],
         "label": msgspec.structs.replace(manifest.label, name="other"),
         "tensors": tuple(msgspec.structs.replace(t, name=f"other.{t.name}") for t in manifest.tensors),
     }
     (folder / plan.MANIFEST).write_bytes(plan.encode(msgspec.structs.replace(manifest, **{part: other[part]})))
-    with pytest.raises(PlanError, match=r"other|needs image"):
+    with pytest.raises(PlanError, match=r"other|needs mask"):
         Trainer(open_plan(folder))
 
 

@@ -74,6 +74,14 @@ def with_noise(*names: str, **changes: object) -> Manifest:
     return msgspec.structs.replace(GOOD, noise=tuple(msgspec.structs.replace(f, **changes) for f in feeds))
 
 
+def with_feed(**changes: object) -> Manifest:
+    return msgspec.structs.replace(GOOD, inputs=(msgspec.structs.replace(GOOD.inputs[0], **changes),))
+
+
+def with_optimizer(**changes: object) -> Manifest:
+    return msgspec.structs.replace(GOOD, optimizer=msgspec.structs.replace(GOOD.optimizer, **changes))
+
+
 BAD = [
     (msgspec.structs.replace(GOOD, schema=2), "schema 2"),
     (with_tensor(1, name="w"), "names a tensor twice"),
@@ -98,6 +106,15 @@ BAD = [
     (msgspec.structs.replace(GOOD, loss="mse", loss_options=LossOptions(ignore_index=3)), "no option ignore-index"),
     (msgspec.structs.replace(GOOD, loss_options=LossOptions(class_weights=(1.0,) * 9)), "9 class-weights for 10"),
     (msgspec.structs.replace(GOOD, loss_options=LossOptions(label_smoothing=1.5)), "label-smoothing 1.5"),
+    (msgspec.structs.replace(GOOD, inputs=()), "no input"),
+    (with_feed(shape=(-1, 8)), "must be positive"),
+    (with_feed(shape=(2**20, 2**20)), "product at most"),
+    (msgspec.structs.replace(GOOD, label=Feed(name=plan.LABEL, shape=(0,), dtype="int64")), "fleetgrad.label"),
+    (with_optimizer(batch_size=0), r">= 1 - at `\$.optimizer.batch-size"),
+    (with_optimizer(batch_size=2**40), r"<= 65536 - at `\$.optimizer.batch-size"),
+    (with_optimizer(learning_rate=-0.1), r"\$.optimizer.learning-rate"),
+    (with_optimizer(momentum=1.0), r"\$.optimizer.momentum"),
+    (msgspec.structs.replace(GOOD, op_abi=-3), r"\$.op-abi"),
 ]
 
 
