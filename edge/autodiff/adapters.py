@@ -28,6 +28,7 @@ from fleetgrad.wire.choice import Lora, matches
 from fleetgrad.wire.plan import Adapter
 
 BASE, A, B = ".base", ".lora_A", ".lora_B"  # follow the weight's name in those of the plan's tensors
+PARTS = ".lora_"  # follows the names of all other values that an adapter brings
 MOST_RANK = 1024
 SHOWN = 4  # names in a message
 
@@ -69,12 +70,24 @@ def insert(
             raise ModelError(f"--lora {glob!r}: no weight of the model takes an adapter {reasons or known}")
     if not places:
         raise ModelError("--lora: every weight that it names is trained as a whole or left alone")
+    _refuse_taken(model, places)
     for name, place in places.items():
         model = _adapted(model, name, place, lora)
     adapters = tuple(
         Adapter(base=n + BASE, a=n + A, b=n + B, scale=lora.scale, order=p.order) for n, p in places.items()
     )
     return model, adapters, _notes(refused)
+
+
+def _refuse_taken(model: Model, places: Mapping[str, Place]) -> None:
+    """Raises ModelError where a value of the model has a name that a part of an adapter would have."""
+    taken = {t.name for t in (*model.source.graph.initializer, *model.constants)} | model.shapes.keys()
+    for name, place in places.items():
+        for own in (name, place.node.output[0]):
+            if found := next((x for x in sorted(taken) if x == own + BASE or x.startswith(own + PARTS)), None):
+                raise ModelError(
+                    f"--lora: the adapter beside {name!r} needs the name {found!r}, which is taken: rename it"
+                )
 
 
 def _notes(refused: Mapping[str, str]) -> list[str]:

@@ -80,6 +80,12 @@ def load(model: bytes | Path | onnx.ModelProto) -> onnx.ModelProto:
         onnx.checker.check_model(found)
     except Exception as e:
         raise ModelError(f"{where} isn't a valid ONNX model: {first_line(e)}") from e
+    values = [
+        *(v.name for v in (*found.graph.input, *found.graph.initializer)),
+        *(name for node in found.graph.node for name in node.output),
+    ]
+    if taken := next((name for name in values if name.startswith(plan.RESERVED)), None):
+        raise ModelError(f"value {taken!r}: names that begin with {plan.RESERVED!r} are the plan's own: rename it")
     return found
 
 

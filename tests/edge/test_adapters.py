@@ -302,6 +302,18 @@ def test_settings_of_adapters_have_bounds(tmp_path: Path, lora: Lora, message: s
         compile_model(zoo.digits_cnn(), loss="cross-entropy", choice=Choice(lora=lora), output=tmp_path / "p")
 
 
+@pytest.mark.parametrize("taken", ["w.base", "w.lora_A", "w.lora_product", "h.base", "h.lora_low"])
+def test_a_name_that_an_adapter_needs_is_refused_where_the_model_has_it(tmp_path: Path, taken: str) -> None:
+    nodes = [node("MatMul", "x w", "h"), node("Relu", "h", taken), node("Identity", taken, "y")]
+    if taken.startswith("w"):
+        nodes = [node("MatMul", "x w", "h"), node("Mul", f"h {taken}", "y")]
+    weights = {"w": ones(6, 5)} | ({taken: ones(5)} if taken.startswith("w") else {})
+    model = from_x_to_y(nodes, weights, (6,))
+    with pytest.raises(ModelError, match=f"the adapter beside 'w' needs the name '{taken}', which is taken"):
+        compile_model(model, loss="mse", choice=Choice(lora=Lora(["w"], rank=1)), output=tmp_path / "p")
+    compile_model(model, loss="mse", output=tmp_path / "p")
+
+
 def test_a_manifest_whose_adapters_fit_nothing_is_refused(tmp_path: Path) -> None:
     choice = Choice(lora=Lora(["w"], rank=2))
     manifest = compile_model(model_of("linear"), loss="mse", choice=choice, output=tmp_path / "p")

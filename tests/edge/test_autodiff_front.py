@@ -307,3 +307,13 @@ def test_values_as_long_as_the_data_says_are_refused_where_gradients_go(tmp_path
     model = build(nodes, {"w": ones(4, 3), "zero": np.array(0, np.float32)}, X)
     with pytest.raises(ModelError, match="shape of value 'kept' depends on the data"):
         compile_model(model, loss="mse", output=tmp_path / "p")
+
+
+@pytest.mark.parametrize("name", [plan.LABEL, plan.LOSS, plan.GRADIENT + "w"])
+def test_names_of_the_plan_are_refused_in_models(tmp_path: Path, name: str) -> None:
+    for model in (
+        build([node("MatMul", f"x {name}", "y")], {name: ones(3, 2)}, {"x": (FLOAT, ("n", 3))}),
+        build([node("MatMul", "x w", name), node("Relu", name, "y")], {"w": ones(3, 2)}, {"x": (FLOAT, ("n", 3))}),
+    ):
+        with pytest.raises(ModelError, match=f"value '{name}': names that begin with 'fleetgrad.'"):
+            compile_model(model, loss="mse", output=tmp_path / "p")
