@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+import onnx
 
 from fleetgrad.broker import settings as settings_file
 from fleetgrad.broker.roster import FOLDER as ROSTER
@@ -75,7 +76,7 @@ def create(
             output=temporary / "plan",
             optimizer=optimizer,
         )
-        shutil.copyfile(model, temporary / "model.onnx")
+        onnx.save(onnx.load(model), temporary / "model.onnx")  # with the weights that lie in other files
         for folder in ("keys", ROSTER, DEVICES):
             (temporary / folder).mkdir(mode=0o700 if folder == "keys" else 0o755)
         key = PrivateKey.generate()

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from fleetgrad.broker import founding
 from fleetgrad.broker.settings import Settings
@@ -18,3 +20,13 @@ def test_a_federation_shares_its_models_running_statistics_unless_told_to_leave_
     manifest = founding.create(tmp_path / "left", tmp_path / "model.onnx", settings, batch_norm="frozen")
     assert {"mean", "var"} <= {t.name for t in manifest.of_role("frozen")}
     assert not manifest.measured
+
+
+def test_the_model_of_a_federation_is_one_whole_file_though_its_weights_lay_in_another(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    whole, apart = network(), tmp_path / "there" / "model.onnx"
+    onnx.save(network(), apart, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    founding.create(tmp_path / "fed", apart, Settings(name="fed"))
+    found = onnx.load(tmp_path / "fed" / "model.onnx", load_external_data=False).graph.initializer
+    for tensor, expected in zip(found, whole.graph.initializer, strict=True):
+        np.testing.assert_array_equal(numpy_helper.to_array(tensor), numpy_helper.to_array(expected))
