@@ -87,17 +87,19 @@ def new(
     Example: `fleetgrad new digits --model model.onnx --codec auto --bits 2`, then `fleetgrad device add dev-01 --dir digits`.
     """
     from fleetgrad.broker import founding
-    from fleetgrad.broker.settings import Broker, Round, Settings
+    from fleetgrad.broker.settings import Broker, Round, Settings, Training
     from fleetgrad.wire.codecs import shortfall
     from fleetgrad.wire.coding.layout import VectorLayout
 
     address.check_plain(address.parse(broker), insecure)
+    choice = choice_of(train, freeze, last, biases_only, lora, lora_rank, lora_alpha, lora_freeze_a)
     settings = Settings(
         name=name or directory.resolve().name,
         loss=loss,
         loss_options=parse(loss_option or []),
         gradients=gradients,
         broker=Broker(url=broker, insecure=insecure),
+        training=Training(learning_rate=choice.learning_rate),
         codec=spec_of(codec, bits, size, fraction, step, rounding),
         round=Round(rounds=rounds),
     )
@@ -105,7 +107,7 @@ def new(
         directory,
         model,
         settings,
-        choice=choice_of(train, freeze, last, biases_only, lora, lora_rank, lora_alpha, lora_freeze_a),
+        choice=choice,
         batch_norm=batch_norm,
         activations=activations,
         recompute=recompute,

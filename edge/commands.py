@@ -93,6 +93,7 @@ def compile_(
     """
     from fleetgrad.edge.autodiff.compiling import compile_model
 
+    choice = choice_of(train, freeze, last, biases_only, lora, lora_rank, lora_alpha, lora_freeze_a)
     manifest = compile_model(
         model,
         loss=loss,
@@ -102,11 +103,11 @@ def compile_(
         recompute=recompute,
         profile=profile,
         batch_norm=batch_norm,
-        choice=choice_of(train, freeze, last, biases_only, lora, lora_rank, lora_alpha, lora_freeze_a),
+        choice=choice,
         dims=dims_of(dim),
         output=output,
         notice=lambda text: err.print(f"note: {text}", soft_wrap=True),
-        optimizer=Optimizer(),
+        optimizer=Optimizer(learning_rate=choice.learning_rate),
     )
     trained = manifest.of_role("trainable")
     frozen = len(manifest.tensors) - len(trained)

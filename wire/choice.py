@@ -43,6 +43,11 @@ class Choice:
         """Whether anything is to be trained as a whole: all is, unless adapters are asked for and nothing else."""
         return self.lora is None or bool(self.train) or self.last is not None or self.biases_only
 
+    @property
+    def learning_rate(self) -> float:
+        """The rate where none is given: lower with adapters, whose factors multiply each other's steps."""
+        return 0.02 if self.lora else 0.05
+
     def unasked(self, name: str) -> bool:
         """Whether the globs leave a weight out."""
         return bool(self.train and not matches(name, self.train)) or matches(name, self.freeze)

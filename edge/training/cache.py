@@ -1,6 +1,6 @@
 """Graphs as onnxruntime has optimised them, kept beside an installed plan: a session is made in a third of the time.
 
-    KEY-SHA256.ort      KEY = SHA-256 of the graph's own hash, onnxruntime's version, the processor, the custom ops' version
+    KEY-SHA256.ort      KEY = SHA-256 of the graph's own hash, onnxruntime's version, the processor, the custom ops' version, the options'
 
 What is optimised for one processor and version may be wrong for another, so it is found by the key alone. The name has the
 file's own hash; a file that doesn't match it is dropped with a log line and made anew. Nothing here fails a training.
@@ -14,7 +14,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from fleetgrad.edge.training.plan_dir import Plan
-from fleetgrad.edge.training.sessions import first_line, open_session, options
+from fleetgrad.edge.training.sessions import EDITION, first_line, open_session, options
 from fleetgrad.wire.log import log
 from fleetgrad.wire.plan import PlanError
 
@@ -37,7 +37,7 @@ def processor() -> str:
 def cached_session(plan: Plan, name: str, threads: int, folder: Path) -> ort.InferenceSession:
     """The session of one of the plan's files, from `folder` if it is there, else put there; raises PlanError."""
     abi = plan.manifest.op_abi
-    parts = (plan.manifest.files[name], ort.__version__, processor(), str(abi))
+    parts = (plan.manifest.files[name], ort.__version__, processor(), str(abi), str(EDITION))
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:KEY_DIGITS]
     if (found := _kept(folder, key)) is not None:
         how = options(abi, threads)

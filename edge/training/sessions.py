@@ -17,6 +17,8 @@ from fleetgrad.wire.plan import PlanError
 CPU: tuple[Any, ...] = ("CPUExecutionProvider",)
 CUDA: tuple[Any, ...] = (("CUDAExecutionProvider", {"use_tf32": "0"}), *CPU)  # products in whole float32, as on the CPU
 
+EDITION = 1  # of the options below: counts up with each change, since graphs are kept as they were optimised under them
+
 
 def options(op_abi: int, threads: int) -> ort.SessionOptions:
     """Of every session that trains or evaluates; `op_abi` is 0 for graphs without the C core's ops."""

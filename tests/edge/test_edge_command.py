@@ -14,6 +14,7 @@ import pytest
 from fleetgrad.edge.autodiff import zoo
 from fleetgrad.edge.autodiff.compiling import compile_model
 from fleetgrad.edge.commands import run_command
+from fleetgrad.edge.training.plan_dir import open_plan
 from tests.edge.test_autodiff_front import attention
 
 EXTRAS = ("onnx", "sklearn", "matplotlib", "amqtt")
@@ -247,3 +248,4 @@ def test_compile_and_check_take_adapters(
     monkeypatch.setattr(sys, "argv", words)
     assert run_command() == 0
     assert "3,082 parameters in 6 tensors train" in capsys.readouterr().out
+    assert open_plan(tmp_path / "p").manifest.optimizer.learning_rate == 0.02  # 0.05 without adapters
