@@ -15,7 +15,7 @@ from fleetgrad.edge.autodiff.graph import DOMAIN, DOMAIN_VERSION, IR_VERSION, OP
 from fleetgrad.edge.autodiff.measuring import kind
 from fleetgrad.edge.autodiff.passes import simplify
 from fleetgrad.edge.autodiff.passes.graph import Graph, renamed
-from fleetgrad.edge.autodiff.registry import differentiate
+from fleetgrad.edge.autodiff.registry import differentiate, sums
 from fleetgrad.wire import plan
 from fleetgrad.wire.loss import LossName, LossOptions
 
@@ -52,7 +52,8 @@ def graphs(
 
     g = Builder(model.shapes, model.shapes, int8=int8, known=model.known, native=native, elementary=elementary)
     mean, seed = losses.emit(g, goal, loss, options, gradient=True)
-    found = differentiate(training.nodes, {goal: seed}, trained, model.floats, g, OPSET)
+    exact = sums(training.nodes, goal) if losses.is_spread(loss, options, model.shapes[goal]) else ()
+    found = differentiate(training.nodes, {goal: seed}, trained, model.floats, g, OPSET, exact)
     names = {mean: plan.LOSS}
     for weight in trained:
         value = found[weight]

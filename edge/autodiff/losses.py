@@ -22,6 +22,7 @@ from fleetgrad.edge.autodiff.graph import Builder, Shape
 from fleetgrad.wire.loss import LEAST_COUNT, LossName, LossOptions, check
 from fleetgrad.wire.plan import LABEL
 
+MANY_CLASSES = 32  # a probability of 1/32 is four units
 FINAL: Mapping[str, frozenset[str]] = {  # what a model may end with that its loss computes itself
     "cross-entropy": frozenset({"Softmax", "LogSoftmax"}),
     "kl": frozenset({"Softmax", "LogSoftmax"}),
@@ -78,6 +79,14 @@ def label_shape(loss: LossName, options: LossOptions, shape: Shape) -> Shape:
     if loss != "cross-entropy":
         return shape[1:]
     return shape[2:] if options.class_axis == 1 else shape[1:-1]
+
+
+def is_spread(loss: LossName, options: LossOptions, shape: Shape) -> bool:
+    """Whether probabilities are spread over so many classes that int8 would round most of the loss's gradient to nothing.
+
+    Beside a label, where it is 1, a column's unit is 1/127; what rarely is a label would never be pushed down.
+    """
+    return loss in {"cross-entropy", "kl"} and shape[options.class_axis] > MANY_CLASSES
 
 
 def shown(shape: Shape) -> str:

@@ -117,19 +117,24 @@ def _is_flat(node: onnx.NodeProto) -> bool:
 def carrying(nodes: Sequence[onnx.NodeProto], weights: Iterable[str]) -> frozenset[str]:
     """The weights and the values that hold entries of one as they are, such as the transposed weight of a dense layer; and
     kernels that a prologue adds up.
-
-    Not so of a weight that is an embedding too: as the last layer it has a column for each word, few of which are labels in
-    a batch, and beside a label the rest of such a column of dY is lost in int8 (cosine 0.999).
     """
-    looked_up = {node.input[0] for node in nodes if node.op_type == "Gather"}
     found = set(weights)
     for node in nodes:
         if node.name.startswith(MARK) and node.op_type in {"Reshape", "Add"}:
             found.update(
                 node.output if node.op_type == "Add" else ()
             )  # not the factors: the sum's gradient is int8 already
-        elif node.op_type in MOVING and not node.domain and node.input[0] in found - looked_up:
+        elif node.op_type in MOVING and not node.domain and node.input[0] in found:
             found.update(node.output)
+    return frozenset(found)
+
+
+def sums(nodes: Sequence[onnx.NodeProto], goal: str) -> frozenset[str]:
+    """The values that make up `goal`, but for biases, factors and the order of entries: what the last layers give."""
+    found = {goal}
+    for node in reversed(nodes):
+        if found.intersection(node.output) and not node.domain and node.op_type in {*MOVING, "Add", "Mul", "Div"}:
+            found.update(node.input)
     return frozenset(found)
 
 
@@ -166,10 +171,11 @@ def differentiate(
     floats: Collection[str],
     g: Builder,
     opset: int,
+    exact: Collection[str] = (),
 ) -> dict[str, str]:
     """Emits the gradients of `wanted` into g, given the gradients `seeds` of some values.
 
-    `nodes` are in topological order. Nothing is computed for values that don't depend on `wanted`. A wanted value that
+    `nodes` are in topological order. Weights whose node gives a value of `exact` get no int8 gradients. Nothing is computed for values that don't depend on `wanted`. A wanted value that
     no seed depends on is missing from the answer.
     """
     live, weights = downstream(nodes, wanted, floats), carrying(nodes, wanted)
@@ -186,7 +192,8 @@ def differentiate(
         if not any(needs) or _is_flat(proto) or not any(name in parts for name in proto.output):
             continue
         dys = [gathered(name) for name in proto.output]
-        gradients = rule_of(proto, opset)(g, Node(proto, needs, weights), *dys)
+        rounded = frozenset() if set(exact).intersection(proto.output) else weights
+        gradients = rule_of(proto, opset)(g, Node(proto, needs, rounded), *dys)
         for name, gradient in zip(proto.input, gradients, strict=False):
             if gradient is not None and name in live:
                 parts.setdefault(name, []).append(gradient)

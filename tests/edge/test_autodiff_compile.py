@@ -147,7 +147,7 @@ def test_int8_plans_use_the_custom_ops_for_dense_and_conv_weights(tmp_path: Path
     assert kinds.count("ConvWeightGrad") == 2
 
 
-def test_a_weight_that_is_moved_before_it_is_used_takes_the_int8_op_but_a_tied_embedding(tmp_path: Path) -> None:
+def test_a_weight_that_is_moved_before_it_is_used_takes_the_int8_op(tmp_path: Path) -> None:
     turned = [node("Transpose", "w", "t", perm=[1, 0]), node("MatMul", "x t", "y")]
     parted = [
         helper.make_node("Split", ["w"], ["a", "b"], num_outputs=2),
@@ -163,7 +163,12 @@ def test_a_weight_that_is_moved_before_it_is_used_takes_the_int8_op_but_a_tied_e
     ]
     random = np.random.Generator(np.random.PCG64(7))
     x, y = random.integers(0, 6, (8, 4)).astype(np.float32), random.integers(0, 3, 8)
-    cases = ((turned, "MatMulWeightGrad", 1), (parted, "MatMulWeightGrad", 2), (scaled, "Gemm", 1), (tied, "Gemm", 1))
+    cases = (
+        (turned, "MatMulWeightGrad", 1),
+        (parted, "MatMulWeightGrad", 2),
+        (scaled, "Gemm", 1),
+        (tied, "MatMulWeightGrad", 1),
+    )
     for nodes, op, count in cases:
         model = make(nodes, {"w": random.standard_normal((6, 4), np.float32), "two": np.array(2, np.float32)}, opset=18)
         label = y if nodes is not tied else random.integers(0, 6, (8, 4))
@@ -174,6 +179,20 @@ def test_a_weight_that_is_moved_before_it_is_used_takes_the_int8_op_but_a_tied_e
         kinds = [n.op_type for n in onnx.load(tmp_path / "int8" / plan.TRAIN).graph.node]
         assert kinds.count(op) == count, nodes
         assert pair[0] @ pair[1] / np.linalg.norm(pair[0]) / np.linalg.norm(pair[1]) > 0.999
+
+
+@pytest.mark.parametrize("scaled", [False, True], ids=["bias last", "scaled, then reshaped"])
+@pytest.mark.parametrize(("classes", "count"), [(32, 2), (33, 1)])
+def test_the_last_layer_of_many_classes_is_not_rounded(tmp_path: Path, classes: int, count: int, scaled: bool) -> None:
+    random = np.random.Generator(np.random.PCG64(7))
+    nodes = [node("MatMul", "x v", "a"), node("Relu", "a", "r"), node("MatMul", "r w", "b"), node("Add", "b c", "y")]
+    if scaled:
+        nodes[-1:] = [node("Add", "b c", "d"), node("Div", "d two", "e"), node("Reshape", "e shape", "y")]
+    weights = {"v": random.standard_normal((4, 5), np.float32), "w": random.standard_normal((5, classes), np.float32),
+               "c": np.zeros(classes, np.float32), "two": np.array(2, np.float32), "shape": np.array([-1, classes])}  # fmt: skip
+    compile_model(make(nodes, weights), loss="cross-entropy", output=tmp_path / "p")
+    kinds = [n.op_type for n in onnx.load(tmp_path / "p" / plan.TRAIN).graph.node]
+    assert kinds.count("MatMulWeightGrad") == count
 
 
 def test_mse_has_the_gradient_of_its_mean(tmp_path: Path) -> None:

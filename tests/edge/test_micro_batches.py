@@ -168,16 +168,19 @@ def test_steps_take_no_new_memory(tmp_path: Path) -> None:
         trainer.run_epochs(data, epochs=1, micro_batch=size, **how)
         rooms, bound = [a.ctypes.data for a in trainer._feeder.room(16)], dict(trainer._feeder._bindings)
         assert all(address % ALIGN_BYTES == 0 for address in rooms)
-        gc.collect()
-        resident = pages()
-        tracemalloc.start()
-        try:
-            trainer.run_epochs(data, epochs=20, micro_batch=size, **how)
-            _, most = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
-        assert most < batch_bytes / 4, "less than one batch: none is allocated"
-        assert pages() - resident < 1 << 20, "of 120 steps"
+        peaks, grown = [], []
+        for _ in range(3):  # what steps take they take each time; what else happens in this process doesn't come thrice
+            gc.collect()
+            resident = pages()
+            tracemalloc.start()
+            try:
+                trainer.run_epochs(data, epochs=20, micro_batch=size, **how)
+                peaks.append(tracemalloc.get_traced_memory()[1])
+            finally:
+                tracemalloc.stop()
+            grown.append(pages() - resident)
+        assert min(peaks) < batch_bytes / 4, "less than one batch: none is allocated"
+        assert min(grown) < 1 << 20, "of 120 steps"
         assert [a.ctypes.data for a in trainer._feeder.room(16)] == rooms
         assert trainer._feeder._bindings == bound
 
