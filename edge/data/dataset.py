@@ -138,6 +138,8 @@ def _targets(name: str, y: NDArray[np.generic], manifest: Manifest) -> NDArray[n
             raise DataError(
                 f"{name}: target {whole[bad[0]]} of sample {bad[0]} is no class: the plan has 0 to {classes - 1}"
             )
+        if options.ignore_index is not None and bool((whole == options.ignore_index).all()):
+            raise DataError(f"{name}: every target is {options.ignore_index}, which the plan ignores: nothing to learn")
         return whole
     if manifest.loss == "output":
         return np.zeros(len(y), np.float32)

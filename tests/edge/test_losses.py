@@ -223,6 +223,8 @@ def test_labels_are_held_to_what_the_loss_takes(tmp_path: Path) -> None:
     assert len(fit("d", x, np.array([-100, 2]), some)) == 2
     with pytest.raises(DataError, match="no class"):
         fit("d", x, np.array([-99, 2]), some)
+    with pytest.raises(DataError, match="every target is -100, which the plan ignores"):
+        fit("d", x, np.array([-100, -100]), some)
 
 
 def test_accuracy_counts_labels_of_sequences_but_no_ignored_ones(tmp_path: Path) -> None:
