@@ -17,26 +17,9 @@ from rich.table import Table
 
 from fleetgrad.broker.codec_options import Bits, Bytes, Codec, Fraction, Rounding_, Step, spec_of
 from fleetgrad.edge.training.scores import told
-from fleetgrad.wire import address
+from fleetgrad.wire import address, model_options
 from fleetgrad.wire.command_line import EXIT_FAILED, Format, make_app, parse_shape, run_app
 from fleetgrad.wire.loss import parse
-from fleetgrad.wire.model_options import (
-    BiasesOnly,
-    Dim,
-    Freeze,
-    Kept,
-    Last,
-    LoraAlpha,
-    LoraFreezeA,
-    LoraGlobs,
-    LoraRank,
-    Loss,
-    LossOption,
-    Repeated,
-    Train,
-    choice_of,
-    dims_of,
-)
 from fleetgrad.wire.plan import Gradients
 
 app = make_app("Federated learning that runs on boards: the operator's side.\n\nBegin with `fleetgrad demo`.")
@@ -54,20 +37,20 @@ def new(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
     model: Annotated[Path, typer.Option(help="An ONNX file: the model that is trained.")],
     name: Annotated[str | None, typer.Option(help="The federation's name; default: the folder's.")] = None,
-    loss: Loss = "cross-entropy",
-    loss_option: LossOption = None,
+    loss: model_options.Loss = "cross-entropy",
+    loss_option: model_options.LossOption = None,
     gradients: Annotated[Gradients, typer.Option(help="Arithmetic of weight gradients.")] = "int8",
-    activations: Kept = "int8",
-    recompute: Repeated = "none",
-    train: Train = None,
-    freeze: Freeze = None,
-    last: Last = None,
-    biases_only: BiasesOnly = False,
-    lora: LoraGlobs = None,
-    lora_rank: LoraRank = None,
-    lora_alpha: LoraAlpha = None,
-    lora_freeze_a: LoraFreezeA = False,
-    dim: Dim = None,
+    activations: model_options.Kept = "int8",
+    recompute: model_options.Repeated = "none",
+    train: model_options.Train = None,
+    freeze: model_options.Freeze = None,
+    last: model_options.Last = None,
+    biases_only: model_options.BiasesOnly = False,
+    lora: model_options.LoraGlobs = None,
+    lora_rank: model_options.LoraRank = None,
+    lora_alpha: model_options.LoraAlpha = None,
+    lora_freeze_a: model_options.LoraFreezeA = False,
+    dim: model_options.Dim = None,
     batch_norm: Annotated[
         Literal["shared", "frozen"],
         typer.Option(help="Running statistics: measured by devices and averaged, or as the model has them."),
@@ -92,7 +75,7 @@ def new(
     from fleetgrad.wire.coding.layout import VectorLayout
 
     address.check_plain(address.parse(broker), insecure)
-    choice = choice_of(train, freeze, last, biases_only, lora, lora_rank, lora_alpha, lora_freeze_a)
+    choice = model_options.choice_of(train, freeze, last, biases_only, lora, lora_rank, lora_alpha, lora_freeze_a)
     settings = Settings(
         name=name or directory.resolve().name,
         loss=loss,
@@ -111,7 +94,7 @@ def new(
         batch_norm=batch_norm,
         activations=activations,
         recompute=recompute,
-        dims=dims_of(dim),
+        dims=model_options.dims_of(dim),
         notice=lambda text: err.print(f"note: {text}", soft_wrap=True),
     )
     if reason := shortfall(settings.codec, VectorLayout.of(manifest)):
@@ -294,8 +277,8 @@ def demo(
     broker: Annotated[str, typer.Option(help="auto, embedded, mosquitto, or mqtt://host:port")] = "auto",
     insecure: Insecure = False,
     model: Annotated[Path | None, typer.Option(help="Your own ONNX model.")] = None,
-    loss: Loss = "cross-entropy",
-    loss_option: LossOption = None,
+    loss: model_options.Loss = "cross-entropy",
+    loss_option: model_options.LossOption = None,
     data: Annotated[Path | None, typer.Option(help="Your own arrays, an .npz file.")] = None,
     x: Annotated[str, typer.Option(help="Name of the array of samples.")] = "x",
     y: Annotated[str, typer.Option(help="Name of the array of targets.")] = "y",

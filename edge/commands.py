@@ -23,25 +23,9 @@ from fleetgrad.edge.training import trainer as training
 from fleetgrad.edge.training.pieces import least
 from fleetgrad.edge.training.plan_dir import open_plan
 from fleetgrad.edge.training.scores import told
+from fleetgrad.wire import model_options
 from fleetgrad.wire.command_line import EXIT_FAILED, Format, make_app, parse_shape, run_app
 from fleetgrad.wire.loss import LossName, parse
-from fleetgrad.wire.model_options import (
-    BiasesOnly,
-    Dim,
-    Freeze,
-    Kept,
-    Last,
-    LoraAlpha,
-    LoraFreezeA,
-    LoraGlobs,
-    LoraRank,
-    Loss,
-    LossOption,
-    Repeated,
-    Train,
-    choice_of,
-    dims_of,
-)
 from fleetgrad.wire.plan import BatchNorm, Gradients, Optimizer, Profile
 from fleetgrad.wire.sizes import megabytes, parse_size
 
@@ -68,24 +52,24 @@ def run(config: Annotated[Path, typer.Option(help="The device's settings, edge.t
 def compile_(
     model: Annotated[Path, typer.Argument(help="An ONNX file.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the plan.")],
-    loss: Loss = "cross-entropy",
-    loss_option: LossOption = None,
+    loss: model_options.Loss = "cross-entropy",
+    loss_option: model_options.LossOption = None,
     gradients: Annotated[Gradients, typer.Option(help="Arithmetic of weight gradients.")] = "int8",
-    activations: Kept = "int8",
-    recompute: Repeated = "none",
+    activations: model_options.Kept = "int8",
+    recompute: model_options.Repeated = "none",
     profile: Annotated[
         Profile, typer.Option(help="cpu-native uses the C core's ops, cpu-std and cuda none (fp32).")
     ] = "cpu-native",
     batch_norm: Annotated[BatchNorm, typer.Option(help="What trained layers normalise with.")] = "batch",
-    train: Train = None,
-    freeze: Freeze = None,
-    last: Last = None,
-    biases_only: BiasesOnly = False,
-    lora: LoraGlobs = None,
-    lora_rank: LoraRank = None,
-    lora_alpha: LoraAlpha = None,
-    lora_freeze_a: LoraFreezeA = False,
-    dim: Dim = None,
+    train: model_options.Train = None,
+    freeze: model_options.Freeze = None,
+    last: model_options.Last = None,
+    biases_only: model_options.BiasesOnly = False,
+    lora: model_options.LoraGlobs = None,
+    lora_rank: model_options.LoraRank = None,
+    lora_alpha: model_options.LoraAlpha = None,
+    lora_freeze_a: model_options.LoraFreezeA = False,
+    dim: model_options.Dim = None,
 ) -> None:
     """Compile an ONNX model into a plan that a board can train.
 
@@ -93,7 +77,7 @@ def compile_(
     """
     from fleetgrad.edge.autodiff.compiling import compile_model
 
-    choice = choice_of(train, freeze, last, biases_only, lora, lora_rank, lora_alpha, lora_freeze_a)
+    choice = model_options.choice_of(train, freeze, last, biases_only, lora, lora_rank, lora_alpha, lora_freeze_a)
     manifest = compile_model(
         model,
         loss=loss,
@@ -104,7 +88,7 @@ def compile_(
         profile=profile,
         batch_norm=batch_norm,
         choice=choice,
-        dims=dims_of(dim),
+        dims=model_options.dims_of(dim),
         output=output,
         notice=lambda text: err.print(f"note: {text}", soft_wrap=True),
         optimizer=Optimizer(learning_rate=choice.learning_rate),
@@ -127,19 +111,19 @@ def compile_(
 def check(
     model: Annotated[Path, typer.Argument(help="An ONNX file.")],
     loss: Annotated[LossName | None, typer.Option(help="Also say whether this loss fits the model.")] = None,
-    loss_option: LossOption = None,
-    train: Train = None,
-    freeze: Freeze = None,
-    last: Last = None,
-    biases_only: BiasesOnly = False,
-    lora: LoraGlobs = None,
-    lora_rank: LoraRank = None,
-    lora_alpha: LoraAlpha = None,
-    lora_freeze_a: LoraFreezeA = False,
+    loss_option: model_options.LossOption = None,
+    train: model_options.Train = None,
+    freeze: model_options.Freeze = None,
+    last: model_options.Last = None,
+    biases_only: model_options.BiasesOnly = False,
+    lora: model_options.LoraGlobs = None,
+    lora_rank: model_options.LoraRank = None,
+    lora_alpha: model_options.LoraAlpha = None,
+    lora_freeze_a: model_options.LoraFreezeA = False,
     batch_norm: Annotated[
         BatchNorm, typer.Option(help="As in compile; new takes shared unless told otherwise.")
     ] = "batch",
-    dim: Dim = None,
+    dim: model_options.Dim = None,
     format: Format = "table",  # noqa: A002
 ) -> None:
     """List what of a model can train, or would by --train and such, and what can't, and why. The exit code is 1 when it can't.
@@ -152,8 +136,8 @@ def check(
         raise typer.BadParameter(f"--loss-option {loss_option[0]}: --loss says of which loss")
     found = survey(
         model,
-        dims_of(dim),
-        choice=choice_of(train, freeze, last, biases_only, lora, lora_rank, lora_alpha, lora_freeze_a),
+        model_options.dims_of(dim),
+        choice=model_options.choice_of(train, freeze, last, biases_only, lora, lora_rank, lora_alpha, lora_freeze_a),
         batch_norm=batch_norm,
         loss=loss,
         loss_options=parse(loss_option or []),
