@@ -127,9 +127,7 @@ class Participant:
             match event:
                 case Connected():
                     effects += self._on_connected(now)
-                    effects += self._go_on(
-                        now
-                    )  # apart: the disk may refuse it, and what has been asked for is asked for
+                    effects += self._go_on(now)  # apart: if the disk refuses it, the rest is asked for all the same
                 case Disconnected():
                     self._connected = False
                     self._inbox.disconnected()

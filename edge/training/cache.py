@@ -1,6 +1,6 @@
 """Graphs as onnxruntime has optimised them, kept beside an installed plan: a session is made in a third of the time.
 
-    KEY-SHA256.ort      KEY = SHA-256 of the graph's own hash, onnxruntime's version, the processor, the custom ops' version, the options'
+    KEY-SHA256.ort      KEY = SHA-256 of the graph's own hash, onnxruntime's version, the processor, the editions of the custom ops and of the options
 
 What is optimised for one processor and version may be wrong for another, so it is found by the key alone. The name has the
 file's own hash; a file that doesn't match it is dropped with a log line and made anew. Nothing here fails a training.

@@ -94,7 +94,7 @@ class Trainer:
         self._how: ort.RunOptions | None = ort.RunOptions()
         self._how.add_run_config_entry(SHRINK, "cpu:0")  # or the arena would stay laid out for two samples
         self._try(micro_batch)
-        self._how = None  # options of one's own cost a run 25 microseconds
+        self._how = None  # steps keep their arena
 
     def _check(self, outputs: dict[str, ort.OrtValue]) -> None:
         """Raises PlanError unless the graph has just the inputs and outputs that the manifest names."""
