@@ -5,7 +5,8 @@
                                                       infer.onnx   (the user's graph, weights in params.bin)
 
 The graphs run once, on made-up data: the manifest says what memory that took and what it gave. On one machine, the same
-model and options give the same bytes.
+model and options give the same bytes, but for the memory of plans without custom ops: onnxruntime orders their nodes anew in
+each process.
 """
 
 import hashlib

@@ -43,9 +43,10 @@ def test_a_new_process_takes_what_the_plan_predicts(nets: dict[str, Path], name:
 
 
 def test_pieces_take_as_much_less_as_predicted(nets: dict[str, Path]) -> None:
-    manifest = plan.decode((nets["cnn"] / plan.MANIFEST).read_bytes())
-    predicted = [memory.growth(manifest, n, pieces=n < 40) / MB for n in (40, 5)]
-    taken = [measured(nets["cnn"], 40), measured(nets["cnn"], 40, 5)]
+    """Of a net whose nodes onnxruntime always runs in one order: of graphs of standard ops it makes another in each process."""
+    manifest = plan.decode((nets["mlp"] / plan.MANIFEST).read_bytes())
+    predicted = [memory.growth(manifest, n, pieces=n < 2048) / MB for n in (2048, 64)]
+    taken = [measured(nets["mlp"], 2048), measured(nets["mlp"], 2048, 64)]
     assert predicted[0] - predicted[1] == pytest.approx(taken[0] - taken[1], rel=0.3), (predicted, taken)
     assert taken[1] < 0.7 * taken[0]
 
