@@ -2,10 +2,11 @@
 
     head      aggregator -> all      which model is current and how to train it (retained)
     birth     device -> aggregator   who is here, what it holds, what it does
+    want      device -> aggregator   which chunks of an object it lacks
     command   aggregator -> device   select | receipt | bitmap | retry-after
     status    both -> people         unsigned JSON for dashboards; nothing acts on it
 
-Head, birth and command travel as JWS (wire/signing.py) of the kinds HEAD, BIRTH and COMMAND.
+Head, birth, want and command travel as JWS (wire/signing.py) of the kinds HEAD, BIRTH, WANT and COMMAND.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from msgspec import Meta
 
 from fleetgrad.wire.coding.spec import CodecSpec
 
-HEAD, BIRTH, COMMAND = "fl1-head", "fl1-birth", "fl1-command"
+HEAD, BIRTH, WANT, COMMAND = "fl1-head", "fl1-birth", "fl1-want", "fl1-command"
 PROTOCOL: Literal[1] = 1
 MAX_OBJECT_BYTES = 2**30 + 2**20  # a model of plan.MAX_FLOATS and its graphs
 MAX_WEIGHT_SUM = 2**24  # so that a round's fixed-point sum fits an int64
@@ -30,6 +31,7 @@ Version = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Weight = Annotated[int, Meta(ge=1, le=MAX_WEIGHT_SUM)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Seconds = Annotated[float, Meta(ge=0, le=30 * 86400)]
+Received = Annotated[str, Meta(pattern=r"^([0-9a-f]{2})*\Z", max_length=16384)]  # which chunks, see Bitmap
 Reason = Annotated[str, Meta(max_length=500)]
 
 Verdict = Literal["accepted", "duplicate", "late", "stale", "refused"]
@@ -65,6 +67,25 @@ class ObjectRef(_Struct, frozen=True, kw_only=True):
     size: Annotated[int, Meta(ge=1, le=MAX_OBJECT_BYTES)]
 
 
+class Delta(_Struct, frozen=True, kw_only=True):
+    """An object that turns the params with hash `base` into the head's, bit for bit; smaller than these."""
+
+    base: Sha256
+    object: ObjectRef
+
+
+class Link(_Struct, frozen=True, kw_only=True):
+    """How this federation's broker is to be used.
+
+    `chunk_bytes` is the length of all chunks but a body's last; after a lost connection a device first comes back at a time uniform in
+    `reconnect_seconds`; `retained` says whether the broker keeps heads and chunks for who comes later.
+    """
+
+    chunk_bytes: Annotated[int, Meta(ge=1024, le=120 * 1024)] = 60 * 1024
+    reconnect_seconds: Seconds = 0.0
+    retained: bool = True
+
+
 class Closed(_Struct, frozen=True, kw_only=True):
     """How one attempt at a round ended."""
 
@@ -89,6 +110,8 @@ class Head(_Struct, frozen=True, kw_only=True):
     shards: Annotated[int, Meta(ge=1, le=256)] = 1
     boot: Count
     closed: Annotated[tuple[Closed, ...], Meta(max_length=64)] = ()
+    link: Link = Link()
+    deltas: Annotated[tuple[Delta, ...], Meta(max_length=4)] = ()
 
 
 class Birth(_Struct, frozen=True, kw_only=True):
@@ -107,6 +130,17 @@ class Birth(_Struct, frozen=True, kw_only=True):
     samples: Count
     software: Annotated[str, Meta(max_length=64)] = ""
     reason: Reason = ""
+
+
+class Want(_Struct, frozen=True, kw_only=True):
+    """Asks for chunks of an object on the device's own topic. (boot, seq) is counted with births; `received` is as in a bitmap."""
+
+    federation: Name
+    device: Name
+    boot: Count
+    seq: Count
+    object: ObjectRef
+    received: Received = ""
 
 
 class Select(_Struct, frozen=True, kw_only=True, tag_field="command", tag="select"):
@@ -147,7 +181,7 @@ class Bitmap(_Struct, frozen=True, kw_only=True, tag_field="command", tag="bitma
     round: Round
     attempt: Attempt
     payload: Sha256
-    received: Annotated[str, Meta(pattern=r"^([0-9a-f]{2})*\Z", max_length=16384)]
+    received: Received
 
 
 class RetryAfter(_Struct, frozen=True, kw_only=True, tag_field="command", tag="retry-after"):

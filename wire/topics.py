@@ -38,6 +38,8 @@ TABLE = {
     "status": Topic("st/{device}", "device", 1, True, "JSON", "for people and dashboards; last will: offline"),
     "command": Topic("cmd/{device}", "aggregator", 1, False, "JWS", "select, receipt, bitmap, retry-after"),
     "update": Topic("up/{shard}/{device}", "device", 1, False, "frame", "chunks of an update, and queries"),
+    "want": Topic("want/{device}", "device", 1, False, "JWS", "chunks of an object that didn't come"),
+    "served": Topic("dl/{device}", "aggregator", 1, False, "frame", "the chunks that a device wanted"),
     "aggregator": Topic("agg/st", "aggregator", 1, True, "JSON", "state of the round; last will: offline"),
     "metrics": Topic("agg/metrics", "aggregator", 1, True, "JSON", "accuracy, loss and bytes of the last round"),
 }
@@ -99,6 +101,12 @@ class Topics:
 
     def command(self, device: str) -> str:
         return self.fill("command", device=check_name(device, "device id"))
+
+    def want(self, device: str) -> str:
+        return self.fill("want", device=check_name(device, "device id"))
+
+    def served(self, device: str) -> str:
+        return self.fill("served", device=check_name(device, "device id"))
 
     def update(self, device: str, shards: int) -> str:
         return self.fill("update", shard=shard_of(device, shards), device=check_name(device, "device id"))

@@ -13,8 +13,10 @@ from fleetgrad.wire.messages import (
     Bitmap,
     Closed,
     Command,
+    Delta,
     DeviceStatus,
     Head,
+    Link,
     Metrics,
     ObjectRef,
     Policy,
@@ -22,6 +24,7 @@ from fleetgrad.wire.messages import (
     RetryAfter,
     Select,
     UpdateInfo,
+    Want,
 )
 
 SHA = "ab" * 32
@@ -34,8 +37,11 @@ HEAD = Head(
     policy=Policy(),
     boot=1,
     closed=(Closed(round=1, attempt=1, outcome="published"), Closed(round=2, attempt=1, outcome="abandoned")),
+    link=Link(chunk_bytes=32768, reconnect_seconds=20.0, retained=False),
+    deltas=(Delta(base=SHA, object=ObjectRef(sha256=SHA, size=5)),),
 )
 BIRTH = Birth(federation="demo", device="dev-1", boot=1, seq=2, version=0, params=SHA, state="idle", samples=7)
+WANT = Want(federation="demo", device="dev-1", boot=1, seq=3, object=ObjectRef(sha256=SHA, size=20), received="01")
 SELECT = Select(
     federation="demo", device="dev-1", round=4, attempt=1, version=3, params=SHA, config=SHA, window=8, deadline=600.0
 )
@@ -46,6 +52,7 @@ COMMANDS: tuple[Command, ...] = (SELECT, RECEIPT, BITMAP, RETRY)
 ALL: tuple[msgspec.Struct, ...] = (
     HEAD,
     BIRTH,
+    WANT,
     *COMMANDS,
     DeviceStatus(state="offline", device="dev-1", boot=1),
     AggregatorStatus(state="collecting", federation="demo", boot=1),
@@ -104,6 +111,8 @@ OUT_OF_RANGE = [
     (BITMAP, "received", "00\n"), (BITMAP, "received", "00" * 8193), (HEAD, "version", -1), (HEAD, "protocol", 2),
     (HEAD, "shards", 0), (HEAD, "shards", 257), (HEAD, "boot", -1), (HEAD, "closed", [{"round": 1}] * 65),
     (BIRTH, "samples", -1), (BIRTH, "samples", True), (BIRTH, "samples", 1.5), (BIRTH, "state", "asleep"),
+    (HEAD, "link", {"chunk-bytes": 1023}), (HEAD, "link", {"chunk-bytes": 122881}), (HEAD, "link", {"reconnect-seconds": -1}),
+    (HEAD, "deltas", [msgspec.to_builtins(HEAD)["deltas"][0]] * 5), (WANT, "received", "0"), (WANT, "device", "a/b"),
     (BIRTH, "software", "x" * 65), (BIRTH, "reason", "x" * 501), (RECEIPT, "verdict", "maybe"),
 ]  # fmt: skip
 

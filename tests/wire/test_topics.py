@@ -23,6 +23,7 @@ def test_every_topic_is_built_from_its_row() -> None:
     assert t.status("dev-1") == "fl1/demo/st/dev-1"
     assert t.command("dev-1") == "fl1/demo/cmd/dev-1"
     assert t.update("dev-1", 1) == "fl1/demo/up/0/dev-1"
+    assert (t.want("dev-1"), t.served("dev-1")) == ("fl1/demo/want/dev-1", "fl1/demo/dl/dev-1")
     assert (t.aggregator, t.metrics) == ("fl1/demo/agg/st", "fl1/demo/agg/metrics")
 
 
@@ -35,6 +36,8 @@ def test_filters_have_a_plus_for_every_name_of_the_row() -> None:
         "status": "fl1/demo/st/+",
         "command": "fl1/demo/cmd/+",
         "update": "fl1/demo/up/+/+",
+        "want": "fl1/demo/want/+",
+        "served": "fl1/demo/dl/+",
         "aggregator": "fl1/demo/agg/st",
         "metrics": "fl1/demo/agg/metrics",
     }
@@ -62,7 +65,7 @@ def test_a_name_that_could_leave_its_topic_is_refused(name: str) -> None:
         check_name(name, "device id")
     with pytest.raises(NameRefused):
         Topics(name)
-    for build in (Topics("demo").birth, Topics("demo").status, Topics("demo").command):
+    for build in (Topics("demo").birth, Topics("demo").status, Topics("demo").command, Topics("demo").want):
         with pytest.raises(NameRefused):
             build(name)
     with pytest.raises(NameRefused):
