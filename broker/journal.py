@@ -85,6 +85,11 @@ class Memory:
     contributions: dict[tuple[int, int, str], Contribution] = field(default_factory=dict)
     versions: list[Version] = field(default_factory=list)
 
+    @property
+    def current(self) -> Version:
+        """The newest version; there is one from the first boot on."""
+        return self.versions[-1]
+
     def apply(self, row: Row) -> None:
         match row:
             case Boot():
@@ -104,6 +109,19 @@ class Journal(Protocol):
 
     def load(self) -> Memory: ...
     def commit(self, rows: list[Row]) -> None: ...
+
+
+class Ledger:
+    """A journal with its content in memory, kept the same."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal, self.memory = journal, journal.load()
+
+    def commit(self, rows: list[Row]) -> None:
+        """Durable and remembered when it returns; raises DiskError and changes nothing."""
+        self._journal.commit(rows)
+        for row in rows:
+            self.memory.apply(row)
 
 
 TABLES = """

@@ -6,7 +6,7 @@ from typing import Annotated, get_args
 import msgspec
 from msgspec import Meta
 
-from fleetgrad.broker.rounds import RoundSettings
+from fleetgrad.broker.attempt import RoundSettings
 from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.loss import LossName, LossOptions
 from fleetgrad.wire.messages import Name, Policy

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fleetgrad.broker import events as ev
+from fleetgrad.broker.attempt import RoundSettings
 from fleetgrad.broker.journal import Journal, Memory, Row
-from fleetgrad.broker.rounds import Rounds, RoundSettings
+from fleetgrad.broker.rounds import Rounds
 from fleetgrad.wire import frames, seeds
 from fleetgrad.wire.codecs import encode_payload
 from fleetgrad.wire.coding.layout import VectorLayout
@@ -128,7 +129,7 @@ class World:
 
     @property
     def params(self) -> str:
-        return self.rounds._current.params
+        return self.rounds._memory.current.params
 
     def birth(self, name: str, **fields: Any) -> list[ev.Effect]:
         """The device reports; idle with the current model unless told otherwise."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fleetgrad.broker import events as ev
-from fleetgrad.broker.rounds import RoundSettings
+from fleetgrad.broker.attempt import RoundSettings
 from fleetgrad.wire import seeds
 from fleetgrad.wire.codecs import codec_of, encode_payload, payload_bound, read_info
 from fleetgrad.wire.coding.layout import VectorLayout

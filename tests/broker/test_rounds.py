@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from fleetgrad.broker import events as ev
-from fleetgrad.broker.rounds import Device, RoundSettings
+from fleetgrad.broker.attempt import RoundSettings
+from fleetgrad.broker.cohort import Device
 from fleetgrad.wire import frames
 from fleetgrad.wire.messages import HEAD, Head, Policy, Receipt
 from fleetgrad.wire.signing import verify_message
@@ -207,8 +208,8 @@ def test_old_births_and_births_of_others_are_not_believed() -> None:
 def test_windows_add_up_to_at_most_512_chunks() -> None:
     world = World()
     for count in (1, 2, 64, 65, 200, 600):
-        world.rounds._devices = dict.fromkeys(map(str, range(count)), cast(Device, None))
-        assert world.rounds._window() * min(count, 512) <= 512
+        world.rounds._cohort.devices = dict.fromkeys(map(str, range(count)), cast(Device, None))
+        assert world.rounds._cohort.window() * min(count, 512) <= 512
 
 
 def test_the_merged_model_is_the_weighted_mean() -> None:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from fleetgrad.broker import events
 from fleetgrad.broker.announcing import GENESIS
+from fleetgrad.broker.attempt import RoundSettings
 from fleetgrad.broker.journal import Attempt, Boot, Contribution, Memory, Row, Version
-from fleetgrad.broker.rounds import Rounds, RoundSettings
+from fleetgrad.broker.rounds import Rounds
 from fleetgrad.wire.files import DiskError
 from fleetgrad.wire.messages import COMMAND, Bitmap, Command, ObjectRef, Policy, Receipt, Select
 from fleetgrad.wire.signing import verify_message

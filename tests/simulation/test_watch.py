@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fleetgrad.broker import rounds
+from fleetgrad.broker import admission, closing, rounds
 from fleetgrad.broker.merge import merge
 from fleetgrad.edge import participant
 from fleetgrad.edge.events import Disconnected
@@ -28,7 +28,8 @@ def unsynced_spool(patch: pytest.MonkeyPatch) -> None:
 
 
 def unsynced_intake(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(rounds, "put", put_without_sync)
+    patch.setattr(admission, "put", put_without_sync)
+    patch.setattr(closing, "put", put_without_sync)
 
 
 def forgetful_device(patch: pytest.MonkeyPatch) -> None:
@@ -44,7 +45,7 @@ def forgetful_device(patch: pytest.MonkeyPatch) -> None:
 
 
 def lossy_merge(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(rounds, "merge", lambda old, payloads, *rest: merge(old, list(payloads)[1:], *rest))
+    patch.setattr(closing, "merge", lambda old, payloads, *rest: merge(old, list(payloads)[1:], *rest))
 
 
 def mute_device(patch: pytest.MonkeyPatch) -> None:
@@ -62,7 +63,7 @@ def amnesic_attempts(patch: pytest.MonkeyPatch) -> None:
 
     def begin(self: Any, now: float) -> None:
         whole(self, now)
-        if self._open and self._open.state == "collecting" and self._open.members and not self._devices:
+        if self._open and self._open.state == "collecting" and self._open.members and not self._cohort.devices:
             self._abandon(self._open, now)
 
     patch.setattr(rounds.Rounds, "_begin", begin)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 
-from fleetgrad.broker.rounds import KEPT_VERSIONS
+from fleetgrad.broker.closing import KEPT_VERSIONS
 from fleetgrad.wire.codecs import payload_bound
 from fleetgrad.wire.signing import PrivateKey
 from fleetgrad.wire.topics import Topics

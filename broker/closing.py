@@ -1,0 +1,53 @@
+"""The end of a round: its members' payloads become the next version, durably, and only then is it anyone's to see."""
+
+from dataclasses import dataclass
+from hashlib import sha256
+
+from fleetgrad.broker import events as ev
+from fleetgrad.broker.announcing import object_name, version_record
+from fleetgrad.broker.attempt import Open
+from fleetgrad.broker.journal import Ledger
+from fleetgrad.broker.merge import merge
+from fleetgrad.wire import frames
+from fleetgrad.wire.coding.layout import VectorLayout
+from fleetgrad.wire.files import Files, put
+from fleetgrad.wire.messages import ObjectRef
+from fleetgrad.wire.signing import SIGNATURE_BYTES
+
+KEPT_VERSIONS = 8  # whose params stay on disk; the last two are also on the broker
+
+
+@dataclass(slots=True)
+class Closing:
+    """Merges and commits. Until the last commit, a crash anywhere leaves a round that closes again, the same."""
+
+    ledger: Ledger
+    files: Files
+    layout: VectorLayout
+
+    def close(self, attempt: Open, now: float) -> tuple[ObjectRef, ev.Published]:
+        """The new version's params, and what there is to say of its round."""
+        memory = self.ledger.memory
+        if attempt.state != "committing":
+            attempt.state = "committing"
+            self.ledger.commit([attempt.row()])
+        members = sorted(attempt.members)
+        payloads = ((n, self.files.read(attempt.payload_name(n))) for n in members)
+        base = self.files.read(object_name(attempt.params))
+        params = merge(base, payloads, attempt.policy.codec, self.layout, attempt.keys)
+        ref = ObjectRef(sha256=sha256(params).hexdigest(), size=len(params))
+        put(self.files, object_name(ref.sha256), params)
+        counted = [attempt.members[n] for n in members]
+        parent = memory.versions[-1]
+        version = version_record(parent.number + 1, ref, parent.sha256, attempt.config, counted, attempt.round)
+        self.ledger.commit([version, attempt.row("published")])
+        for old in memory.versions[:-KEPT_VERSIONS][-1:]:
+            if old.params not in (v.params for v in memory.versions[-KEPT_VERSIONS:]):
+                self.files.unlink(object_name(old.params))
+        weight = sum(c.weight for c in counted)
+        up = sum(frames.wire_bytes(c.size + SIGNATURE_BYTES) for c in counted)
+        return ref, ev.Published(
+            attempt.round, version.number, ref.sha256, len(members), sum(c.loss * c.weight for c in counted) / weight,
+            up, frames.wire_bytes(ref.size) * len(members), now - attempt.began, str(attempt.policy.codec),
+            sum(c.rate for c in counted) / len(counted),
+        )  # fmt: skip

@@ -1,0 +1,138 @@
+"""Who is here and who is asked: devices as their births tell, and selects, repeated until a birth answers.
+
+idle with the current model --select--> selected --birth (training, uploading)--> answered --update--> member
+                                           |--- birth (idle, this attempt) --> out: nothing will come
+"""
+
+import math
+import random
+from dataclasses import dataclass, field
+
+from fleetgrad.broker import events as ev
+from fleetgrad.broker.announcing import Announcer
+from fleetgrad.broker.attempt import Open, RoundSettings
+from fleetgrad.wire.messages import WINDOW, Birth, Select
+from fleetgrad.wire.signing import Untrusted
+
+MAX_WINDOWS = 512  # chunks granted to all devices together
+SELECT_SECONDS = 2.0  # first repetition of a select; doubles up to the last
+MOST_SELECT_SECONDS = 30.0
+
+
+@dataclass(slots=True)
+class Device:
+    """What is known of a device since this boot."""
+
+    birth: Birth
+    selected: bool = False  # for the current attempt, and not given up since
+    answered: bool = False
+    select_at: float = 0.0
+    patience: float = SELECT_SECONDS
+    out: bool = False  # of the current attempt
+
+
+@dataclass(slots=True)
+class Cohort:
+    """All devices heard of since this boot, by name."""
+
+    settings: RoundSettings
+    say: Announcer
+    random: random.Random
+    devices: dict[str, Device] = field(default_factory=dict)
+
+    def begin(self) -> None:
+        """Another attempt begins: nobody is asked yet."""
+        for device in self.devices.values():
+            device.selected = device.answered = device.out = False
+
+    def on_birth(self, name: str, birth: Birth, attempt: Open | None) -> list[ev.Effect]:
+        """Takes a device's verified word on itself; raises Untrusted if it isn't newer than its last."""
+        device = self.devices.get(name)
+        restarted = device is not None and device.birth.boot != birth.boot
+        if device and (birth.boot, birth.seq) <= (device.birth.boot, device.birth.seq):
+            raise Untrusted(f"birth of {name} is older than its last")
+        if device is None:
+            device = self.devices[name] = Device(birth)
+        device.birth = birth
+        if attempt:
+            mine = (birth.round, birth.attempt) == (attempt.round, attempt.attempt)
+            busy = birth.state in ("training", "uploading")
+            if mine and busy:
+                device.selected = device.answered = True
+            elif mine and name not in attempt.members:
+                device.out, device.selected = True, False
+                return [ev.Log("device_out", {"device": name, "round": birth.round, "reason": birth.reason})]
+            elif device.selected:
+                # It has lost the select: a restarted device is asked again at once, another at the next repetition.
+                device.answered, device.selected = False, not restarted
+        return []
+
+    def is_out(self, name: str) -> bool:
+        """Whether nothing more is taken from a device in this attempt."""
+        device = self.devices.get(name)
+        return device is not None and device.out
+
+    def put_out(self, name: str) -> None:
+        """A device's update was refused: nothing more comes from it in this attempt."""
+        if name in self.devices:
+            self.devices[name].out = True
+
+    def unable(self, attempt: Open) -> int:
+        """How many have said that nothing will come from them."""
+        others = (d for name, d in self.devices.items() if name not in attempt.members)
+        return sum(d.out or d.birth.state == "refused" for d in others)
+
+    def window(self) -> int:
+        """Chunks that each device may have under way."""
+        return max(1, min(WINDOW, MAX_WINDOWS // max(1, len(self.devices))))
+
+    def wake_at(self, attempt: Open) -> float | None:
+        """When the next select is to be repeated."""
+        return min((d.select_at for n, d in self.devices.items() if self._waits_for(n, attempt)), default=None)
+
+    def _waits_for(self, name: str, attempt: Open) -> bool:
+        """Whether a device's select is to be repeated."""
+        device = self.devices[name]
+        return device.selected and not device.answered and name not in attempt.members
+
+    def select(self, attempt: Open, goal: int, now: float) -> list[ev.Effect]:
+        """Asks who can be asked, and again who hasn't answered; the first select sets the attempt's deadline."""
+        under_way = [d for n, d in self.devices.items() if d.selected and n not in attempt.members]
+        invites = math.ceil(goal * self.settings.over_selection) - len(attempt.members) - len(under_way)
+        ready = [
+            name
+            for name, d in sorted(self.devices.items())
+            if not d.selected
+            and not d.out
+            and name not in attempt.members
+            and d.birth.state == "idle"
+            and d.birth.params == attempt.params
+        ]
+        if len(ready) > max(0, invites):
+            ready = self.random.sample(ready, max(0, invites))
+        for name in ready[: max(0, MAX_WINDOWS - len(under_way))]:
+            device = self.devices[name]
+            device.selected, device.answered = True, False
+            device.select_at, device.patience = now, SELECT_SECONDS
+        effects: list[ev.Effect] = []
+        for name, device in sorted(self.devices.items()):
+            if not self._waits_for(name, attempt) or now < device.select_at:
+                continue
+            if attempt.deadline_at is None:
+                attempt.deadline_at = now + self.settings.deadline
+                attempt.state = "selecting"
+            device.select_at = now + device.patience * self.random.uniform(0.75, 1.25)
+            device.patience = min(MOST_SELECT_SECONDS, device.patience * 2)
+            select = Select(
+                federation=self.settings.federation,
+                device=name,
+                round=attempt.round,
+                attempt=attempt.attempt,
+                version=attempt.version,
+                params=attempt.params,
+                config=attempt.config,
+                window=self.window(),
+                deadline=min(self.settings.deadline, max(0.0, attempt.deadline_at - now)),
+            )
+            effects.append(self.say.command(name, select))
+        return effects
