@@ -22,7 +22,8 @@ import msgspec
 from fleetgrad.edge import events as ev
 from fleetgrad.edge.config import EdgeConfig
 from fleetgrad.edge.data import npz
-from fleetgrad.edge.participant import Identity, Participant
+from fleetgrad.edge.participant import Participant
+from fleetgrad.edge.reporting import Identity
 from fleetgrad.wire import address, mqtt, signing
 from fleetgrad.wire.files import DiskError, PosixFiles
 from fleetgrad.wire.log import log

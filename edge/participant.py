@@ -20,7 +20,6 @@ from fleetgrad.edge.events import (
     Log,
     Message,
     Progress,
-    Publish,
     Subscribe,
     Tick,
     Train,
@@ -28,19 +27,18 @@ from fleetgrad.edge.events import (
     TrainingFailed,
 )  # fmt: skip
 from fleetgrad.edge.link import memory, outbox
-from fleetgrad.edge.link.fate import Fates, fate_of
+from fleetgrad.edge.link.delivery import Delivery
 from fleetgrad.edge.link.inbox import Inbox, object_name
 from fleetgrad.edge.link.outbox import Record, Upload, payload_name
 from fleetgrad.edge.link.residual import residual_name
+from fleetgrad.edge.reporting import Identity, Reporter
 from fleetgrad.wire import seeds
 from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.files import DiskError, Files, put
 from fleetgrad.wire.messages import (
-    BIRTH,
     COMMAND,
     HEAD,
     AggregatorStatus,
-    Birth,
     Bitmap,
     Command,
     DeviceState,
@@ -51,26 +49,13 @@ from fleetgrad.wire.messages import (
     Select,
     Verdict,
 )  # fmt: skip
-from fleetgrad.wire.signing import PrivateKey, PublicKey, Untrusted, sign_message, verify_message
+from fleetgrad.wire.signing import Untrusted, verify_message
 from fleetgrad.wire.topics import Topics
 
 HEAD_FILE = "head.jws"
 DISK_RETRY_SECONDS = 5.0
 REFRESH_SECONDS, MOST_REFRESH_SECONDS = 15.0, 120.0  # silence after which an idle device reports again; doubles
 RESTING = ("idle", "fetching", "refused")
-STATUS_BYTES = 1 << 20  # traffic alone is worth a new status every so many bytes, not every chunk
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who the device is, whom it trusts, and how many samples it has."""
-
-    federation: str
-    device: str
-    key: PrivateKey
-    aggregator: PublicKey
-    samples: int
-    software: str = ""
 
 
 @dataclass(slots=True)
@@ -92,7 +77,6 @@ class Participant:
         self._notes: list[Effect]
         self._memory, self._notes = memory.load(files, random)
         self._memory.boot += 1
-        self._seq = 0
         self._memory.save(self._files)
         self._head = self._load_head()
         self._inbox = Inbox(self._topics, files)
@@ -101,12 +85,13 @@ class Participant:
             self._inbox.keep({self._head.plan.sha256, self._head.params.sha256})  # and no half of a download
             self._inbox.want([self._head.plan, self._head.params], connected=False, now=0.0)
         self._job: Job | None = None
-        self._upload: Upload | None = None
-        self._fates = Fates(files)
+        self._delivery = Delivery(identity, files, random)
+        self._fates = self._delivery.fates
         record, notes = self._fates.load((self._memory.round, self._memory.attempt))
         self._notes += notes
         if record:
-            self._upload = self._make_upload(record, window=1, start_at=0.0, ask_first=True)
+            self._offer(record, window=1, start_at=0.0, ask_first=True)
+        self._report = Reporter(identity, self._memory.boot, record.rate if record else None)
         self._unstored: Trained | TrainingFailed | None = None  # the trainer's word, while the disk has no room for it
         self._refused: str | None = None  # the plan that can't be trained here; forgotten by a restart
         self._disk_retry_at: float | None = None
@@ -114,10 +99,6 @@ class Participant:
         self._refresh_at, self._silence = 0.0, REFRESH_SECONDS
         self._aggregator_boot: int | None = None
         self._birth_at: float | None = None
-        self._reason = ""
-        self._steps, self._loss, self._updates, self._bytes_up = 0, None, 0, 0  # type: tuple[int, float | None, int, int]
-        self._rate = self._upload.record.rate if self._upload else None
-        self._shown: DeviceStatus | None = None
 
     # --- what the shell calls ---------------------------------------------------------------------------------------
     def handle(self, event: Event, now: float) -> list[Effect]:
@@ -135,7 +116,7 @@ class Participant:
                     effects += self._on_message(event, now)
                 case Progress():
                     if self._job and self._is(event.round, event.attempt):
-                        self._steps, self._loss = event.steps, event.loss
+                        self._report.steps, self._report.loss = event.steps, event.loss
                 case Trained():
                     effects += self._on_trained(event, now)
                 case TrainingFailed():
@@ -147,8 +128,8 @@ class Participant:
             # It isn't tried again at once: whatever is due waits for the disk.
             self._birth_at = self._disk_retry_at = now + DISK_RETRY_SECONDS
             effects.append(Log("disk_failed", {"reason": str(e)}))
-            self._reason = str(e)[:500]
-        return effects + self._status()
+            self._report.reason = str(e)[:500]
+        return effects + (self._report.news(self._status_now(self.state)) if self._connected else [])
 
     def wake_at(self) -> float | None:
         """When to be called with Tick, or None."""
@@ -157,7 +138,7 @@ class Participant:
         times = [self._birth_at]
         if self._connected:
             times.append(self._inbox.retry_at)
-            times.append(self._upload.wake_at() if self._upload else None)
+            times.append(self._delivery.upload.wake_at() if self._delivery.upload else None)
             times.append(self._refresh_at if self.state in RESTING else None)
         if self._job:
             times.append(self._job.began + self._job.select.deadline)
@@ -165,16 +146,16 @@ class Participant:
 
     def will(self) -> tuple[str, bytes]:
         """Topic and payload of the last will."""
-        return self._topics.status(self._id.device), msgspec.json.encode(self._status_now("offline"))
+        last = self._report.publish(self._status_now("offline"))
+        return last.topic, last.payload
 
     def goodbye(self) -> list[Effect]:
         """What a device that stops by itself says."""
-        topic, payload = self.will()
-        return [Publish(topic, payload, retained=True)]
+        return [self._report.publish(self._status_now("offline"))]
 
     @property
     def state(self) -> DeviceState:
-        if self._upload:
+        if self._delivery.upload:
             return "uploading"
         if self._job:
             return "training"
@@ -185,14 +166,14 @@ class Participant:
     # --- events -----------------------------------------------------------------------------------------------------
     def _on_connected(self, now: float) -> list[Effect]:
         self._connected = True
-        self._shown = None
+        self._report.forget_shown()
         self._heard(now)
         return [self._subscribe(), *self._birth(), *self._inbox.resume(now)]
 
     def _go_on(self, now: float) -> list[Effect]:
         """The upload, unless its attempt has been closed meanwhile."""
         effects = self._end_if_closed(self._head, now) if self._head else []
-        return effects + (self._upload.connected(now) if self._upload else [])
+        return effects + (self._delivery.upload.connected(now) if self._delivery.upload else [])
 
     def _subscribe(self) -> Effect:
         """The device's own topics; subscribed again, retained messages are delivered again."""
@@ -240,10 +221,10 @@ class Participant:
         self._fates.close(head)
         closed = {(c.round, c.attempt): c.outcome for c in head.closed}
         outcome = closed.get((self._memory.round, self._memory.attempt))
-        if outcome is None or (self._memory.ended and not (self._upload or self._job)):
+        if outcome is None or (self._memory.ended and not (self._delivery.upload or self._job)):
             return []
-        if outcome == "published" and self._upload and self._upload.record.residual:
-            self._upload.ask(now)  # only the receipt tells whether it was counted
+        if outcome == "published" and self._delivery.upload and self._delivery.upload.record.residual:
+            self._delivery.upload.ask(now)  # only the receipt tells whether it was counted
             return []
         return [
             *self._end(delivered=False), Log("round_closed", {"round": self._memory.round, "outcome": outcome}), *self._birth(),
@@ -266,24 +247,30 @@ class Participant:
             case Select():
                 return self._on_select(command, now)
             case Bitmap():
-                if self._upload and self._upload.matches(command.round, command.attempt, command.payload):
-                    return self._upload.bitmap(command, now)
+                if self._delivery.upload and self._delivery.upload.matches(
+                    command.round, command.attempt, command.payload
+                ):
+                    return self._delivery.upload.bitmap(command, now)
             case Receipt():
-                if self._upload and self._upload.matches(command.round, command.attempt, command.payload):
-                    ended = self._end_by_receipt(command.verdict)
-                    self._updates += command.verdict == "accepted"
-                    self._reason = "" if command.verdict == "accepted" else f"{command.verdict}: {command.reason}"[:500]
+                if self._delivery.upload and self._delivery.upload.matches(
+                    command.round, command.attempt, command.payload
+                ):
+                    self._end_by_receipt(command.verdict)
+                    self._report.updates += command.verdict == "accepted"
+                    self._report.reason = (
+                        "" if command.verdict == "accepted" else f"{command.verdict}: {command.reason}"[:500]
+                    )
                     note = Log(
                         "receipt", {"round": command.round, "verdict": command.verdict, "reason": command.reason}
                     )
-                    return [*ended, note, *self._birth()]
+                    return [note, *self._birth()]
             case RetryAfter():
                 self._birth_at = now + self._random.uniform(command.least, max(command.least, command.most))
         return []
 
     def _on_select(self, select: Select, now: float) -> list[Effect]:
         asked, last = (select.round, select.attempt), (self._memory.round, self._memory.attempt)
-        again = asked == last and not self._memory.ended and not self._job and not self._upload
+        again = asked == last and not self._memory.ended and not self._job and not self._delivery.upload
         head = self._head
         ready = (
             head is not None
@@ -293,18 +280,21 @@ class Participant:
         )
         if head is None or not ready or self.state == "refused" or not (asked > last or again):
             return self._birth()
-        if self._upload and self._upload.record.residual and select.round > self._upload.record.round:
-            self._upload.ask(now)  # before the next update is made, it must be known what became of this one
-            return [*self._birth(), *self._upload.tick(now)]
+        if (
+            self._delivery.upload
+            and self._delivery.upload.record.residual
+            and select.round > self._delivery.upload.record.round
+        ):
+            self._delivery.upload.ask(now)  # before the next update is made, it must be known what became of this one
+            return [*self._birth(), *self._delivery.upload.tick(now)]
         effects: list[Effect] = [CancelTraining()] if self._job else []
         self._fates.supersede(select.round)
-        if self._upload:
-            self._drop_upload(delivered=False)
+        self._delivery.drop(delivered=False)
         self._memory.round, self._memory.attempt, self._memory.ended = *asked, False
         self._memory.save(self._files)
         effects += self._fates.prepare(head)
         self._job, self._unstored = Job(select, now, head.plan.sha256, head.policy.codec), None
-        self._reason, self._steps, self._loss = "", 0, None
+        self._report.reason, self._report.steps, self._report.loss = "", 0, None
         name, device = self._id.federation, self._id.device
         return [
             *effects,
@@ -337,20 +327,21 @@ class Participant:
         self._unstored = done
         outbox.store(self._files, record)
         self._unstored = None
-        self._job, self._steps, self._loss, self._rate = None, done.steps, done.loss, done.rate
-        self._upload = self._make_upload(record, select.window, now + select.slot, ask_first=False)
+        self._job = None
+        self._report.steps, self._report.loss, self._report.rate = done.steps, done.loss, done.rate
+        upload = self._offer(record, select.window, now + select.slot, ask_first=False)
         note = Log(
             "update_stored",
             {"round": done.round, "bytes": done.size, "bits": round(done.rate, 4), "loss": round(done.loss, 5)},
         )
-        return [note, *(self._upload.tick(now) if self._connected else [])]
+        return [note, *(upload.tick(now) if self._connected else [])]
 
     def _on_failed(self, failed: TrainingFailed) -> list[Effect]:
         if not self._job or not self._is(failed.round, failed.attempt):
             return []
         self._unstored = failed
         ended = self._end(delivered=False)
-        self._reason = failed.reason[:500]
+        self._report.reason = failed.reason[:500]
         if failed.lasting and self._head:
             self._refused = self._head.plan.sha256
         return [*ended, Log("training_failed", {"round": failed.round, "reason": failed.reason}), *self._birth()]
@@ -361,13 +352,13 @@ class Participant:
             return effects
         self._disk_retry_at = None
         if self._job and now >= self._job.began + self._job.select.deadline:
-            self._reason = f"not done within {self._job.select.deadline:g} s"
+            self._report.reason = f"not done within {self._job.select.deadline:g} s"
             effects += [
                 *self._end(delivered=False),
                 Log("deadline_passed", {"round": self._memory.round}),
                 *self._birth(),
             ]
-        if self._head and (self._fates.pending or self._upload):
+        if self._head and (self._fates.pending or self._delivery.upload):
             effects += self._end_if_closed(self._head, now)
         if isinstance(self._unstored, Trained):
             effects += self._on_trained(self._unstored, now)
@@ -383,8 +374,8 @@ class Participant:
         if self._connected:
             if self._inbox.retry_at is not None and now >= self._inbox.retry_at:
                 effects += self._inbox.resume(now)
-            if self._upload:
-                effects += self._upload.tick(now)
+            if self._delivery.upload:
+                effects += self._delivery.upload.tick(now)
         return effects
 
     # --- memory -----------------------------------------------------------------------------------------------------
@@ -397,41 +388,17 @@ class Participant:
         self._memory.save(self._files)
         effects: list[Effect] = [CancelTraining()] if self._job else []
         self._job = self._unstored = None
-        if self._upload:
-            self._drop_upload(delivered)
+        self._delivery.drop(delivered)
         return effects
 
-    def _end_by_receipt(self, verdict: Verdict) -> list[Effect]:
-        """An accepted update with a residual is kept, though not sent any more, until its round is published or abandoned."""
-        record = self._upload.record if self._upload else None
-        fate = fate_of(self._head, record) if record else None
-        if verdict != "accepted" or record is None or not record.residual or fate is not None:
-            return self._end(
-                delivered=None if verdict == "duplicate" else verdict == "accepted" and fate != "abandoned"
-            )
+    def _end_by_receipt(self, verdict: Verdict) -> None:
         self._memory.ended = True
         self._memory.save(self._files)
-        self._fates.accepted(record)
-        self._bytes_up, self._upload = self._bytes_up + self._upload_bytes(), None
-        return []
+        self._delivery.receipt(verdict, self._head)
 
-    def _drop_upload(self, delivered: bool | None) -> None:
-        """Ends the stored update."""
-        if self._upload:
-            self._fates.settle(self._upload.record, delivered)
-            self._bytes_up += self._upload_bytes()
-            self._upload = None
-
-    def _upload_bytes(self) -> int:
-        return self._upload.bytes_up if self._upload else 0
-
-    def _make_upload(self, record: Record, window: int, start_at: float, ask_first: bool) -> Upload:
+    def _offer(self, record: Record, window: int, start_at: float, ask_first: bool) -> Upload:
         shards = self._head.shards if self._head else 1
-        topic = self._topics.update(self._id.device, shards)
-        return Upload(
-            record, topic, self._id.federation, self._id.device, self._id.key, self._files, self._random, window,
-            start_at, ask_first,
-        )  # fmt: skip
+        return self._delivery.begin(record, shards, window=window, start_at=start_at, ask_first=ask_first)
 
     def _load_head(self) -> Head | None:
         try:
@@ -442,56 +409,16 @@ class Participant:
             self._notes.append(Log("head_dropped", {"reason": str(e)}))
             return None
 
-    # --- messages ---------------------------------------------------------------------------------------------------
+    # --- what it says of itself ---------------------------------------------------------------------------------------
     def _birth(self) -> list[Effect]:
         if not self._connected:
             return []
-        self._seq += 1
         holds = self._head if self._head and not self._inbox.wanted else None
-        lost = not (self._memory.ended or self._job or self._upload)
-        birth = Birth(
-            federation=self._id.federation,
-            device=self._id.device,
-            boot=self._memory.boot,
-            seq=self._seq,
-            version=holds.version if holds else None,
-            params=holds.params.sha256 if holds else None,
-            state=self.state,
-            round=self._memory.round or None if not lost else None,
-            attempt=self._memory.attempt or None if not lost else None,
-            samples=self._id.samples,
-            software=self._id.software,
-            reason=self._reason,
-        )
-        return [Publish(self._topics.birth(self._id.device), sign_message(self._id.key, BIRTH, birth))]
+        lost = not (self._memory.ended or self._job or self._delivery.upload)
+        last = (None, None) if lost else (self._memory.round or None, self._memory.attempt or None)
+        return [self._report.birth(self.state, holds, *last)]
 
     def _status_now(self, state: DeviceState) -> DeviceStatus:
-        return DeviceStatus(
-            state=state,
-            device=self._id.device,
-            boot=self._memory.boot,
-            version=self._head.version if self._head else None,
-            round=self._memory.round or None,
-            attempt=self._memory.attempt or None,
-            loss=self._loss,
-            steps=self._steps,
-            samples=self._id.samples,
-            bits=None if self._rate is None else round(self._rate, 4),
-            bytes_up=self._bytes_up + self._upload_bytes(),
-            bytes_down=self._inbox.bytes_down,
-            updates=self._updates,
-            reason=self._reason,
-        )
-
-    def _status(self) -> list[Effect]:
-        """The retained status, when it says something new; traffic alone is new every STATUS_BYTES."""
-        if not self._connected:
-            return []
-        status, shown = self._status_now(self.state), self._shown
-        if shown is not None:
-            traffic = status.bytes_up + status.bytes_down - shown.bytes_up - shown.bytes_down
-            same = msgspec.structs.replace(status, bytes_up=shown.bytes_up, bytes_down=shown.bytes_down)
-            if same == shown and traffic < STATUS_BYTES:
-                return []
-        self._shown = status
-        return [Publish(self._topics.status(self._id.device), msgspec.json.encode(status), retained=True)]
+        version = self._head.version if self._head else None
+        last = self._memory.round or None, self._memory.attempt or None
+        return self._report.status(state, version, *last, self._delivery.bytes_up, self._inbox.bytes_down)

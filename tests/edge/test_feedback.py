@@ -19,7 +19,7 @@ from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.files import DiskError
 from fleetgrad.wire.messages import Closed, Policy, Receipt
 from fleetgrad.wire.seeds import Keys
-from tests.edge.test_participant_rules import PARAMS, PLAN, Device, ref, select
+from tests.edge.one_device import PARAMS, PLAN, Device, ref, select
 
 LAYOUT = VectorLayout.stacked([("w", (40, 50)), ("b", (30,))])
 KEYS = Keys(1, 2)

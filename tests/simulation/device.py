@@ -12,7 +12,8 @@ import msgspec
 
 from fleetgrad.edge import events, feedback
 from fleetgrad.edge.link import outbox, residual
-from fleetgrad.edge.participant import HEAD_FILE, Identity, Participant
+from fleetgrad.edge.participant import HEAD_FILE, Participant
+from fleetgrad.edge.reporting import Identity
 from fleetgrad.wire.codecs import read_info
 from fleetgrad.wire.files import DiskError, put
 from fleetgrad.wire.messages import BIRTH, COMMAND, HEAD, Birth, Bitmap, Command, Head, Receipt, Select

@@ -9,7 +9,7 @@ from fleetgrad.broker import admission, closing, rounds
 from fleetgrad.broker.merge import merge
 from fleetgrad.edge import participant
 from fleetgrad.edge.events import Disconnected
-from fleetgrad.edge.link import fate, outbox
+from fleetgrad.edge.link import delivery, fate, outbox
 from fleetgrad.wire.files import TEMPORARY, Files
 from tests.simulation.process import Violation
 from tests.simulation.scenario import draw
@@ -38,7 +38,7 @@ def forgetful_device(patch: pytest.MonkeyPatch) -> None:
 
     def handle(self: Any, event: Any, now: float) -> Any:
         if isinstance(event, Disconnected):
-            self._drop_upload(delivered=False)
+            self._delivery.drop(delivered=False)
         return whole(self, event, now)
 
     patch.setattr(participant.Participant, "handle", handle)
@@ -83,7 +83,7 @@ def lossy_feedback(patch: pytest.MonkeyPatch) -> None:
 def presuming_device(patch: pytest.MonkeyPatch) -> None:
     """Sees its round published without a receipt, and doesn't ask whether it was counted."""
     patch.setattr(outbox.Upload, "ask", lambda self, now: None)
-    patch.setattr(participant, "fate_of", lambda head, record: "abandoned")
+    patch.setattr(delivery, "fate_of", lambda head, record: "abandoned")
 
 
 PLANTED = [
