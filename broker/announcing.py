@@ -3,11 +3,13 @@
 Each method gives publishes; nothing is sent or remembered here.
 """
 
+from collections.abc import Callable
 from hashlib import sha256
 
 import msgspec
 
 from fleetgrad.broker import events as ev
+from fleetgrad.broker.attempt import RoundSettings
 from fleetgrad.broker.journal import CLOSED_SHOWN, Contribution, Memory, Version
 from fleetgrad.wire import frames
 from fleetgrad.wire.files import Files
@@ -18,6 +20,7 @@ from fleetgrad.wire.messages import (
     Closed,
     Command,
     Head,
+    Link,
     ObjectRef,
     Policy,
     Receipt,
@@ -27,6 +30,7 @@ from fleetgrad.wire.signing import PrivateKey, sign_message
 from fleetgrad.wire.topics import Topics
 
 OFFERED = 2  # versions whose chunks are on the broker: the current and the previous one
+MOST_RECONNECT_SECONDS = 86400.0
 GENESIS = "0" * 64  # parent of version 0
 
 
@@ -56,10 +60,19 @@ def version_record(
 class Announcer:
     """Speaks for one federation."""
 
-    def __init__(self, federation: str, shards: int, key: PrivateKey, files: Files, plan: ObjectRef) -> None:
-        self._federation, self._shards = federation, shards
+    def __init__(
+        self, settings: RoundSettings, roster_size: Callable[[], int], key: PrivateKey, files: Files, plan: ObjectRef
+    ) -> None:
+        self._federation, self._shards, self._link = settings.federation, settings.shards, settings.link
+        self._reconnects, self._roster_size = settings.reconnects, roster_size
         self._key, self._files, self._plan = key, files, plan
-        self._topics = Topics(federation)
+        self._topics = Topics(settings.federation)
+
+    @property
+    def link(self) -> Link:
+        """How the broker is to be used, by a fleet of the size that it has now."""
+        seconds = min(self._roster_size() / self._reconnects, MOST_RECONNECT_SECONDS)
+        return msgspec.structs.replace(self._link, reconnect_seconds=seconds)
 
     def head(self, memory: Memory, policy: Policy) -> ev.Effect:
         """The signed release of the newest version, and the policy of the open attempt."""
@@ -74,6 +87,7 @@ class Announcer:
             policy=policy,
             shards=self._shards,
             boot=memory.boot,
+            link=self.link,
             closed=tuple(
                 Closed(round=r, attempt=n, outcome="published" if a.state == "published" else "abandoned")
                 for (r, n), a in closed[-CLOSED_SHOWN:]
@@ -92,7 +106,7 @@ class Announcer:
 
     def chunks(self, ref: ObjectRef) -> list[ev.Effect]:
         """An object's retained chunks."""
-        header = frames.object_header(ref.size, bytes.fromhex(ref.sha256))
+        header = frames.object_header(ref.size, bytes.fromhex(ref.sha256), self._link.chunk_bytes)
         raw = self._files.read(object_name(ref.sha256))
         return [
             ev.Publish(self._topics.object(ref.sha256, i), frame, retained=True)
@@ -103,7 +117,10 @@ class Announcer:
         """Takes an old version's chunks off the broker, unless a version still offered has the same params."""
         if version.params in (v.params for v in memory.versions[-OFFERED:]):
             return []
-        topics = (self._topics.object(version.params, i) for i in range(frames.chunks_of(version.size)))
+        topics = (
+            self._topics.object(version.params, i)
+            for i in range(frames.chunks_of(version.size, self._link.chunk_bytes))
+        )
         return [ev.Publish(topic, b"", retained=True) for topic in topics]
 
     def command(self, device: str, command: Command) -> ev.Effect:

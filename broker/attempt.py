@@ -5,14 +5,17 @@ from dataclasses import dataclass, field
 from fleetgrad.broker.journal import Attempt, Contribution
 from fleetgrad.wire import seeds
 from fleetgrad.wire.frames import Header
-from fleetgrad.wire.messages import Policy, RoundState
+from fleetgrad.wire.messages import Link, Policy, RoundState
 
 SPOOL = "spool"  # folder of the open attempt's payloads
 
 
 @dataclass(frozen=True, slots=True)
 class RoundSettings:
-    """The policy of a federation's rounds: of those that are yet to be opened. `goal` 0 means every device of the roster; `deadline` in seconds."""
+    """The policy of a federation's rounds: of those that are yet to be opened. `goal` 0 means every device of the roster; `deadline` in seconds.
+
+    `link` says how the broker is to be used; its reconnect_seconds follow from the roster and `reconnects`, devices a second.
+    """
 
     federation: str
     policy: Policy
@@ -22,6 +25,8 @@ class RoundSettings:
     over_selection: float = 1.3
     deadline: float = 600.0
     shards: int = 1
+    link: Link = field(default_factory=Link)
+    reconnects: float = 50.0
 
 
 @dataclass(slots=True)

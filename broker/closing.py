@@ -6,15 +6,28 @@ from hashlib import sha256
 from fleetgrad.broker import events as ev
 from fleetgrad.broker.announcing import object_name, version_record
 from fleetgrad.broker.attempt import Open
-from fleetgrad.broker.journal import Ledger
+from fleetgrad.broker.journal import Contribution, Ledger, Version
 from fleetgrad.broker.merge import merge
 from fleetgrad.wire import frames
 from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.files import Files, put
-from fleetgrad.wire.messages import ObjectRef
+from fleetgrad.wire.messages import ObjectRef, Policy
 from fleetgrad.wire.signing import SIGNATURE_BYTES
 
 KEPT_VERSIONS = 8  # whose params stay on disk; the last two are also on the broker
+
+
+def report(
+    version: Version, round_: int, policy: Policy | None, members: list[Contribution], seconds: float | None, chunk_bytes: int
+) -> ev.Published:  # fmt: skip
+    """What there is to say of the round that made `version`; bytes as they travel in chunks of this length."""
+    weight = sum(c.weight for c in members)
+    up = sum(frames.wire_bytes(c.size + SIGNATURE_BYTES, chunk_bytes) for c in members)
+    down = frames.wire_bytes(version.size, chunk_bytes) * len(members)
+    return ev.Published(
+        round_, version.number, version.params, len(members), sum(c.loss * c.weight for c in members) / weight, up, down,
+        seconds, str(policy.codec) if policy else "", sum(c.rate for c in members) / len(members),
+    )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -24,6 +37,7 @@ class Closing:
     ledger: Ledger
     files: Files
     layout: VectorLayout
+    chunk_bytes: int
 
     def close(self, attempt: Open, now: float) -> tuple[ObjectRef, ev.Published]:
         """The new version's params, and what there is to say of its round."""
@@ -44,10 +58,5 @@ class Closing:
         for old in memory.versions[:-KEPT_VERSIONS][-1:]:
             if old.params not in (v.params for v in memory.versions[-KEPT_VERSIONS:]):
                 self.files.unlink(object_name(old.params))
-        weight = sum(c.weight for c in counted)
-        up = sum(frames.wire_bytes(c.size + SIGNATURE_BYTES) for c in counted)
-        return ref, ev.Published(
-            attempt.round, version.number, ref.sha256, len(members), sum(c.loss * c.weight for c in counted) / weight,
-            up, frames.wire_bytes(ref.size) * len(members), now - attempt.began, str(attempt.policy.codec),
-            sum(c.rate for c in counted) / len(counted),
-        )  # fmt: skip
+        seconds = now - attempt.began
+        return ref, report(version, attempt.round, attempt.policy, counted, seconds, self.chunk_bytes)

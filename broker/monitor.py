@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from fleetgrad.broker.closing import report
 from fleetgrad.broker.events import Published
 from fleetgrad.broker.journal import Memory
 from fleetgrad.broker.registry import objects
@@ -21,11 +22,9 @@ from fleetgrad.edge.data import npz
 from fleetgrad.edge.data.dataset import Dataset
 from fleetgrad.edge.training.plan_dir import Plan
 from fleetgrad.edge.training.trainer import Trainer, TrainingError
-from fleetgrad.wire import frames
 from fleetgrad.wire.files import Files, PosixFiles, put
 from fleetgrad.wire.log import log
 from fleetgrad.wire.messages import Metrics, Policy
-from fleetgrad.wire.signing import SIGNATURE_BYTES
 
 ROUNDS, MODEL = "rounds.jsonl", "model.onnx"
 
@@ -51,7 +50,7 @@ class Monitor:
         """Queues a version."""
         self._work.put(published)
 
-    def catch_up(self, memory: Memory) -> None:
+    def catch_up(self, memory: Memory, chunk_bytes: int) -> None:
         """Queues versions of the journal that were published just before a crash and have no row."""
         known = {row.version for row in self._rows}
         for version in memory.versions[1:]:
@@ -61,16 +60,8 @@ class Monitor:
             attempt = max(a for r, a in memory.attempts if r == round_)
             policy = memory.configs.get(memory.attempts[round_, attempt].config)
             members = [c for (r, a, _), c in memory.contributions.items() if (r, a) == (round_, attempt)]
-            weight = sum(c.weight for c in members)
-            self.add(
-                Published(
-                    round_, version.number, version.params, len(members), sum(c.loss * c.weight for c in members) / weight,
-                    sum(frames.wire_bytes(c.size + SIGNATURE_BYTES) for c in members),
-                    frames.wire_bytes(version.size) * len(members), None,
-                    str(msgspec.json.decode(policy, type=Policy).codec) if policy else "",
-                    sum(c.rate for c in members) / len(members),
-                )
-            )  # fmt: skip
+            ran = msgspec.json.decode(policy, type=Policy) if policy else None
+            self.add(report(version, round_, ran, members, None, chunk_bytes))
 
     def close(self) -> None:
         """Waits for what is queued."""

@@ -56,7 +56,7 @@ class Rounds:
         self._roster, self._roster_size = roster, roster_size
         self._topics = Topics(settings.federation)
         self._policy = settings.policy  # the open attempt's, from _begin on
-        self._say = Announcer(settings.federation, settings.shards, key, files, plan)
+        self._say = Announcer(settings, roster_size, key, files, plan)
         self._ledger = Ledger(journal)
         self._memory = self._ledger.memory
         rows: list[Row] = [Boot(self._memory.boot + 1)]
@@ -66,7 +66,7 @@ class Rounds:
         self._intake = Intake(settings.federation, layout, settings.policy.codec)
         self._cohort = Cohort(settings, self._say, random)
         self._admission = Admission(self._ledger, files, self._say, self._cohort, self._intake)
-        self._closing = Closing(self._ledger, files, layout)
+        self._closing = Closing(self._ledger, files, layout, settings.link.chunk_bytes)
         self._connected = False
         self._open: Open | None = None
         self._shown = b""

@@ -22,6 +22,7 @@ from fleetgrad.wire import address, mqtt, signing
 from fleetgrad.wire.codecs import shortfall
 from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.files import DiskError, PosixFiles
+from fleetgrad.wire.frames import check_chunks
 from fleetgrad.wire.log import log
 from fleetgrad.wire.loop import GaveUp, Loop, Stop
 from fleetgrad.wire.messages import Metrics
@@ -44,6 +45,8 @@ class Server:
         files, roster = PosixFiles(directory), Roster(directory)
         journal = SqliteJournal(directory / JOURNAL)
         plan, bundle, initial = objects.initial(files, directory)
+        for ref in (bundle, initial):
+            check_chunks(ref.size, config.broker.chunk_bytes)
         memory = journal.load()
         for version in memory.versions[-1:]:
             objects.fitting(files, version.params, plan)
@@ -66,7 +69,7 @@ class Server:
         )
         self._topics = Topics(config.name)
         self._monitor = Monitor(directory, plan, config.data, self._loop.inbox.put)
-        self._monitor.catch_up(memory)
+        self._monitor.catch_up(memory, config.broker.chunk_bytes)
         self._metrics: Metrics | None = None
         self._session = mqtt.Session(
             self._address,

@@ -9,7 +9,7 @@ from msgspec import Meta
 from fleetgrad.broker.attempt import RoundSettings
 from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.loss import LossName, LossOptions
-from fleetgrad.wire.messages import Name, Policy
+from fleetgrad.wire.messages import Link, Name, Policy
 from fleetgrad.wire.plan import Gradients
 from fleetgrad.wire.settings import SettingsError, load_toml
 
@@ -29,8 +29,13 @@ class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Broker(_Struct, frozen=True, kw_only=True):
+    """Where the broker is and how it is used. `chunk_bytes` is under the broker's limit on messages by 200 bytes at least;
+    `reconnects` is how many devices may come back in a second after the broker was gone."""
+
     url: str = "mqtt://127.0.0.1:1883"
     insecure: bool = False
+    chunk_bytes: Annotated[int, Meta(ge=1024, le=120 * 1024)] = 60 * 1024
+    reconnects: Annotated[float, Meta(ge=0.1, le=1e6)] = 50.0
 
 
 class Data(_Struct, frozen=True, kw_only=True):
@@ -77,12 +82,15 @@ class Settings(_Struct, frozen=True, kw_only=True):
 
     def round_settings(self) -> RoundSettings:
         """What the round machine needs of it."""
-        t, r = self.training, self.round
+        t, r, b = self.training, self.round, self.broker
         policy = Policy(
             local_epochs=t.local_epochs, batch_size=t.batch_size, learning_rate=t.learning_rate, momentum=t.momentum,
             weight_decay=t.weight_decay, codec=self.codec,
         )  # fmt: skip
-        return RoundSettings(self.name, policy, r.rounds, r.goal, r.minimum, r.over_selection, r.deadline)
+        return RoundSettings(
+            self.name, policy, r.rounds, r.goal, r.minimum, r.over_selection, r.deadline,
+            link=Link(chunk_bytes=b.chunk_bytes), reconnects=b.reconnects,
+        )  # fmt: skip
 
 
 def load(directory: Path) -> Settings:

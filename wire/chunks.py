@@ -4,7 +4,7 @@ An `Assembly` takes the first header it sees as the body's identity; a frame tha
 another body's. The buffer is as large as the header says, which `frames.parse` has bounded before.
 """
 
-from fleetgrad.wire.frames import DATA_BYTES, Header
+from fleetgrad.wire.frames import Header
 from fleetgrad.wire.signing import Untrusted
 
 
@@ -23,7 +23,7 @@ class Assembly:
             raise Untrusted("frame belongs to another body than the one under way")
         if has(self.received, header.seq):
             return False
-        self.body[header.seq * DATA_BYTES : header.seq * DATA_BYTES + len(chunk)] = chunk
+        self.body[header.span(header.seq)] = chunk
         self.received[header.seq // 8] |= 1 << header.seq % 8
         self.missing -= 1
         return True

@@ -16,9 +16,10 @@
        114     4  total_len, bytes of the body
        118     4  CRC32C of the header with this field zero, then the chunk
        122    32  SHA-256 of the payload
-       154     6  zero
+       154     4  chunk_bytes, length of every chunk but the last
+       158     2  zero
 
-A body is cut into chunks of DATA_BYTES. The body of an update or a query is its payload and then an Ed25519 signature
+A body is cut into chunks of chunk_bytes; the head says which length a federation's broker takes. The body of an update or a query is its payload and then an Ed25519 signature
 over CONTEXT and the header with seq = 0 and crc = 0; an object's body is its payload alone, which the signed head names.
 """
 
@@ -34,11 +35,12 @@ MAGIC = b"FGRD"
 VERSION = 1
 UPDATE, QUERY, OBJECT = 1, 2, 3
 HEADER_BYTES = 160
-DATA_BYTES = 60 * 1024
+DATA_BYTES = 60 * 1024  # of a chunk, where the head says nothing else
+LEAST_CHUNK_BYTES, MOST_CHUNK_BYTES = 1024, 120 * 1024
 MAX_CHUNKS = 2**16 - 1
 CONTEXT = b"fl1-update"
 
-_LAYOUT = struct.Struct("<4sBBH16sIH16s32s32sHHII32s6x")
+_LAYOUT = struct.Struct("<4sBBH16sIH16s32s32sHHII32sI2x")
 _ZERO16, _ZERO32 = bytes(16), bytes(32)
 EMPTY_SHA256 = hashlib.sha256(b"").digest()
 
@@ -60,12 +62,14 @@ class Header:
     seq: int = 0
     crc: int = 0
     flags: int = 0
+    chunk_bytes: int = DATA_BYTES
 
     def pack(self) -> bytes:
         """The 160 bytes."""
         return _LAYOUT.pack(
             MAGIC, VERSION, self.type, self.flags, self.federation, self.round, self.attempt, self.device, self.model,
             self.config, self.seq, self.nchunks, self.total_len, self.crc, self.payload_sha256,
+            self.chunk_bytes,
         )  # fmt: skip
 
     def signed_bytes(self) -> bytes:
@@ -76,29 +80,50 @@ class Header:
         """The header without what differs between chunks: equal for all chunks of one body."""
         return replace(self, seq=0, crc=0)
 
+    def span(self, seq: int) -> slice:
+        """Where chunk `seq` lies in the body."""
+        return slice(seq * self.chunk_bytes, min(self.total_len, (seq + 1) * self.chunk_bytes))
 
-def chunks_of(total_len: int) -> int:
+
+def chunks_of(total_len: int, chunk_bytes: int = DATA_BYTES) -> int:
     """Number of chunks that a body of `total_len` bytes is cut into."""
-    return -(-total_len // DATA_BYTES)
+    return -(-total_len // chunk_bytes)
 
 
-def wire_bytes(total_len: int) -> int:
+def check_chunks(total_len: int, chunk_bytes: int) -> int:
+    """Number of chunks; raises ValueError for more than a header can count."""
+    count = chunks_of(total_len, chunk_bytes)
+    if count > MAX_CHUNKS:
+        raise ValueError(
+            f"{total_len:,} bytes in chunks of {chunk_bytes:,} are {count:,} chunks, at most {MAX_CHUNKS:,}: the broker's "
+            f"chunk-bytes must be at least {-(-total_len // MAX_CHUNKS):,}"
+        )
+    return count
+
+
+def wire_bytes(total_len: int, chunk_bytes: int = DATA_BYTES) -> int:
     """Bytes that a body of `total_len` bytes takes on the wire, headers included."""
-    return total_len + HEADER_BYTES * chunks_of(total_len)
+    return total_len + HEADER_BYTES * chunks_of(total_len, chunk_bytes)
 
 
 def update_header(
     type_: int, federation: bytes, round_: int, attempt: int, device: bytes, model: bytes, config: bytes,
-    payload_len: int, payload_sha256: bytes,
+    payload_len: int, payload_sha256: bytes, chunk_bytes: int = DATA_BYTES,
 ) -> Header:  # fmt: skip
-    """The header of an update or a query with a payload of `payload_len` bytes."""
+    """The header of an update or a query with a payload of `payload_len` bytes; raises ValueError for too many chunks."""
     total = payload_len + SIGNATURE_BYTES
-    return Header(type_, federation, round_, attempt, device, model, config, chunks_of(total), total, payload_sha256)
+    return Header(
+        type_, federation, round_, attempt, device, model, config, check_chunks(total, chunk_bytes), total,
+        payload_sha256, chunk_bytes=chunk_bytes,
+    )  # fmt: skip
 
 
-def object_header(size: int, sha256: bytes) -> Header:
-    """The header of an object's chunks."""
-    return Header(OBJECT, _ZERO16, 0, 0, _ZERO16, _ZERO32, _ZERO32, chunks_of(size), size, sha256)
+def object_header(size: int, sha256: bytes, chunk_bytes: int = DATA_BYTES) -> Header:
+    """The header of an object's chunks; raises ValueError for too many."""
+    count = check_chunks(size, chunk_bytes)
+    return Header(
+        OBJECT, _ZERO16, 0, 0, _ZERO16, _ZERO32, _ZERO32, count, size, sha256, chunk_bytes=chunk_bytes
+    )  # fmt: skip
 
 
 def sign_body(key: PrivateKey, header: Header) -> bytes:
@@ -127,7 +152,7 @@ def frames(header: Header, body: bytes | memoryview) -> Iterator[bytes]:
     """All frames of a body, in order."""
     view = memoryview(body)
     for seq in range(header.nchunks):
-        yield frame(header, seq, view[seq * DATA_BYTES : (seq + 1) * DATA_BYTES])
+        yield frame(header, seq, view[header.span(seq)])
 
 
 def parse(raw: bytes | memoryview, *, most: int) -> tuple[Header, memoryview]:
@@ -137,8 +162,9 @@ def parse(raw: bytes | memoryview, *, most: int) -> tuple[Header, memoryview]:
     compared before anything else that the sender says is used.
     """
     view = memoryview(raw)
-    if not HEADER_BYTES < len(view) <= HEADER_BYTES + DATA_BYTES:
-        raise Untrusted(f"frame of {len(view)} bytes, expected {HEADER_BYTES + 1} to {HEADER_BYTES + DATA_BYTES}")
+    longest = HEADER_BYTES + MOST_CHUNK_BYTES
+    if not HEADER_BYTES < len(view) <= longest:
+        raise Untrusted(f"frame of {len(view)} bytes, expected {HEADER_BYTES + 1} to {longest}")
     (
         magic,
         version,
@@ -155,22 +181,28 @@ def parse(raw: bytes | memoryview, *, most: int) -> tuple[Header, memoryview]:
         total,
         crc,
         sha,
+        chunk_bytes,
     ) = _LAYOUT.unpack_from(view)
     if magic != MAGIC:
         raise Untrusted(f"frame starts with {magic!r}, expected {MAGIC!r}")
     if version != VERSION:
         raise Untrusted(f"frame has protocol version {version}, this side speaks {VERSION}")
-    if type_ not in (UPDATE, QUERY, OBJECT) or flags or any(view[154:HEADER_BYTES]):
+    if type_ not in (UPDATE, QUERY, OBJECT) or flags or any(view[158:HEADER_BYTES]):
         raise Untrusted(f"frame of type {type_} with flags {flags:#x}: unknown, or its reserved bytes aren't zero")
     if not 0 < total <= most:
         raise Untrusted(f"body of {total} bytes, at most {most}")
-    if nchunks != chunks_of(total) or seq >= nchunks:
-        raise Untrusted(f"chunk {seq} of {nchunks}, a body of {total} bytes has {chunks_of(total)}")
+    if not LEAST_CHUNK_BYTES <= chunk_bytes <= MOST_CHUNK_BYTES:
+        raise Untrusted(f"chunks of {chunk_bytes} bytes, expected {LEAST_CHUNK_BYTES} to {MOST_CHUNK_BYTES}")
+    if nchunks != chunks_of(total, chunk_bytes) or seq >= nchunks:
+        raise Untrusted(
+            f"chunk {seq} of {nchunks}, a body of {total} bytes has {chunks_of(total, chunk_bytes)} of {chunk_bytes}"
+        )
     chunk = view[HEADER_BYTES:]
-    if len(chunk) != min(DATA_BYTES, total - seq * DATA_BYTES):
-        raise Untrusted(f"chunk {seq} has {len(chunk)} bytes, expected {min(DATA_BYTES, total - seq * DATA_BYTES)}")
+    expected = min(chunk_bytes, total - seq * chunk_bytes)
+    if len(chunk) != expected:
+        raise Untrusted(f"chunk {seq} has {len(chunk)} bytes, expected {expected}")
     header = Header(
-        type_, federation, round_, attempt, device, model, config, nchunks, total, sha, seq=seq, crc=crc, flags=flags
+        type_, federation, round_, attempt, device, model, config, nchunks, total, sha, seq, crc, flags, chunk_bytes
     )
     if kernels.crc32c(chunk, kernels.crc32c(replace(header, crc=0).pack())) != crc:
         raise Untrusted(f"chunk {seq}: CRC32C doesn't match")

@@ -148,11 +148,18 @@ class World:
         keys = seeds.codec_keys(FEDERATION, device, 1, 1)
         return encode_payload(codec, LAYOUT, delta(seed), keys=keys, weight=weight, steps=4, loss=0.5)
 
-    def header(self, device: str, payload: bytes, type_: int = frames.UPDATE, **fields: Any) -> frames.Header:
+    def header(
+        self,
+        device: str,
+        payload: bytes,
+        type_: int = frames.UPDATE,
+        chunk_bytes: int = frames.DATA_BYTES,
+        **fields: Any,
+    ) -> frames.Header:
         header = frames.update_header(
             type_, name_hash(FEDERATION), 1, 1, name_hash(device), bytes.fromhex(self.params),
             bytes.fromhex(self.settings.policy.sha256()), len(payload) if type_ == frames.UPDATE else 0,
-            hashlib.sha256(payload).digest(),
+            hashlib.sha256(payload).digest(), chunk_bytes,
         )  # fmt: skip
         return replace(header, **fields)
 

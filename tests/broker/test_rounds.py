@@ -12,7 +12,7 @@ from fleetgrad.broker import events as ev
 from fleetgrad.broker.attempt import RoundSettings
 from fleetgrad.broker.cohort import Device
 from fleetgrad.wire import frames
-from fleetgrad.wire.messages import HEAD, Head, Policy, Receipt
+from fleetgrad.wire.messages import HEAD, Head, Link, Policy, Receipt
 from fleetgrad.wire.signing import verify_message
 from tests.broker.conftest import COUNT, FEDERATION, KEYS, World, delta
 
@@ -35,6 +35,18 @@ def test_on_connect_objects_are_published_before_the_head() -> None:
     assert topics.index(world.topics.head) == chunks + 1
     assert all(p.retained for p in publishes)
     assert head_of(world).version == 0
+
+
+def test_the_head_says_how_the_broker_is_to_be_used_and_objects_travel_so() -> None:
+    settings = RoundSettings(FEDERATION, Policy(), rounds=1, link=Link(chunk_bytes=4096), reconnects=0.25)
+    world = World(settings=settings, members=("dev-1", "dev-2", "dev-3"))
+    assert head_of(world).link == Link(chunk_bytes=4096, reconnect_seconds=12.0)
+    publishes = [e for e in world.effects if isinstance(e, ev.Publish) and "/m/" in e.topic]
+    assert len(publishes) == 1 + frames.chunks_of(4 * COUNT, 4096)
+    assert {frames.parse(p.payload, most=4 * COUNT)[0].chunk_bytes for p in publishes} == {4096}
+    payload = world.payload(1)
+    contribute_in = world.send("dev-1", world.update("dev-1", payload, chunk_bytes=4096))
+    assert [r.verdict for r in world.receipts(contribute_in, "dev-1")] == ["accepted"]
 
 
 def test_an_idle_device_with_the_current_model_is_selected_and_asked_again_until_it_answers() -> None:

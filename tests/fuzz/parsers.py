@@ -37,7 +37,8 @@ NORMED = VectorLayout.stacked([("w", (20, 60)), ("mean", (9,)), ("var", (9,))])
 LAYOUTS = (LAYOUT, dataclasses.replace(NORMED, statistics=NORMED.parts[1:], variances=NORMED.parts[2:], exponent=12))
 SPECS = [CodecSpec(name=name, **DEFAULTS.get(name, {})) for name in NAMES]
 MOST = 200_000  # bytes of the largest body that the frame's reader accepts
-# What each kind of message may be; the first three travel signed.
+SIGNED = (wire.HEAD, wire.BIRTH, wire.COMMAND, wire.WANT)
+# What each kind of message may be.
 MESSAGES: tuple[tuple[str, type | UnionType], ...] = (
     (wire.HEAD, wire.Head),
     (wire.BIRTH, wire.Birth),
@@ -45,6 +46,7 @@ MESSAGES: tuple[tuple[str, type | UnionType], ...] = (
     ("status", wire.DeviceStatus),
     ("aggregator", wire.AggregatorStatus),
     ("metrics", wire.Metrics),
+    (wire.WANT, wire.Want),
 )
 
 
@@ -72,7 +74,7 @@ def message(data: bytes) -> None:
         return
     typ, kind = MESSAGES[(data[0] & 127) % len(MESSAGES)]
     raw = data[1:]
-    signed = typ in (wire.HEAD, wire.BIRTH, wire.COMMAND)
+    signed = typ in SIGNED
     try:
         if signed:
             read = verify_message(KEY.public, typ, raw if data[0] & 128 else sign(typ, raw), kind)

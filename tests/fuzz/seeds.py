@@ -128,13 +128,13 @@ def _vectors() -> dict[str, Any]:
 
 
 def _frame() -> Iterator[bytes]:
-    for body in (b"p", bytes(100), bytes(70_000)):
+    for body, chunk_bytes in ((b"p", 61_440), (bytes(100), 61_440), (bytes(70_000), 61_440), (bytes(3000), 1024)):
         digest = hashlib.sha256(body).digest()
         ids = (b"f" * 16, 7, 2, b"d" * 16, b"m" * 32, b"c" * 32)
-        update = frames.update_header(frames.UPDATE, *ids, len(body), digest)
+        update = frames.update_header(frames.UPDATE, *ids, len(body), digest, chunk_bytes)
         for raw in frames.frames(update, body + frames.sign_body(parsers.KEY, update)):
             yield b"\1" + raw[:4000]
-        for raw in frames.frames(frames.object_header(len(body), digest), body):
+        for raw in frames.frames(frames.object_header(len(body), digest, chunk_bytes), body):
             yield b"\0" + raw[:4000]
     yield b"\0" + bytes.fromhex(_vectors()["query"])
 
@@ -142,9 +142,9 @@ def _frame() -> Iterator[bytes]:
 def _message() -> Iterator[bytes]:
     for token in _vectors()["jws"].values():
         text = base64.urlsafe_b64decode(token.split(".")[1] + "==")
-        for kind in range(len(parsers.MESSAGES)):
+        for kind, (typ, _) in enumerate(parsers.MESSAGES):
             yield bytes([kind]) + text
-            yield bytes([kind | 128]) + (parsers.sign(parsers.MESSAGES[kind][0], text) if kind < 3 else text)
+            yield bytes([kind | 128]) + (parsers.sign(typ, text) if typ in parsers.SIGNED else text)
     yield b'\3{"state":"training","device":"d-1","boot":1,"loss":0.5}'
     yield b'\4{"state":"collecting","federation":"demo","boot":1}'
     yield b'\5{"round":1,"version":1,"members":2,"accuracy":0.5,"loss":null,"bytes_up":1,"bytes_down":2,"seconds":null}'

@@ -22,7 +22,20 @@ from fleetgrad.wire import frames, messages, seeds
 from fleetgrad.wire.codecs import decode_payload, encode_payload
 from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.coding.spec import CodecSpec
-from fleetgrad.wire.messages import Birth, Bitmap, Closed, Head, ObjectRef, Policy, Receipt, RetryAfter, Select
+from fleetgrad.wire.messages import (
+    Birth,
+    Bitmap,
+    Closed,
+    Delta,
+    Head,
+    Link,
+    ObjectRef,
+    Policy,
+    Receipt,
+    RetryAfter,
+    Select,
+    Want,
+)
 from fleetgrad.wire.signing import PrivateKey, sign_message
 from fleetgrad.wire.topics import Topics, name_hash, shard_of
 
@@ -36,6 +49,7 @@ AGGREGATOR_KEY = PrivateKey.from_seed(bytes(range(32, 64)))
 POLICY = Policy(weight_decay=1e-4)
 PARAMS = hashlib.sha256(b"params").digest()
 LONG, SHORT = 35_000, 70  # floats of the three-chunk update and of the example payloads
+SHORT_CHUNKS = 4096  # bytes, where the same update is cut into shorter chunks
 
 
 def delta(count: int) -> NDArray[np.float32]:
@@ -101,11 +115,11 @@ def payload_vector(name: str) -> dict[str, Any]:
     }
 
 
-def update_header(type_: int, length: int, sha256: bytes) -> frames.Header:
+def update_header(type_: int, length: int, sha256: bytes, chunk_bytes: int = frames.DATA_BYTES) -> frames.Header:
     """The header of the example update, or of its query."""
     config = bytes.fromhex(POLICY.sha256())
     return frames.update_header(
-        type_, name_hash(FEDERATION), ROUND, ATTEMPT, name_hash(DEVICE), PARAMS, config, length, sha256
+        type_, name_hash(FEDERATION), ROUND, ATTEMPT, name_hash(DEVICE), PARAMS, config, length, sha256, chunk_bytes
     )
 
 
@@ -118,11 +132,14 @@ def jws() -> dict[str, str]:
         federation=FEDERATION, version=6, plan=ObjectRef(sha256=hashlib.sha256(b"plan").hexdigest(), size=1234),
         params=ObjectRef(sha256=PARAMS.hex(), size=140_000), parent="0" * 64, policy=POLICY, boot=3,
         closed=(Closed(round=6, attempt=1, outcome="published"), Closed(round=7, attempt=1, outcome="abandoned")),
+        link=Link(chunk_bytes=4096, reconnect_seconds=0.4, retained=False),
+        deltas=(Delta(base=sha, object=ObjectRef(sha256="1" * 64, size=9000)),),
     )  # fmt: skip
     birth = Birth(
         **names, boot=2, seq=5, version=6, params=PARAMS.hex(), state="training", round=ROUND, attempt=ATTEMPT,
         samples=120, software="0.1.0",
     )  # fmt: skip
+    want = Want(**names, boot=2, seq=6, object=ObjectRef(sha256=PARAMS.hex(), size=140_000), received="0d")
     commands: dict[str, msgspec.Struct] = {
         "select": Select(
             **attempt, version=6, params=PARAMS.hex(), config=POLICY.sha256(), window=8, slot=0.5, deadline=600.0
@@ -134,14 +151,15 @@ def jws() -> dict[str, str]:
     return {
         "head": sign_message(AGGREGATOR_KEY, messages.HEAD, head).decode(),
         "birth": sign_message(DEVICE_KEY, messages.BIRTH, birth).decode(),
+        "want": sign_message(DEVICE_KEY, messages.WANT, want).decode(),
         **{k: sign_message(AGGREGATOR_KEY, messages.COMMAND, m).decode() for k, m in commands.items()},
     }
 
 
-def long_update() -> tuple[frames.Header, bytes, list[bytes]]:
+def long_update(chunk_bytes: int = frames.DATA_BYTES) -> tuple[frames.Header, bytes, list[bytes]]:
     """Header, body and frames of the three-chunk update."""
     data = payload(RAW32, VectorLayout.flat(LONG))
-    header = update_header(frames.UPDATE, len(data), hashlib.sha256(data).digest())
+    header = update_header(frames.UPDATE, len(data), hashlib.sha256(data).digest(), chunk_bytes)
     body = data + frames.sign_body(DEVICE_KEY, header)
     return header, body, list(frames.frames(header, body))
 
@@ -149,6 +167,7 @@ def long_update() -> tuple[frames.Header, bytes, list[bytes]]:
 def make() -> dict[str, Any]:
     """All vectors; bytes are hex."""
     header, body, made = long_update()
+    short = long_update(SHORT_CHUNKS)
     query = update_header(frames.QUERY, 0, header.payload_sha256)
     model = b"".join(i.to_bytes(2, "little") for i in range(40_000))
     objects = frames.object_header(len(model), hashlib.sha256(model).digest())
@@ -194,6 +213,12 @@ def make() -> dict[str, Any]:
             "headers": [raw[: frames.HEADER_BYTES].hex() for raw in made],
             "frames sha256": [hashlib.sha256(raw).hexdigest() for raw in made],
         },
+        "update in short chunks": {
+            "chunk bytes": SHORT_CHUNKS,
+            "signature": short[1][-64:].hex(),
+            "last header": short[2][-1][: frames.HEADER_BYTES].hex(),
+            "last frame sha256": hashlib.sha256(short[2][-1]).hexdigest(),
+        },
         "query": b"".join(
             frames.frames(query, frames.sign_body(DEVICE_KEY, query))
         ).hex(),
@@ -229,7 +254,7 @@ def example() -> str:
             0: 'magic "FGRD"', 4: "version 1", 5: "type 1, update", 6: "flags", 8: 'SHA-256("demo")[:16]', 24: "round 7",
             28: "attempt 2", 30: 'SHA-256("dev-1")[:16]', 46: "model", 78: "config", 110: "seq 0",
             112: f"nchunks {header.nchunks}", 114: f"total_len {header.total_len}", 118: "CRC32C", 122: "SHA-256 of the payload",
-            154: "reserved",
+            154: f"chunk_bytes {header.chunk_bytes}", 158: "reserved",
         },
     )  # fmt: skip
     data = payload(BLK8, VectorLayout.flat(SHORT))

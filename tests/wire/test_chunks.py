@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from fleetgrad.wire import frames
 from fleetgrad.wire.chunks import Assembly, absent, has
-from fleetgrad.wire.frames import DATA_BYTES, parse
+from fleetgrad.wire.frames import DATA_BYTES, MOST_CHUNK_BYTES, parse
 from fleetgrad.wire.signing import Untrusted
 
 BODY = bytes(i * 7 % 256 for i in range(256)) * 1100  # 281,600 bytes: five chunks, the last one short
@@ -48,6 +49,19 @@ def test_a_body_comes_together_from_frames_in_any_order_twice_and_with_foreign_o
         assert absent(assembly.received, HEADER.nchunks) == sorted(set(range(len(FRAMES))) - seen)
         assert assembly.missing == len(FRAMES) - len(seen)
     assert bytes(assembly.body) == BODY
+
+
+@given(st.integers(1024, MOST_CHUNK_BYTES), st.randoms(use_true_random=False))
+def test_a_body_comes_together_from_chunks_of_any_length(chunk_bytes: int, random: Random) -> None:
+    header = frames.object_header(len(BODY), hashlib.sha256(BODY).digest(), chunk_bytes)
+    made = [parse(raw, most=len(BODY)) for raw in frames.frames(header, BODY)]
+    random.shuffle(made)
+    assembly = Assembly(made[0][0])
+    assert all(assembly.add(*one) for one in made)
+    assert assembly.complete
+    assert bytes(assembly.body) == BODY
+    with pytest.raises(Untrusted, match="another body"):
+        assembly.add(*FRAMES[0])
 
 
 def test_a_chunk_that_came_is_not_overwritten_by_its_twin() -> None:

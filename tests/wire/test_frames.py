@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from fleetgrad.native import kernels
 from fleetgrad.wire import frames
-from fleetgrad.wire.frames import DATA_BYTES, HEADER_BYTES, Header, chunks_of, frame, parse
+from fleetgrad.wire.frames import (
+    DATA_BYTES,
+    HEADER_BYTES,
+    LEAST_CHUNK_BYTES,
+    MOST_CHUNK_BYTES,
+    Header,
+    chunks_of,
+    frame,
+    parse,
+)
 from fleetgrad.wire.signing import SIGNATURE_BYTES, PrivateKey, Untrusted
 
 KEY = PrivateKey.from_seed(bytes(range(32)))
@@ -22,15 +31,16 @@ hashes16, hashes32 = st.binary(min_size=16, max_size=16), st.binary(min_size=32,
 headers = st.builds(
     frames.update_header,
     st.sampled_from([frames.UPDATE, frames.QUERY]), hashes16, st.integers(0, 2**32 - 1), st.integers(0, 2**16 - 1), hashes16,
-    hashes32, hashes32, st.integers(0, 3 * DATA_BYTES), hashes32,
+    hashes32, hashes32, st.integers(0, 3 * DATA_BYTES), hashes32, st.integers(LEAST_CHUNK_BYTES, MOST_CHUNK_BYTES),
 )  # fmt: skip
 
 
-def update(payload: bytes) -> tuple[Header, bytes]:
+def update(payload: bytes, chunk_bytes: int = DATA_BYTES) -> tuple[Header, bytes]:
     """Header and signed body of an update with this payload."""
     header = frames.update_header(
-        frames.UPDATE, b"f" * 16, 7, 2, b"d" * 16, b"m" * 32, b"c" * 32, len(payload), hashlib.sha256(payload).digest()
-    )
+        frames.UPDATE, b"f" * 16, 7, 2, b"d" * 16, b"m" * 32, b"c" * 32, len(payload), hashlib.sha256(payload).digest(),
+        chunk_bytes,
+    )  # fmt: skip
     return header, payload + frames.sign_body(KEY, header)
 
 
@@ -49,12 +59,12 @@ def test_each_field_lies_where_the_diagram_says() -> None:
     header = Header(
         1, bytes(range(16)), 0x01020304, 0x0506, b"D" * 16, b"M" * 32, b"C" * 32, 0x0908, 0x0D0C0B0A, b"P" * 32
     )
-    raw = replace(header, seq=0x0807, crc=0x11223344).pack()
+    raw = replace(header, seq=0x0807, crc=0x11223344, chunk_bytes=0x55667788).pack()
     assert len(raw) == HEADER_BYTES
     fields = {
         0: b"FGRD", 4: b"\x01", 5: b"\x01", 6: b"\0\0", 8: bytes(range(16)), 24: b"\4\3\2\1", 28: b"\6\5", 30: b"D" * 16,
         46: b"M" * 32, 78: b"C" * 32, 110: b"\7\x08", 112: b"\x08\x09", 114: b"\x0a\x0b\x0c\x0d", 118: b"\x44\x33\x22\x11",
-        122: b"P" * 32, 154: bytes(6),
+        122: b"P" * 32, 154: b"\x88\x77\x66\x55", 158: bytes(2),
     }  # fmt: skip
     assert b"".join(fields.values()) == raw
     for offset, value in fields.items():
@@ -64,21 +74,24 @@ def test_each_field_lies_where_the_diagram_says() -> None:
 @given(headers, st.data())
 def test_a_frame_comes_back_as_header_and_chunk(header: Header, data: st.DataObject) -> None:
     seq = data.draw(st.integers(0, header.nchunks - 1))
-    chunk = bytes(min(DATA_BYTES, header.total_len - seq * DATA_BYTES))
+    chunk = bytes(header.total_len)[header.span(seq)]
     read, got = parse(frame(header, seq, chunk), most=MOST)
     assert read.whole() == header
     assert (read.seq, bytes(got)) == (seq, chunk)
 
 
-@pytest.mark.parametrize("size", [1, DATA_BYTES - 64, DATA_BYTES - 63, DATA_BYTES, 2 * DATA_BYTES - 64, 2 * DATA_BYTES])
-def test_frames_of_a_body_are_full_but_for_the_last(size: int) -> None:
-    header, body = update(bytes(i % 251 for i in range(size)))
+@pytest.mark.parametrize("chunk_bytes", [LEAST_CHUNK_BYTES, 4096, DATA_BYTES, MOST_CHUNK_BYTES])
+@pytest.mark.parametrize("chunks", [0, 1, 2])
+@pytest.mark.parametrize("more", [1, -64, -63, 0])
+def test_frames_of_a_body_are_full_but_for_the_last(chunks: int, more: int, chunk_bytes: int) -> None:
+    size = max(1, chunks * chunk_bytes + more)
+    header, body = update(bytes(i % 251 for i in range(size)), chunk_bytes)
     made = list(frames.frames(header, body))
-    assert len(made) == header.nchunks == chunks_of(size + SIGNATURE_BYTES)
+    assert len(made) == header.nchunks == chunks_of(size + SIGNATURE_BYTES, chunk_bytes)
     read = [parse(raw, most=size + SIGNATURE_BYTES) for raw in made]
     assert [h.seq for h, _ in read] == list(range(header.nchunks))
-    assert all(len(chunk) == DATA_BYTES for _, chunk in read[:-1])
-    assert 0 < len(read[-1][1]) <= DATA_BYTES
+    assert all(len(chunk) == chunk_bytes for _, chunk in read[:-1])
+    assert 0 < len(read[-1][1]) <= chunk_bytes
     assert b"".join(chunk for _, chunk in read) == body
     assert frames.signature_holds(KEY.public, header, body)
 
@@ -113,7 +126,7 @@ def test_a_header_with_any_fields_and_a_right_checksum_parses_exactly_or_is_untr
     header, body = update(b"x" * data.draw(st.integers(0, 300)))
     raw = bytearray(frame(header, 0, body))
     for offset, width in data.draw(
-        st.lists(st.sampled_from([(0, 4), (4, 1), (5, 1), (6, 2), (110, 2), (112, 2), (114, 4), (154, 6)]))
+        st.lists(st.sampled_from([(0, 4), (4, 1), (5, 1), (6, 2), (110, 2), (112, 2), (114, 4), (154, 4), (158, 2)]))
     ):
         raw[offset : offset + width] = data.draw(st.binary(min_size=width, max_size=width))
     try:
@@ -136,7 +149,10 @@ WRONG = [
     (112, b"\0\0", "of 0"),
     (114, b"\0\0\0\0", "body of 0 bytes"),
     (114, b"\xff\xff\xff\xff", "body of 4294967295 bytes, at most"),
-    (154, b"\1", "reserved"),
+    (154, b"\1\0", "chunks of 1 bytes, expected 1024 to 122880"),
+    (154, bytes(4), "chunks of 0 bytes"),
+    (154, b"\xff\xff\xff\xff", "chunks of 4294967295 bytes"),
+    (158, b"\1", "reserved"),
     (159, b"\1", "reserved"),
 ]
 
@@ -157,10 +173,16 @@ def test_a_chunk_shorter_or_longer_than_its_header_says_is_refused(change: int) 
         parse(frame(header, 0, (body + bytes(5))[: len(body) + change]), most=MOST)
 
 
-@pytest.mark.parametrize("length", [0, 1, HEADER_BYTES - 1, HEADER_BYTES, HEADER_BYTES + DATA_BYTES + 1])
+@pytest.mark.parametrize("length", [0, 1, HEADER_BYTES - 1, HEADER_BYTES, HEADER_BYTES + MOST_CHUNK_BYTES + 1])
 def test_a_frame_of_an_impossible_length_is_refused(length: int) -> None:
-    with pytest.raises(Untrusted, match="expected 161 to 61600"):
+    with pytest.raises(Untrusted, match="expected 161 to 123040"):
         parse(bytes(length), most=MOST)
+
+
+def test_a_body_of_more_chunks_than_a_header_counts_is_refused_with_the_length_that_would_do() -> None:
+    with pytest.raises(ValueError, match=r"65,536 chunks, at most 65,535: .* at least 1,025"):
+        frames.object_header(65_536 * 1024, bytes(32), 1024)
+    assert frames.object_header(65_535 * 1024, bytes(32), 1024).nchunks == 65_535
 
 
 def test_the_readers_own_bound_holds_whatever_the_header_says() -> None:
@@ -193,6 +215,7 @@ def test_the_signature_covers_every_field_and_the_payload() -> None:
     changes: list[dict[str, object]] = [
         {"type": frames.QUERY}, {"federation": b"F" * 16}, {"round": 8}, {"attempt": 3}, {"device": b"D" * 16},
         {"model": b"M" * 32}, {"config": b"C" * 32}, {"nchunks": 2}, {"payload_sha256": b"P" * 32}, {"flags": 1},
+        {"chunk_bytes": 4096},
     ]  # fmt: skip
     for change in changes:
         assert not frames.signature_holds(KEY.public, replace(header, **change), body), change  # type: ignore[arg-type]

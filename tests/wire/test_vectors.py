@@ -119,6 +119,11 @@ def test_the_update_comes_together_from_its_headers_and_its_payload() -> None:
     info = info[: 2 + info[0]].replace(b"\xa5countF", b"\xa5count" + msgspec.msgpack.encode(update["floats"]))
     info = struct.pack("<H", len(info) - 2) + info[2:]
     body = info + values.tobytes() + bytes.fromhex(update["signature"])
+    short = VECTORS["update in short chunks"]
+    last = (len(body) - 1) // short["chunk bytes"] * short["chunk bytes"]
+    raw = bytes.fromhex(short["last header"]) + body[last:-64] + bytes.fromhex(short["signature"])
+    assert hashlib.sha256(raw).hexdigest() == short["last frame sha256"]
+    assert frames.parse(raw, most=len(body))[0].seq == last // short["chunk bytes"]
     assembly: Assembly | None = None
     for seq in (2, 0, 1):
         chunk = body[seq * frames.DATA_BYTES : (seq + 1) * frames.DATA_BYTES]
@@ -227,6 +232,7 @@ def test_each_signed_message_is_read_by_its_own_kind_alone() -> None:
     kinds: dict[str, tuple[str, str, Any]] = {
         "head": ("aggregator", messages.HEAD, Head),
         "birth": ("device", messages.BIRTH, messages.Birth),
+        "want": ("device", messages.WANT, messages.Want),
         **dict.fromkeys(("select", "receipt", "bitmap", "retry-after"), ("aggregator", messages.COMMAND, Command)),
     }
     assert set(kinds) == set(VECTORS["jws"])
@@ -234,7 +240,7 @@ def test_each_signed_message_is_read_by_its_own_kind_alone() -> None:
         party, kind, type_ = kinds[name]
         message = verify_message(public(party), kind, raw.encode(), type_)
         assert message.federation == "demo"
-        for other in {messages.HEAD, messages.BIRTH, messages.COMMAND} - {kind}:
+        for other in {messages.HEAD, messages.BIRTH, messages.WANT, messages.COMMAND} - {kind}:
             with pytest.raises(Untrusted):
                 verify_message(public(party), other, raw.encode(), type_)
 
