@@ -31,7 +31,7 @@ def matmul_weight_grad(
     """out[m, n] = base + x[k, m]^T dy[k, n] with int8 operands: what the custom op MatMulWeightGrad computes.
 
     Each column is scaled by its absmax / 127 and rounded to nearest even, unless x is int8 with a scale per column; sums are int32 over
-    at most 65,536 rows. base is float32[m, n] (zero by default) and may be `out` itself.
+    at most 65,536 rows. With k of 8 or less nothing is rounded: products and sums are float32, row after row. base is float32[m, n] (zero by default) and may be `out` itself.
     """
     act = "weight gradient"
     _check(act, x, dy, out, scale, base)

@@ -24,6 +24,7 @@
 #include "gradients/tiles.inc.h"
 #include "gradients/scales.inc.h"
 #include "gradients/pack.inc.h"
+#include "gradients/few.inc.h"
 #include "gradients/matmul.inc.h"
 #include "gradients/convolution.inc.h"
 

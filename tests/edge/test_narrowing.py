@@ -75,8 +75,9 @@ def wide(turned: bool = False) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_gradients_are_the_same_bits(turned: bool, tmp_path: Path) -> None:
+    """Of 12 samples: of 8 or fewer, the last layer's gradient isn't rounded unless its activations are kept so."""
     random = np.random.Generator(np.random.PCG64(9))
-    x, y = random.standard_normal((8, 1, 64), np.float32), random.integers(0, 3, 8)
+    x, y = random.standard_normal((12, 1, 64), np.float32), random.integers(0, 3, 12)
     found = {}
     kinds: tuple[plan.Activations, ...] = ("fp32", "int8")
     for kind in kinds:

@@ -166,7 +166,10 @@ def test_passes_shorten_a_graph_and_leave_its_gradients(tmp_path: Path, monkeypa
         (zoo.digits_cnn(), (1, 8, 8), 10, ("Identity",), 1.0),
     )
     for model, shape, classes, gone, share_left in cases:
-        x, y = random.standard_normal((4, *shape), np.float32), random.integers(0, classes, 4)
+        x, y = (
+            random.standard_normal((12, *shape), np.float32),
+            random.integers(0, classes, 12),
+        )  # int8 is for more than 8
         for kind in ("fp32", "int8"):
             counts, values = [], []
             for name, taken in (("plain", (alive,)), ("short", passes.PASSES)):

@@ -14,7 +14,7 @@ typedef struct {
   size_t scratch; /* bytes, 64-byte aligned */
 } fg_grad_parts;
 
-/* out[m][n] = base + x[k][m]^T dy[k][n]. out overlaps nothing but base, which may be the same array. */
+/* out[m][n] = base + x[k][m]^T dy[k][n]; with k of 8 or less nothing is rounded to int8 (few.inc.h). out overlaps nothing but base, which may be the same array. */
 typedef struct {
   const float *x;      /* [k][m], or NULL */
   const int8_t *codes; /* [k][m] in place of x */

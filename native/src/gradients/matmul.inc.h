@@ -1,4 +1,5 @@
-/* dW = X^T dY for matrices. dY is packed once; then each chunk of dW's rows packs its columns of X, a block of positions at a time. */
+/* dW = X^T dY for matrices. dY is packed once; then each chunk of dW's rows packs its columns of X, a block of positions at a time.
+ * With at most GRAD_FEW positions there is nothing to pack, and the chunks are few.inc.h's. */
 #define GRAD_EXACT 65536 /* positions whose products an int32 holds: 128 * 127 * 65536 < 2^31 */
 #define GRAD_DEPTH 512   /* positions that are worked on at a time: a panel of columns stays in L1 */
 #define GRAD_ROWS GRAD_STRIPE /* rows of dW that one task computes */
@@ -23,7 +24,7 @@ static char *take(size_t *offset, void *base, size_t bytes) {
 static MatmulLayout matmul_layout(const fg_matmul_grad *job) {
   MatmulLayout l = {0};
   size_t k = job->k, m = job->m, n = job->n, at = 0;
-  l.np = up_to(n, TILE_LANES);
+  l.np = k <= GRAD_FEW ? 0 : up_to(n, TILE_LANES);
   if (k <= GRAD_EXACT && k > 0) {
     l.blocks = (k + GRAD_DEPTH - 1) / GRAD_DEPTH;
     l.depth = up_to((k + l.blocks - 1) / l.blocks, TILE_RUN);
@@ -44,7 +45,7 @@ static MatmulLayout matmul_layout(const fg_matmul_grad *job) {
 void FG_ISA(fg_matmul_grad_plan)(const fg_matmul_grad *job, fg_grad_parts *parts) {
   MatmulLayout l = matmul_layout(job);
   parts->scales = (job->m + GRAD_STRIPE - 1) / GRAD_STRIPE + (job->n + GRAD_STRIPE - 1) / GRAD_STRIPE;
-  parts->packs = l.blocks;
+  parts->packs = job->k <= GRAD_FEW ? 0 : l.blocks;
   parts->rows = job->n ? (job->m + GRAD_ROWS - 1) / GRAD_ROWS : 0;
   parts->scratch = l.bytes;
 }
@@ -201,6 +202,10 @@ static void multiply_chunk(const fg_matmul_grad *job, const MatmulLayout *l, siz
 void FG_ISA(fg_matmul_grad_rows)(const fg_matmul_grad *job, size_t chunk) {
   MatmulLayout l = matmul_layout(job);
   size_t row = chunk * GRAD_ROWS, rows = job->m - row < GRAD_ROWS ? job->m - row : GRAD_ROWS;
+  if (job->k <= GRAD_FEW) {
+    few_product(job, row, rows);
+    return;
+  }
   Code a[(GRAD_DEPTH + GRAD_GAP) * GRAD_ROWS];
   int32_t row_off[GRAD_ROWS];
   for (size_t block = 0; block < l.blocks; block++) {

@@ -1,4 +1,4 @@
-/* fleetgrad.MatMulWeightGrad (since 1):  dW float[M, N] = X^T dY with int8 operands, plus `base`.
+/* fleetgrad.MatMulWeightGrad (since 1):  dW float[M, N] = X^T dY with int8 operands (float where K is 8 or less), plus `base`.
  *
  *   X float[K, M], or int8[K, M] with x_scale float[M] as QuantizeColumns gives them (int8 and base: since version 2 of the ops)
  *   dY float[K, N];  base float[M, N], optional
@@ -54,7 +54,7 @@ static OrtStatus *matmul_weight_grad(void *kernel, void *context) {
   if (bad < m + n)
     status = op_refuse(ORT_FAIL, OP ": column %zu of %s: %s", bad < m ? bad : bad - m, bad < m ? "X" : "dY",
                        fg_error_text(FG_NONFINITE));
-  if (!status) status = op_parallel(context, packs, parts.packs, &job);
+  if (!status && parts.packs) status = op_parallel(context, packs, parts.packs, &job);
   if (!status) status = op_parallel(context, rows, parts.rows, &job);
   op_release(job.scratch);
   return status;

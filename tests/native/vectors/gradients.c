@@ -1,4 +1,4 @@
-/* Weight gradients with int8 operands: of matrices, of convolutions with every attribute, and what the forward pass keeps. */
+/* Weight gradients with int8 operands: of matrices (of few rows in float32), of convolutions with every attribute, and what the forward pass keeps. */
 #include "vectors.h"
 
 #define K 1030
@@ -58,6 +58,13 @@ void gradients(void) {
   convolution((fg_conv_grad){.codes = codes, .scale = scale, .dy = dy, .out = dw, .base = dw, .batch = 2, .channels = 3, .outputs = 9,
                              .group = 1, .x_size = {1, 1200}, .y_size = {1, 1193}, .kernel = {1, 8}, .stride = {1, 1},
                              .dilation = {1, 1}, .before = {0, 0}});
+  /* few rows */
+  for (size_t rows = 1; rows <= 9; rows += 4) {
+    product((fg_matmul_grad){.x = x, .dy = dy, .out = dw, .k = rows, .m = 70, .n = 531});
+    product((fg_matmul_grad){.x = x, .dy = dy, .out = dw, .base = dw, .k = rows, .m = 70, .n = 531});
+    expect(!fg_quantize_columns(x, rows, 60, 1, codes, scale, &where), "quantize_columns");
+    product((fg_matmul_grad){.codes = codes, .scale = scale, .dy = dy, .out = dw, .k = rows, .m = 60, .n = 531});
+  }
   x[M + 4] = -1e38f * 1e38f;
   job.x = x, job.codes = NULL;
   fg_grad_parts parts;
