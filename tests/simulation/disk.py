@@ -109,13 +109,13 @@ class Disk:
         """Bytes of all files."""
         return sum(len(inode.data) for inode in self._seen.values())
 
-    def power_cut(self) -> None:
-        """Forgets what was never synced, or keeps some of it: the disk chooses."""
+    def power_cut(self, *, keeps_none: bool = False) -> None:
+        """Forgets what was never synced, or keeps some of it: the disk chooses, unless it is to keep none."""
         by_folder: dict[str, list[Entry]] = {}
         for entry in self._pending:
             by_folder.setdefault(folder(entry[0]), []).append(entry)
         for entries in by_folder.values():
-            kept = self.random.randrange(len(entries) + 1)
+            kept = 0 if keeps_none else self.random.randrange(len(entries) + 1)
             # A rename is one act: it isn't cut between its two entries.
             if 0 < kept < len(entries) and entries[kept][1] is None and entries[kept - 1][1] is not None:
                 kept += 1
@@ -124,7 +124,8 @@ class Disk:
         for inode in dict.fromkeys(self._durable.values()):
             if inode.durable != inode.data:
                 torn = inode.data[: self.random.randrange(len(inode.data) + 1)]
-                inode.data = self.random.choice([inode.durable or b"", b"", torn, inode.data])
+                left = [inode.durable or b"", b"", torn, inode.data]
+                inode.data = left[0] if keeps_none else self.random.choice(left)
             inode.durable = inode.data
         self._seen = dict(self._durable)
 
