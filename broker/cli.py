@@ -171,6 +171,7 @@ def device_list(
 @app.command()
 def status(
     directory: Directory,
+    insecure: Insecure = False,
     format: Format = "table",  # noqa: A002
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the broker.")] = 2.0,
 ) -> None:
@@ -183,7 +184,7 @@ def status(
     rows = read_rounds(directory / ROUNDS)
     live, problem = watching.View(), ""
     try:
-        with watching.Watch(address.parse(config.broker.url), config.name) as watch:
+        with watching.Watch(config.broker.endpoint(directory, insecure=insecure), config.name) as watch:
             live = watch.view
             watch.until(lambda v: v.aggregator is not None, timeout)
             watch.settle()
@@ -212,25 +213,31 @@ def status(
 @app.command()
 def watch(
     directory: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="A federation's directory.")] = None,
-    broker: Annotated[str | None, typer.Option(help="Instead of DIR: mqtt://host:port")] = None,
+    broker: Annotated[str | None, typer.Option(help="Instead of DIR: mqtt[s]://host:port")] = None,
     federation: Annotated[str | None, typer.Option(help="Instead of DIR: the federation's name.")] = None,
     once: Annotated[bool, typer.Option("--once", help="Print what is retained, and end.")] = False,
     insecure: Insecure = False,
     timeout: Annotated[float, typer.Option(help="With --once: seconds to wait.")] = 5.0,
+    ca: Annotated[str | None, typer.Option(help="Who may have signed the broker's certificate.")] = None,
+    certificate: Annotated[str | None, typer.Option(help="Shown to the broker; PEM.")] = None,
+    key: Annotated[str | None, typer.Option(help="The certificate's.")] = None,
 ) -> None:
     """Follow a fleet in the terminal, by its MQTT topics alone.
 
     Example: `fleetgrad watch digits`, or `fleetgrad watch --broker mqtt://127.0.0.1:1883 --federation digits`
     """
     from fleetgrad.broker import settings, watching
+    from fleetgrad.wire.mqtt import BrokerSettings
 
-    if directory is not None:
+    if directory is not None and broker is None:
         config = settings.load(directory)
-        broker, federation = broker or config.broker.url, federation or config.name
-    if broker is None or federation is None:
+        where, federation = config.broker.endpoint(directory, insecure=insecure), federation or config.name
+    elif broker is not None and (federation is not None or directory is not None):
+        given = BrokerSettings(url=broker, ca=ca, certificate=certificate, key=key)
+        where = given.endpoint(Path(), insecure=insecure)
+        federation = federation or settings.load(directory or Path()).name
+    else:
         raise typer.BadParameter("give a federation's DIR, or --broker and --federation")
-    where = address.parse(broker)
-    address.check_plain(where, insecure)
     with watching.Watch(where, federation) as follow:
         if once:
             follow.until(lambda v: v.aggregator is not None, timeout)

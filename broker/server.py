@@ -18,7 +18,7 @@ from fleetgrad.broker.monitor import Monitor
 from fleetgrad.broker.registry import objects
 from fleetgrad.broker.roster import Roster
 from fleetgrad.broker.rounds import Rounds
-from fleetgrad.wire import address, mqtt, signing
+from fleetgrad.wire import mqtt, signing
 from fleetgrad.wire.codecs import shortfall
 from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.files import DiskError, PosixFiles
@@ -37,8 +37,8 @@ class Server:
 
     def __init__(self, directory: Path, *, insecure: bool, timeout: float, exit_when_done: bool) -> None:
         config = settings_file.load(directory)
-        self._address = address.parse(config.broker.url)
-        address.check_plain(self._address, insecure or config.broker.insecure)
+        broker = config.broker.endpoint(directory, insecure=insecure)
+        self._address = broker.address
         self._exit_when_done = exit_when_done
         self._loop = Loop(self._address, timeout, log)
         key = signing.load_private_key(directory / KEY)
@@ -46,7 +46,7 @@ class Server:
         journal = SqliteJournal(directory / JOURNAL)
         plan, bundle, initial = objects.initial(files, directory)
         for ref in (bundle, initial):
-            check_chunks(ref.size, config.broker.chunk_bytes)
+            check_chunks(ref.size, config.broker.link().chunk_bytes)
         memory = journal.load()
         for version in memory.versions[-1:]:
             objects.fitting(files, version.params, plan)
@@ -69,10 +69,10 @@ class Server:
         )
         self._topics = Topics(config.name)
         self._monitor = Monitor(directory, plan, config.data, self._loop.inbox.put)
-        self._monitor.catch_up(memory, config.broker.chunk_bytes)
+        self._monitor.catch_up(memory, config.broker.link().chunk_bytes)
         self._metrics: Metrics | None = None
         self._session = mqtt.Session(
-            self._address,
+            broker,
             f"aggregator-{config.name}",
             inbox=self._loop.inbox,
             will=mqtt.Will(*self._rounds.will()),

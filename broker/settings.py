@@ -10,6 +10,7 @@ from fleetgrad.broker.attempt import RoundSettings
 from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.loss import LossName, LossOptions
 from fleetgrad.wire.messages import Link, Name, Policy
+from fleetgrad.wire.mqtt import BrokerSettings
 from fleetgrad.wire.plan import Gradients
 from fleetgrad.wire.settings import SettingsError, load_toml
 
@@ -28,14 +29,18 @@ class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     pass
 
 
-class Broker(_Struct, frozen=True, kw_only=True):
-    """Where the broker is and how it is used. `chunk_bytes` is under the broker's limit on messages by 200 bytes at least;
-    `reconnects` is how many devices may come back in a second after the broker was gone."""
+class Broker(BrokerSettings, frozen=True, kw_only=True):
+    """Where the broker is and how it is used. `chunk_bytes`, unless it is the profile's, is under the broker's limit on messages by
+    200 bytes at least; `reconnects` is how many devices may come back in a second after the broker was gone."""
 
     url: str = "mqtt://127.0.0.1:1883"
-    insecure: bool = False
-    chunk_bytes: Annotated[int, Meta(ge=1024, le=120 * 1024)] = 60 * 1024
+    chunk_bytes: Annotated[int, Meta(ge=1024, le=120 * 1024)] | None = None
     reconnects: Annotated[float, Meta(ge=0.1, le=1e6)] = 50.0
+
+    def link(self) -> Link:
+        """What a head says of it."""
+        row = self.row()
+        return Link(chunk_bytes=self.chunk_bytes or row.chunk_bytes, retained=row.retained != "none")
 
 
 class Data(_Struct, frozen=True, kw_only=True):
@@ -89,7 +94,7 @@ class Settings(_Struct, frozen=True, kw_only=True):
         )  # fmt: skip
         return RoundSettings(
             self.name, policy, r.rounds, r.goal, r.minimum, r.over_selection, r.deadline,
-            link=Link(chunk_bytes=b.chunk_bytes), reconnects=b.reconnects,
+            link=b.link(), reconnects=b.reconnects,
         )  # fmt: skip
 
 

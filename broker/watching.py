@@ -6,7 +6,6 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 from rich.table import Table
@@ -54,12 +53,12 @@ class View:
 class Watch:
     """A connection that only listens."""
 
-    def __init__(self, address: Address, federation: str) -> None:
+    def __init__(self, broker: mqtt.Endpoint | Address, federation: str) -> None:
         self.topics, self.view = Topics(federation), View()
-        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._address = address
+        self._inbox = mqtt.Inbox()
+        self._address = broker.address if isinstance(broker, mqtt.Endpoint) else broker
         name = f"watch-{secrets.token_hex(6)}"
-        self._session = mqtt.Session(address, name, inbox=self._inbox, will=None, random=random.Random(name))
+        self._session = mqtt.Session(broker, name, inbox=self._inbox, will=None, random=random.Random(name))
 
     def __enter__(self) -> "Watch":
         self._session.start()

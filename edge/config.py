@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from fleetgrad.wire.messages import Name
+from fleetgrad.wire.mqtt import BrokerSettings
 from fleetgrad.wire.settings import load_toml
 from fleetgrad.wire.sizes import parse_size
 
@@ -40,11 +41,9 @@ class Federation(_Struct, frozen=True, kw_only=True):
     aggregator_key: str = "aggregator.pub"
 
 
-class Broker(_Struct, frozen=True, kw_only=True):
+class Broker(BrokerSettings, frozen=True, kw_only=True):
     """`timeout`: seconds to wait for a broker that is down before giving up; 0 waits for ever."""
 
-    url: str
-    insecure: bool = False
     timeout: Annotated[float, Meta(ge=0)] = 0.0
 
 

@@ -7,7 +7,6 @@ It stays small: neither onnxruntime nor the command line's libraries are importe
 import fcntl
 import importlib.metadata
 import os
-import queue
 import random
 import secrets
 import subprocess
@@ -24,13 +23,14 @@ from fleetgrad.edge.config import EdgeConfig
 from fleetgrad.edge.data import npz
 from fleetgrad.edge.participant import Participant
 from fleetgrad.edge.reporting import Identity
-from fleetgrad.wire import address, mqtt, signing
+from fleetgrad.wire import mqtt, signing
 from fleetgrad.wire.files import DiskError, PosixFiles
 from fleetgrad.wire.log import log
 from fleetgrad.wire.loop import GaveUp, Loop, Stop
 
 EXIT_FAILED, EXIT_USAGE, EXIT_NO_BROKER = 1, 2, 3
 TRAINER_TRIES = 3
+CLOCK = "clock"  # in the spool: a time that has passed for certain
 
 
 class DaemonError(ValueError):
@@ -40,7 +40,7 @@ class DaemonError(ValueError):
 class TrainerChild:
     """Starts, feeds and, when it dies, starts again the trainer process; replies go into the daemon's queue."""
 
-    def __init__(self, config: EdgeConfig, folder: Path, spool: Path, inbox: "queue.SimpleQueue[Any]") -> None:
+    def __init__(self, config: EdgeConfig, folder: Path, spool: Path, inbox: mqtt.Inbox) -> None:
         self._config, self._spool, self._inbox = config, spool, inbox
         data = config.data
         self._data = msgspec.structs.replace(data, path=str(folder / data.path))
@@ -130,12 +130,12 @@ class Daemon:
 
     def __init__(self, config: EdgeConfig, folder: Path, *, insecure: bool, timeout: float) -> None:
         self._config = config
-        self._address = address.parse(config.broker.url)
-        address.check_plain(self._address, insecure or config.broker.insecure)
         key = signing.load_private_key(folder / config.device.key)
         aggregator = signing.load_public_key(folder / config.federation.aggregator_key)
         samples = npz.count(folder / config.data.path, config.data.x, config.data.y)
         spool = folder / config.device.spool
+        broker = config.broker.endpoint(folder, insecure=insecure, floor=spool / CLOCK)
+        self._address = broker.address
         files = PosixFiles(spool)
         self._lock = _lock(spool)
         seed = random.Random(secrets.randbits(64))
@@ -146,7 +146,7 @@ class Daemon:
         self._participant = Participant(identity, files, seed)
         self._loop = Loop(self._address, timeout or config.broker.timeout, self._log)
         self._session = mqtt.Session(
-            self._address,
+            broker,
             config.device.id,
             inbox=self._loop.inbox,
             will=mqtt.Will(*self._participant.will()),

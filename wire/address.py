@@ -1,10 +1,19 @@
-"""Where the broker is: mqtt://host[:port]. Plain MQTT leaves this machine only when someone typed --insecure."""
+"""Where the broker is: SCHEME://host[:port][/path]. What can be read on the way leaves this machine only when someone typed --insecure.
+
+mqtt   1883   plain                    ws   80    plain, in WebSocket frames
+mqtts  8883   TLS                      wss  443   TLS, in WebSocket frames; path /mqtt unless told
+"""
 
 import ipaddress
+import re
 from dataclasses import dataclass
+from typing import Literal
 from urllib.parse import urlsplit
 
-PORT = 1883
+Scheme = Literal["mqtt", "mqtts", "ws", "wss"]
+PORTS: dict[str, int] = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
+PATH = "/mqtt"  # where brokers serve MQTT over WebSocket, by custom
+FORM = "mqtt, mqtts, ws or wss://host[:port]"
 
 
 class AddressRefused(ValueError):
@@ -13,13 +22,24 @@ class AddressRefused(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A broker's TCP address."""
+    """A broker's address; `path` is that of a WebSocket, and empty without one."""
 
     host: str
     port: int
+    scheme: Scheme = "mqtt"
+    path: str = ""
 
     def __str__(self) -> str:
-        return f"mqtt://[{self.host}]:{self.port}" if ":" in self.host else f"mqtt://{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}{self.path}"
+
+    @property
+    def tls(self) -> bool:
+        return self.scheme in ("mqtts", "wss")
+
+    @property
+    def websocket(self) -> bool:
+        return self.scheme in ("ws", "wss")
 
     @property
     def loopback(self) -> bool:
@@ -39,23 +59,28 @@ def parse(url: str) -> Address:
         port = parts.port
     except ValueError as e:
         raise AddressRefused(f"broker address {url!r}: {e}") from e
-    if parts.scheme in ("mqtts", "ssl", "tls"):
-        raise AddressRefused(f"broker address {url!r}: TLS isn't supported yet, use mqtt://host:port")
-    if parts.scheme != "mqtt" or not parts.hostname:
-        raise AddressRefused(f"broker address {url!r}: expected mqtt://host:port")
+    if parts.scheme not in PORTS or not parts.hostname:
+        raise AddressRefused(f"broker address {url!r}: expected {FORM}")
     if "@" in parts.netloc:
         raise AddressRefused("broker address: user name and password can't be given in it")
-    if parts.path.strip("/") or parts.query or parts.fragment:
-        raise AddressRefused(f"broker address {url!r}: only a host and a port can be given")
+    websocket = parts.scheme in ("ws", "wss")
+    if parts.query or parts.fragment or (parts.path.strip("/") and not websocket):
+        what = "a host, a port and a path" if websocket else "a host and a port"
+        raise AddressRefused(f"broker address {url!r}: only {what} can be given")
+    if websocket and not re.fullmatch(r"[!-~]*", parts.path):  # it goes into an HTTP request line as it is
+        raise AddressRefused(f"broker address {url!r}: a path is printable ASCII without spaces")
     if port == 0:
         raise AddressRefused(f"broker address {url!r}: port 0")
-    return Address(parts.hostname, port or PORT)
+    path = (parts.path if parts.path.strip("/") else PATH) if websocket else ""
+    scheme: Scheme = parts.scheme  # type: ignore[assignment]  # one of PORTS
+    return Address(parts.hostname, port or PORTS[scheme], scheme, path)
 
 
 def check_plain(address: Address, insecure: bool) -> None:
-    """Raises AddressRefused if plain MQTT would leave this machine without being asked for."""
-    if not address.loopback and not insecure:
+    """Raises AddressRefused if what can be read on the way would leave this machine without being asked for."""
+    if not address.tls and not address.loopback and not insecure:
+        safe = "wss" if address.websocket else "mqtts"
         raise AddressRefused(
-            f"{address} isn't this machine, and plain MQTT can be read on the way: "
+            f"{address} isn't this machine, and {address.scheme} can be read on the way: use {safe}://, or "
             "give --insecure if you trust the network between"
         )

@@ -5,7 +5,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The broker took us; nothing is subscribed, and what it retained may be gone."""
+    """The broker took us; nothing is subscribed, and what it retained may be gone.
+
+    `chunk_bytes` is how long a chunk's data may be on it, `retained` whether it keeps messages for who comes later.
+    """
+
+    chunk_bytes: int = 60 * 1024
+    retained: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ class Loop:
     """`next` is called from one thread; `inbox` takes items from any."""
 
     def __init__(self, address: Address, timeout: float, log: Callable[..., None]) -> None:
-        self.inbox: mqtt.Inbox = queue.SimpleQueue()
+        self.inbox = mqtt.Inbox()
         self.connected = False
         self._address, self._timeout, self._log = address, timeout, log
         self._down_since = time.monotonic()
@@ -61,9 +61,12 @@ class Loop:
             case mqtt.Up():
                 self.connected = True
                 self._log("connected", broker=self._address)
-                return Connected()
+                return Connected(item.chunk_bytes, item.retained)
             case mqtt.Message():
                 return Message(item.topic, item.payload)
+            case mqtt.Refused():
+                self._log("publish_refused", topic=item.topic, size=item.size, reason=item.reason)
+                return Tick()
             case mqtt.Down():
                 if self.connected:
                     self._down_since = now

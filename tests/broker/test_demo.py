@@ -132,7 +132,7 @@ def test_a_run_is_never_written_over_another(own: dict[str, Any]) -> None:
     [
         ("rabbit", DemoError, "expected embedded, mosquitto or mqtt://"),
         ("mqtt://192.0.2.1:1883", AddressRefused, "--insecure"),
-        ("http://127.0.0.1", AddressRefused, "expected mqtt://host:port"),
+        ("http://127.0.0.1", AddressRefused, "expected mqtt, mqtts"),
         ("mqtt://127.0.0.1:1", ConnectionError, "is .*running|nothing listens|refused"),
     ],
 )

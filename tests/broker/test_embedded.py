@@ -1,6 +1,5 @@
 """The embedded broker keeps what the protocol rests on: retained chunks of full size, wildcards, last wills, loopback alone."""
 
-import queue
 import random
 import socket
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ class Client:
     """A session whose events are awaited one by one."""
 
     def __init__(self, port: int, name: str, will: mqtt.Will | None = None) -> None:
-        self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.inbox: mqtt.Inbox = mqtt.Inbox()
         self.session = mqtt.Session(
             Address("127.0.0.1", port), name, inbox=self.inbox, will=will, random=random.Random(name)
         )

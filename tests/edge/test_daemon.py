@@ -1,7 +1,6 @@
 """The daemon's shell as a process: what it loads, how it ends, what it does when its trainer dies or its disk is full."""
 
 import os
-import queue
 import resource
 import select
 import signal
@@ -22,7 +21,7 @@ from fleetgrad.edge.autodiff import zoo
 from fleetgrad.edge.autodiff.compiling import compile_model
 from fleetgrad.edge.daemon import TRAINER_TRIES, TrainerChild
 from fleetgrad.edge.training.plan_dir import open_plan
-from fleetgrad.wire import bundle, signing
+from fleetgrad.wire import bundle, mqtt, signing
 from fleetgrad.wire.messages import Policy
 from fleetgrad.wire.seeds import Keys
 
@@ -109,7 +108,7 @@ class Trainers:
 
     def __init__(self, toml: Path) -> None:
         settings, folder = configs.load(toml)
-        self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.inbox = mqtt.Inbox()
         self.keeper = TrainerChild(settings, folder, folder / "spool", self.inbox)
 
     def event(self) -> ev.Event:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import queue
 import random
 import select
 import signal
@@ -10,7 +9,6 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -96,7 +94,7 @@ def await_ends(handles: dict[int, str]) -> None:
             os.close(handle)
 
 
-def await_event(inbox: "queue.SimpleQueue[Any]", kind: type) -> None:
+def await_event(inbox: mqtt.Inbox, kind: type) -> None:
     while not isinstance(inbox.get(timeout=SECONDS), kind):
         continue
 
@@ -155,7 +153,7 @@ def test_a_device_that_dies_ends_the_demo_with_the_end_of_its_log(folder: Path) 
 def test_what_an_earlier_demo_left_on_a_shared_broker_does_not_count(folder: Path) -> None:
     port, fleet = free_port(), Fleet(folder / "logs")
     fleet.embedded_broker(port)
-    topics, inbox = Topics("demo"), queue.SimpleQueue[Any]()
+    topics, inbox = Topics("demo"), mqtt.Inbox()
     earlier = mqtt.Session(Address("127.0.0.1", port), "earlier", inbox=inbox, will=None, random=random.Random(1))
     row = Metrics(round=1, version=1, members=2, accuracy=1.0, loss=0.0, bytes_up=1, bytes_down=1, seconds=1.0)
     try:

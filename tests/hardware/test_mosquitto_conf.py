@@ -1,6 +1,5 @@
 """The broker configurations that we give away: mosquitto takes them and carries our largest chunk through them."""
 
-import queue
 import random
 import re
 from pathlib import Path
@@ -22,7 +21,7 @@ def test_the_configuration_for_a_machine_listens_on_loopback_alone() -> None:
     assert re.findall(r"^listener .*$", text, re.MULTILINE) == ["listener 1883 127.0.0.1"]
 
 
-def follow(inbox: "queue.SimpleQueue[Any]", kind: type) -> Any:
+def follow(inbox: mqtt.Inbox, kind: type) -> Any:
     while not isinstance(event := inbox.get(timeout=SECONDS), kind):
         continue
     return event
@@ -41,14 +40,14 @@ def test_mosquitto_takes_the_configuration_and_retains_a_whole_chunk(tmp_path: P
     try:
         fleet.start("broker", [path, "-c", str(config)])
         fleet.await_port("broker", port)
-        sender: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        sender: mqtt.Inbox = mqtt.Inbox()
         session = mqtt.Session(Address("127.0.0.1", port), "a", inbox=sender, will=None, random=random.Random(1))
         session.start()
         follow(sender, mqtt.Up)
         assert session.publish("fl1/t/m/0123456789abcdef/0", payload, retain=True)
         session.subscribe(["fl1/t/m/0123456789abcdef/0"])
         assert follow(sender, mqtt.Message).payload == payload  # so the broker has it
-        inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        inbox: mqtt.Inbox = mqtt.Inbox()
         late = mqtt.Session(Address("127.0.0.1", port), "b", inbox=inbox, will=None, random=random.Random(2))
         late.start()
         follow(inbox, mqtt.Up)

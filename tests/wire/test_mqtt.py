@@ -1,15 +1,14 @@
 """The MQTT session against a broker played byte by byte: which version it speaks, and what it does when nobody answers."""
 
-import queue
 import random
 import socket
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from fleetgrad.wire import mqtt
 from fleetgrad.wire.address import Address
+from fleetgrad.wire.mqtt import connection as connection_module
 
 SECONDS = 30.0
 CONNACK = {4: b"\x20\x02\x00\x00", 5: b"\x20\x03\x00\x00\x00"}
@@ -51,9 +50,9 @@ def broker() -> Iterator[Broker]:
 
 
 @pytest.fixture
-def inbox(broker: Broker) -> "Iterator[queue.SimpleQueue[Any]]":
+def inbox(broker: Broker) -> Iterator[mqtt.Inbox]:
     """Events of a session that connects to the broker."""
-    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    events = mqtt.Inbox()
     session = mqtt.Session(
         Address("127.0.0.1", broker.port), "dev-1", inbox=events, will=WILL, random=random.Random(0), first_backoff=0.05
     )
@@ -63,7 +62,7 @@ def inbox(broker: Broker) -> "Iterator[queue.SimpleQueue[Any]]":
     session.stop()
 
 
-def test_mqtt_5_is_tried_first_and_kept_where_it_works(broker: Broker, inbox: "queue.SimpleQueue[Any]") -> None:
+def test_mqtt_5_is_tried_first_and_kept_where_it_works(broker: Broker, inbox: mqtt.Inbox) -> None:
     connection, level = broker.accept()
     assert level == 5
     connection.sendall(CONNACK[5])
@@ -75,9 +74,9 @@ def test_mqtt_5_is_tried_first_and_kept_where_it_works(broker: Broker, inbox: "q
 
 @pytest.mark.parametrize("answer", [None, b"", REFUSED_VERSION_311], ids=["silence", "hangs up", "refuses the version"])
 def test_a_broker_that_knows_only_3_1_1_is_spoken_to_in_it_at_once(
-    monkeypatch: pytest.MonkeyPatch, broker: Broker, inbox: "queue.SimpleQueue[Any]", answer: bytes | None
+    monkeypatch: pytest.MonkeyPatch, broker: Broker, inbox: mqtt.Inbox, answer: bytes | None
 ) -> None:
-    monkeypatch.setattr(mqtt, "VERSION_SECONDS", 0.2)
+    monkeypatch.setattr(connection_module, "VERSION_SECONDS", 0.2)
     connection, level = broker.accept()
     assert level == 5
     if answer:
@@ -91,10 +90,10 @@ def test_a_broker_that_knows_only_3_1_1_is_spoken_to_in_it_at_once(
 
 
 def test_a_broker_that_answers_in_no_version_is_reported_and_tried_again(
-    monkeypatch: pytest.MonkeyPatch, broker: Broker, inbox: "queue.SimpleQueue[Any]"
+    monkeypatch: pytest.MonkeyPatch, broker: Broker, inbox: mqtt.Inbox
 ) -> None:
-    monkeypatch.setattr(mqtt, "VERSION_SECONDS", 0.2)
-    monkeypatch.setattr(mqtt, "CONNECT_SECONDS", 0.4)
+    monkeypatch.setattr(connection_module, "VERSION_SECONDS", 0.2)
+    monkeypatch.setattr(connection_module, "CONNECT_SECONDS", 0.4)
     assert [broker.accept()[1], broker.accept()[1]] == [5, 4]
     down = inbox.get(timeout=SECONDS)
     assert isinstance(down, mqtt.Down)
@@ -103,7 +102,7 @@ def test_a_broker_that_answers_in_no_version_is_reported_and_tried_again(
     assert broker.accept()[1] == 5
 
 
-def test_what_is_no_mqtt_ends_the_connection_with_a_reason(broker: Broker, inbox: "queue.SimpleQueue[Any]") -> None:
+def test_what_is_no_mqtt_ends_the_connection_with_a_reason(broker: Broker, inbox: mqtt.Inbox) -> None:
     for _ in range(2):  # in both versions
         connection, _ = broker.accept()
         connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -115,6 +114,6 @@ def test_what_is_no_mqtt_ends_the_connection_with_a_reason(broker: Broker, inbox
 
 
 def test_nothing_is_published_without_a_connection() -> None:
-    session = mqtt.Session(Address("127.0.0.1", 1), "x", inbox=queue.SimpleQueue(), will=None, random=random.Random(0))
+    session = mqtt.Session(Address("127.0.0.1", 1), "x", inbox=mqtt.Inbox(), will=None, random=random.Random(0))
     assert not session.connected
     assert not session.publish("fl1/t/a", b"lost")
