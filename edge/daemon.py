@@ -21,6 +21,8 @@ import msgspec
 from fleetgrad.edge import events as ev
 from fleetgrad.edge.config import EdgeConfig
 from fleetgrad.edge.data import npz
+from fleetgrad.edge.link import former
+from fleetgrad.edge.link.store import FILE, SqliteStore
 from fleetgrad.edge.participant import Participant
 from fleetgrad.edge.reporting import Identity
 from fleetgrad.wire import mqtt, signing
@@ -138,12 +140,15 @@ class Daemon:
         self._address = broker.address
         files = PosixFiles(spool)
         self._lock = _lock(spool)
+        self._store = SqliteStore(spool)
+        if former.adopt(files, self._store):
+            self._log("spool_adopted", file=FILE)
         seed = random.Random(secrets.randbits(64))
         identity = Identity(
             config.federation.name, config.device.id, key, aggregator, samples,
             f"fleetgrad {importlib.metadata.version('fleetgrad')}",
         )  # fmt: skip
-        self._participant = Participant(identity, files, seed)
+        self._participant = Participant(identity, files, self._store, seed)
         self._loop = Loop(self._address, timeout or config.broker.timeout, self._log)
         self._session = mqtt.Session(
             broker,
@@ -166,6 +171,7 @@ class Daemon:
         finally:
             self._trainer.stop()
             self._session.stop()
+            self._store.close()
             self._lock.close()
 
     def _serve(self) -> int:

@@ -8,6 +8,7 @@ a crash may fall between any two of them, or inside a file operation.
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -31,10 +32,11 @@ from fleetgrad.edge.link.delivery import Delivery
 from fleetgrad.edge.link.inbox import Inbox, object_name
 from fleetgrad.edge.link.outbox import Record, Upload, payload_name
 from fleetgrad.edge.link.residual import residual_name
+from fleetgrad.edge.link.store import Held, Put, Store
 from fleetgrad.edge.reporting import Identity, Reporter
 from fleetgrad.wire import seeds
 from fleetgrad.wire.coding.spec import CodecSpec
-from fleetgrad.wire.files import DiskError, Files, put
+from fleetgrad.wire.files import DiskError, Files
 from fleetgrad.wire.messages import (
     COMMAND,
     HEAD,
@@ -52,7 +54,7 @@ from fleetgrad.wire.messages import (
 from fleetgrad.wire.signing import Untrusted, verify_message
 from fleetgrad.wire.topics import Topics
 
-HEAD_FILE = "head.jws"
+HEAD_ROW = "head"
 DISK_RETRY_SECONDS = 5.0
 REFRESH_SECONDS, MOST_REFRESH_SECONDS = 15.0, 120.0  # silence after which an idle device reports again; doubles
 RESTING = ("idle", "fetching", "refused")
@@ -71,23 +73,23 @@ class Job:
 class Participant:
     """One device; see the module's diagram."""
 
-    def __init__(self, identity: Identity, files: Files, random: random.Random) -> None:
-        self._id, self._files, self._random = identity, files, random
+    def __init__(self, identity: Identity, files: Files, store: Store, random: random.Random) -> None:
+        self._id, self._store, self._random = identity, store, random
         self._topics = Topics(identity.federation)
         self._notes: list[Effect]
-        self._memory, self._notes = memory.load(files, random)
-        self._memory.boot += 1
-        self._memory.save(self._files)
-        self._head = self._load_head()
+        held = store.load()
+        self._memory, self._notes = memory.load(held, random)
+        self._remember(boot=self._memory.boot + 1)
+        self._head = self._load_head(held)
         self._inbox = Inbox(self._topics, files)
         if self._head:
             self._inbox.load([self._head.plan, self._head.params])
             self._inbox.keep({self._head.plan.sha256, self._head.params.sha256})  # and no half of a download
             self._inbox.want([self._head.plan, self._head.params], connected=False, now=0.0)
         self._job: Job | None = None
-        self._delivery = Delivery(identity, files, random)
+        self._delivery = Delivery(identity, files, store, random)
         self._fates = self._delivery.fates
-        record, notes = self._fates.load((self._memory.round, self._memory.attempt))
+        record, notes = self._fates.load(held, (self._memory.round, self._memory.attempt))
         self._notes += notes
         if record:
             self._offer(record, window=1, start_at=0.0, ask_first=True)
@@ -210,7 +212,7 @@ class Participant:
             raise Untrusted(f"head has version {head.version}, this device holds {self._head.version}")
         if head == self._head:
             return []
-        put(self._files, HEAD_FILE, raw)
+        self._store.commit([Put(HEAD_ROW, "", raw)])
         self._head = head
         self._heard(now)
         effects = self._end_if_closed(head, now)
@@ -289,9 +291,9 @@ class Participant:
             return [*self._birth(), *self._delivery.upload.tick(now)]
         effects: list[Effect] = [CancelTraining()] if self._job else []
         self._fates.supersede(select.round)
-        self._delivery.drop(delivered=False)
-        self._memory.round, self._memory.attempt, self._memory.ended = *asked, False
-        self._memory.save(self._files)
+        taken_up = msgspec.structs.replace(self._memory, round=select.round, attempt=select.attempt, ended=False)
+        self._delivery.drop(False, [taken_up.row()])
+        self._memory = taken_up
         effects += self._fates.prepare(head)
         self._job, self._unstored = Job(select, now, head.plan.sha256, head.policy.codec), None
         self._report.reason, self._report.steps, self._report.loss = "", 0, None
@@ -325,7 +327,7 @@ class Participant:
             keys=seeds.codec_keys(name, device, done.round, done.attempt), residual=done.residual,
         )  # fmt: skip
         self._unstored = done
-        outbox.store(self._files, record)
+        self._store.commit([outbox.row(record)])
         self._unstored = None
         self._job = None
         self._report.steps, self._report.loss, self._report.rate = done.steps, done.loss, done.rate
@@ -379,32 +381,38 @@ class Participant:
         return effects
 
     # --- memory -----------------------------------------------------------------------------------------------------
+    def _remember(self, **fields: Any) -> None:
+        changed = msgspec.structs.replace(self._memory, **fields)
+        self._store.commit([changed.row()])
+        self._memory = changed
+
     def _is(self, round_: int, attempt: int) -> bool:
         return (round_, attempt) == (self._memory.round, self._memory.attempt)
 
     def _end(self, delivered: bool | None) -> list[Effect]:
         """Nothing more is owed for the current attempt."""
-        self._memory.ended = True
-        self._memory.save(self._files)
+        ended = msgspec.structs.replace(self._memory, ended=True)
+        self._delivery.drop(delivered, [ended.row()])
+        self._memory = ended
         effects: list[Effect] = [CancelTraining()] if self._job else []
         self._job = self._unstored = None
-        self._delivery.drop(delivered)
         return effects
 
     def _end_by_receipt(self, verdict: Verdict) -> None:
-        self._memory.ended = True
-        self._memory.save(self._files)
-        self._delivery.receipt(verdict, self._head)
+        ended = msgspec.structs.replace(self._memory, ended=True)
+        self._delivery.receipt(verdict, self._head, [ended.row()])
+        self._memory = ended
 
     def _offer(self, record: Record, window: int, start_at: float, ask_first: bool) -> Upload:
         shards = self._head.shards if self._head else 1
         return self._delivery.begin(record, shards, window=window, start_at=start_at, ask_first=ask_first)
 
-    def _load_head(self) -> Head | None:
+    def _load_head(self, held: Held) -> Head | None:
         try:
-            return verify_message(self._id.aggregator, HEAD, self._files.read(HEAD_FILE), Head)
-        except FileNotFoundError:
-            return None
+            if reason := held.lost(HEAD_ROW).get(""):
+                raise Untrusted(reason)
+            raw = held.rows.get((HEAD_ROW, ""))
+            return verify_message(self._id.aggregator, HEAD, raw, Head) if raw else None
         except Untrusted as e:
             self._notes.append(Log("head_dropped", {"reason": str(e)}))
             return None

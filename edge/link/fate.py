@@ -4,9 +4,10 @@
        |                            \\-----head: abandoned--> carried = the whole of it
        \\--receipt late, stale, refused; abandoned; a later attempt--> carried = the whole of it
 
-Each arrow is one atomic file operation, and what follows it is done again after a crash between.
+Each arrow is one transaction of the store; files that it leaves without a name are removed after.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -15,6 +16,7 @@ from fleetgrad.edge.events import Effect, Log
 from fleetgrad.edge.link import outbox, residual
 from fleetgrad.edge.link.outbox import Record
 from fleetgrad.edge.link.residual import Residual
+from fleetgrad.edge.link.store import Drop, Held, Row, Store
 from fleetgrad.wire.files import Files
 from fleetgrad.wire.messages import Head, Outcome
 
@@ -33,42 +35,53 @@ def fate_of(head: Head | None, record: Record) -> Outcome | None:
 
 @dataclass(slots=True)
 class Fates:
-    """`carried` goes into the next update; `pending` is accepted, and its round isn't closed yet."""
+    """`carried` goes into the next update; `pending` is accepted, and its round isn't closed yet.
+
+    What is given as `also` is committed in the same transaction.
+    """
 
     files: Files
+    store: Store
     carried: Residual | None = None
     pending: Record | None = None
 
-    def load(self, attempt: tuple[int, int]) -> tuple[Record | None, list[Effect]]:
+    def load(self, held: Held, attempt: tuple[int, int]) -> tuple[Record | None, list[Effect]]:
         """What a restart finds: the update that is to be offered again, if it is of `attempt`; others are settled."""
-        record, notes = outbox.load(self.files)
-        self.carried, more = residual.load(self.files)
-        if record is None:
-            return None, [*notes, *more]
-        if self.carried and self.carried.payload == record.sha256:  # settled, but for the record's removal
-            outbox.discard(self.files, record, self.carried)
-        elif record.accepted:
-            self.pending = record
-        elif (record.round, record.attempt) == attempt:
-            return record, [*notes, *more]
-        else:
-            self.settle(record, delivered=False)
-        return None, [*notes, *more]
+        records, bad = outbox.load(held, self.files)
+        self.carried, notes = residual.load(held)
+        if bad:
+            # With an update that is lost goes what was carried: whether it is in an update that was sent, nobody knows any more, and
+            # nothing is sent twice.
+            self.store.commit([*(Drop(outbox.UPDATE, key) for key in bad), residual.row(None)])
+            self.carried = None
+            notes += [Log("update_quarantined", {"update": key, "reason": reason}) for key, reason in bad.items()]
+        offered = None
+        for record in records:
+            if record.accepted:
+                self.pending = record
+            elif (record.round, record.attempt) == attempt:
+                offered = record
+            else:
+                self.settle(record, delivered=False)
+        outbox.sweep(self.files, records, self.carried)
+        return offered, notes
 
-    def accepted(self, record: Record) -> None:
+    def accepted(self, record: Record, also: Sequence[Row] = ()) -> None:
         """The receipt has come: nothing more is sent, and the record waits for the round's end."""
         record = msgspec.structs.replace(record, accepted=True)
-        outbox.store(self.files, record)
+        self.store.commit([outbox.row(record), *also])
         self.pending = record
 
-    def settle(self, record: Record, delivered: bool | None) -> None:
+    def settle(self, record: Record, delivered: bool | None, also: Sequence[Row] = ()) -> None:
         """The update is in a published model (True), in none (False), or another one is in its place (None)."""
+        carried = self.carried
         if record.residual and delivered is not None:
             carried = record.left_out(undelivered=not delivered)
-            residual.carry(self.files, carried)
-            self.carried = carried
-        outbox.discard(self.files, record, self.carried)
-        self.pending = None
+        self.store.commit([outbox.gone(record), residual.row(carried), *also])
+        before, self.carried = self.carried, carried
+        if self.pending == record:
+            self.pending = None
+        outbox.remove(self.files, record, before, carried)
 
     def close(self, head: Head) -> None:
         """Settles what is pending, if the head says how."""
@@ -84,8 +97,8 @@ class Fates:
         """Before training: what means nothing under this plan, or to a codec that leaves nothing out, isn't carried any further."""
         notes: list[Effect] = []
         if self.carried and not (head.policy.codec.feedback and self.carried.plan == head.plan.sha256):
-            residual.drop(self.files)
+            self.store.commit([residual.row(None)])
             self.carried = None
             notes.append(Log("residual_dropped", {"reason": "another plan, or a codec without error feedback"}))
-        outbox.sweep(self.files, self.carried)
+        outbox.sweep(self.files, (), self.carried)
         return notes

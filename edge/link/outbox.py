@@ -5,24 +5,26 @@ stored -> (slot) -> chunks, window by window -> receipt
 """
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
 
 import msgspec
 
-from fleetgrad.edge.events import Effect, Log, Publish
+from fleetgrad.edge.events import Effect, Publish
 from fleetgrad.edge.link import residual
-from fleetgrad.edge.link.residual import Residual, drop, residual_name
+from fleetgrad.edge.link.residual import Residual, residual_name
+from fleetgrad.edge.link.store import Drop, Held, Put, Row
 from fleetgrad.wire import frames
 from fleetgrad.wire.chunks import has
 from fleetgrad.wire.coding.spec import CodecSpec
-from fleetgrad.wire.files import Files, put
+from fleetgrad.wire.files import Files
 from fleetgrad.wire.messages import Attempt, Bitmap, Count, Round, Sha256, Version
 from fleetgrad.wire.seeds import Keys
 from fleetgrad.wire.signing import PrivateKey
 from fleetgrad.wire.topics import name_hash
 
-RECORD = "update.json"
+UPDATE = "update"
 FOLDER = "updates"
 QUERY_SECONDS = 2.0
 MOST_QUERY_SECONDS = 60.0
@@ -53,6 +55,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     residual: str = ""
     accepted: bool = False
 
+    @property
+    def key(self) -> str:
+        return f"{self.round}-{self.attempt}"
+
     def left_out(self, undelivered: bool) -> Residual:
         """What this update leaves to be carried."""
         return Residual(
@@ -67,47 +73,51 @@ def payload_name(round_: int, attempt: int) -> str:
     return f"{FOLDER}/{round_}-{attempt}.payload"
 
 
-def store(files: Files, record: Record) -> None:
-    """Makes the update exist: its payload is durable already, its record becomes so now."""
-    put(files, RECORD, msgspec.json.encode(record))
+def row(record: Record) -> Row:
+    """Makes the update exist: its payload is durable already, its record becomes so with this row."""
+    return Put(UPDATE, record.key, msgspec.json.encode(record))
 
 
-def load(files: Files) -> tuple[Record | None, list[Effect]]:
-    """The stored update, if it is whole; what isn't is set aside under another name.
-
-    With it goes what was carried: whether it is in an update that was sent, nobody knows any more, and nothing is sent twice.
-    """
-    try:
-        record = msgspec.json.decode(files.read(RECORD), type=Record)
-        payload = files.read(record.payload)
-    except FileNotFoundError:
-        # A record without its payload is one that was settled: a power cut may undo the first of two removals alone.
-        return None, []
-    except (msgspec.MsgspecError, UnicodeDecodeError) as e:
-        return None, [_quarantine(files, f"{RECORD}: {e}")]
-    if len(payload) != record.size or sha256(payload).hexdigest() != record.sha256:
-        return None, [_quarantine(files, f"{record.payload}: not what its record says")]
-    return record, []
+def gone(record: Record) -> Row:
+    """Ends the update; its files are swept after."""
+    return Drop(UPDATE, record.key)
 
 
-def _quarantine(files: Files, reason: str) -> Effect:
-    files.rename(RECORD, f"{RECORD}.bad")
-    drop(files)
-    return Log("update_quarantined", {"reason": reason})
+def load(held: Held, files: Files) -> tuple[list[Record], dict[str, str]]:
+    """The stored updates that are whole, oldest first, and for those that aren't a reason by key."""
+    whole: list[Record] = []
+    found = held.all(UPDATE, Record)
+    bad = held.lost(UPDATE)
+    for key, record in found.items():
+        try:
+            payload = files.read(record.payload)
+        except FileNotFoundError:
+            bad[key] = f"{record.payload} is missing"
+            continue
+        if len(payload) == record.size and sha256(payload).hexdigest() == record.sha256:
+            whole.append(record)
+        else:
+            bad[key] = f"{record.payload} isn't what its record says"
+    return sorted(whole, key=lambda r: (r.round, r.attempt)), bad
 
 
-def discard(files: Files, record: Record, carried: Residual | None = None) -> None:
-    """Ends the stored update: its record first, so that a crash between leaves no half of it; what is carried stays."""
-    files.unlink(RECORD)
-    if carried is None or not carried.undelivered or carried.payload_name != record.payload:
-        files.unlink(record.payload)
-    if record.residual:
-        sweep(files, carried)
+def remove(files: Files, record: Record, before: Residual | None, carried: Residual | None) -> None:
+    """Removes the files of an update that has ended, and of what was carried `before`, but for those that are carried now."""
+    kept = _names(carried) if carried else set()
+    ended = {record.payload, residual_name(record.round, record.attempt) if record.residual else ""}
+    for name in sorted((ended | (_names(before) if before else set())) - kept - {""}):
+        files.unlink(name)
 
 
-def sweep(files: Files, carried: Residual | None = None) -> None:
-    """Removes payloads and residuals that no one names; there is no stored update when this is called."""
-    kept = {carried.name, carried.payload_name if carried.undelivered else ""} if carried else set()
+def _names(carried: Residual) -> set[str]:
+    return {carried.name, carried.payload_name if carried.undelivered else ""}
+
+
+def sweep(files: Files, records: Iterable[Record], carried: Residual | None) -> None:
+    """Removes the payloads and residuals that no one names; no trainer may be at work."""
+    kept = {name for r in records for name in (r.payload, residual_name(r.round, r.attempt) if r.residual else "")}
+    if carried:
+        kept |= _names(carried)
     for folder in (FOLDER, residual.FOLDER):
         for name in files.names(folder):
             if f"{folder}/{name}" not in kept:

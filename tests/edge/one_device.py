@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 
 from fleetgrad.edge import events as ev
+from fleetgrad.edge.link.outbox import UPDATE
+from fleetgrad.edge.link.store import Held, Key, Put, Row
 from fleetgrad.edge.participant import Participant
 from fleetgrad.edge.reporting import Identity
 from fleetgrad.wire import frames
@@ -71,6 +73,37 @@ class Disk:
         return sorted(n.rpartition("/")[2] for n in self.held if n.rpartition("/")[0] == directory)
 
 
+class Rows:
+    """A store in a dictionary, which is full when its disk is; `damaged` rows can't be read at the next start."""
+
+    def __init__(self, disk: Disk) -> None:
+        self.disk = disk
+        self.held: dict[Key, bytes] = {}
+        self.damaged: dict[Key, str] = {}
+
+    def load(self) -> Held:
+        return Held(dict(self.held), dict(self.damaged))
+
+    def commit(self, rows: list[Row]) -> None:
+        if self.disk.full:
+            raise DiskError("can't write edge.sqlite: database or disk is full")
+        for row in rows:
+            self.damaged.pop((row.kind, row.key), None)
+            if isinstance(row, Put):
+                self.held[row.kind, row.key] = row.body
+            else:
+                self.held.pop((row.kind, row.key), None)
+
+    def damage(self, kind: str, how: str) -> None:
+        """Spoils the rows of a kind: `junk` is found by their CRC, `cut` by whoever reads them."""
+        for key in [k for k in self.held if k[0] == kind]:
+            if how == "junk":
+                del self.held[key]
+                self.damaged[key] = "CRC32C doesn't match"
+            else:
+                self.held[key] = self.held[key][: len(self.held[key]) // 2]
+
+
 @dataclass
 class Device:
     """A participant and what it asks for; the newest effects last."""
@@ -80,11 +113,12 @@ class Device:
     effects: list[ev.Effect] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.store = Rows(self.disk)
         self.start()
 
     def start(self) -> None:
         identity = Identity("test", "dev-1", KEY, AGGREGATOR.public, 50)
-        self.participant = Participant(identity, self.disk, random.Random(3))
+        self.participant = Participant(identity, self.disk, self.store, random.Random(3))
 
     def handle(self, event: ev.Event) -> list[ev.Effect]:
         self.effects = self.participant.handle(event, self.now)
@@ -147,6 +181,10 @@ class Device:
             federation="test", device="dev-1", round=round_, attempt=attempt, payload=payload, verdict=verdict
         )
         return self.command(msgspec.structs.replace(receipt, **fields))
+
+    def spooled(self) -> list[str]:
+        """The updates whose records are stored, as round-attempt."""
+        return sorted(key for kind, key in self.store.held if kind == UPDATE)
 
     def births(self) -> list[Birth]:
         topic = TOPICS.birth("dev-1")

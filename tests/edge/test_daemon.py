@@ -170,7 +170,7 @@ def test_a_disk_that_is_full_at_the_start_is_one_line_and_may_be_tried_again(
     text = daemon.communicate(timeout=SECONDS)[1]
     assert daemon.returncode == 1
     assert text.count("\n") == 1
-    assert "state.json" in text
+    assert "edge.sqlite" in text
     await_line(run(device, started), "daemon_started")
 
 

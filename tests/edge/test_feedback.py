@@ -11,7 +11,7 @@ import pytest
 
 from fleetgrad.edge import events as ev
 from fleetgrad.edge import feedback
-from fleetgrad.edge.link.residual import LEDGER, Residual
+from fleetgrad.edge.link.residual import CARRIED, Residual
 from fleetgrad.wire import frames
 from fleetgrad.wire.codecs import CodecError, decode_payload
 from fleetgrad.wire.coding.layout import VectorLayout
@@ -194,9 +194,10 @@ class Fed(Device):
 
     def carried(self) -> tuple[int, int, bool] | None:
         """Attempt that what is carried came from, and whether it is carried whole; as the disk says."""
-        if LEDGER not in self.disk.held:
+        raw = self.store.held.get((CARRIED, ""))
+        if raw is None:
             return None
-        found = msgspec.json.decode(self.disk.held[LEDGER], type=Residual)
+        found = msgspec.json.decode(raw, type=Residual)
         assert found.name in self.disk.held
         assert not found.undelivered or found.payload_name in self.disk.held
         return found.round, found.attempt, found.undelivered
@@ -232,7 +233,7 @@ def test_an_accepted_update_waits_for_its_rounds_end(
         (1, 1, outcome), version=1 if outcome == "published" else 0, params=NEXT if outcome == "published" else PARAMS
     )
     assert device.carried() == (1, 1, undelivered)
-    assert "update.json" not in device.disk.held
+    assert device.spooled() == []
     assert device.disk.names("updates") == (["1-1.payload"] if undelivered else [])
     round_, attempt, params = (2, 1, NEXT) if outcome == "published" else (1, 2, PARAMS)
     device.begin(round_, attempt, params)
@@ -347,7 +348,8 @@ def test_a_crash_at_any_file_operation_of_settling_ends_in_the_same_place(settle
             device.receipt()
         left = survived
         disk = device.disk
-        whole = {name: getattr(disk, name) for name in ("write", "rename", "unlink")}
+        acts = [(disk, "write"), (disk, "rename"), (disk, "unlink"), (device.store, "commit")]
+        whole = [(of, name, getattr(of, name)) for of, name in acts]
 
         def guarded(act: Callable[..., None]) -> Callable[..., None]:
             def run(*args: Any) -> None:
@@ -359,8 +361,8 @@ def test_a_crash_at_any_file_operation_of_settling_ends_in_the_same_place(settle
 
             return run
 
-        for name, act in whole.items():
-            setattr(disk, name, guarded(act))
+        for of, name, act in whole:
+            setattr(of, name, guarded(act))
         crashed = False
         try:
             if settled_by == "receipt":
@@ -369,39 +371,38 @@ def test_a_crash_at_any_file_operation_of_settling_ends_in_the_same_place(settle
                 device.publish((1, 1, "abandoned"), version=0, params=PARAMS)
         except Crash:
             crashed = True
-        for name, act in whole.items():
-            setattr(disk, name, act)
+        for of, name, act in whole:
+            setattr(of, name, act)
         if crashed:
             restarted(device)
             device.receipt(verdict="late")
             device.publish((1, 1, "abandoned"), version=0, params=PARAMS)
         assert device.carried() == (1, 1, True), f"after {survived} operations"
-        assert "update.json" not in disk.held
+        assert device.spooled() == []
         assert disk.names("updates") == ["1-1.payload"]
         if not crashed:
             return
     pytest.fail("settling takes more than 40 file operations")
 
 
-def test_a_damaged_ledger_is_set_aside_and_the_next_update_carries_nothing(device: Fed) -> None:
+def test_a_damaged_row_is_left_out_and_the_next_update_carries_nothing(device: Fed) -> None:
     device.receipt(verdict="late")
-    device.disk.held[LEDGER] = b"{"
+    device.store.damage(CARRIED, "junk")
     restarted(device)
     device.publish((1, 1, "published"))
     device.begin(2, 1, NEXT)
     assert [t.carried for t in device.trains()] == [None]
-    assert f"{LEDGER}.bad" in device.disk.held
 
 
-def test_a_settled_update_whose_record_a_power_cut_brought_back_leaves_what_is_carried(device: Fed) -> None:
+def test_files_that_a_power_cut_brought_back_are_swept_away(device: Fed) -> None:
     device.receipt()
-    record = device.disk.held["update.json"]
+    held = dict(device.disk.held)
     device.publish((1, 1, "published"))
     assert "updates/1-1.payload" not in device.disk.held
-    device.disk.held["update.json"] = record
+    device.disk.held |= {name: raw for name, raw in held.items() if name.startswith("updates/")}
     restarted(device)
     assert device.carried() == (1, 1, False)
-    assert "update.json.bad" not in device.disk.held
+    assert device.disk.names("updates") == []
 
 
 def test_a_job_lost_in_a_crash_carries_the_same_again(device: Fed) -> None:

@@ -111,13 +111,13 @@ def test_a_higher_attempt_drops_the_older_one_and_a_lower_is_ignored() -> None:
     assert any(isinstance(e, ev.CancelTraining) for e in device.effects)
     assert [(t.round, t.attempt) for t in device.trains()] == [(1, 2)]
     device.trained(1, 1)  # the cancelled one's word comes late
-    assert "update.json" not in device.disk.held
+    assert device.spooled() == []
     device.trained(1, 2)
-    assert "update.json" in device.disk.held
+    assert device.spooled()
     device.select(1, 1)
     assert device.trains() == []
     device.select(2, 1)
-    assert "update.json" not in device.disk.held
+    assert device.spooled() == []
     assert [(t.round, t.attempt) for t in device.trains()] == [(2, 1)]
 
 
@@ -157,14 +157,17 @@ def test_a_new_boot_of_the_aggregator_is_answered_by_a_birth() -> None:
         assert len(device.births()) == births
 
 
-@pytest.mark.parametrize("name", ["state.json", "update.json", "updates/1-1.payload", "head.jws"])
+@pytest.mark.parametrize("what", ["memory", "head", "update", "payload"])
 @pytest.mark.parametrize("damage", ["cut", "junk"])
-def test_a_damaged_file_is_set_aside_and_the_device_goes_on(name: str, damage: str) -> None:
+def test_what_is_damaged_is_left_out_and_the_device_goes_on(what: str, damage: str) -> None:
     device = Device().ready()
     device.select()
     device.trained()
-    raw = device.disk.held[name]
-    device.disk.held[name] = raw[: len(raw) // 2] if damage == "cut" else b"\xff" * len(raw)
+    if what == "payload":
+        raw = device.disk.held["updates/1-1.payload"]
+        device.disk.held["updates/1-1.payload"] = raw[: len(raw) // 2] if damage == "cut" else b"\xff" * len(raw)
+    else:
+        device.store.damage(what, damage)
     device.start()
     device.handle(ev.Connected())
     device.head()
@@ -219,7 +222,7 @@ def test_a_status_is_published_on_a_change_and_not_for_every_chunk() -> None:
 def test_a_device_whose_memory_is_damaged_is_still_newer_than_its_last_birth() -> None:
     device = Device().ready()
     last = device.participant.will()[1]
-    device.disk.held["state.json"] = b"{"
+    device.store.damage("memory", "junk")
     device.start()
     device.handle(ev.Connected())
     assert device.births()[0].boot > msgspec.json.decode(last, type=DeviceStatus).boot

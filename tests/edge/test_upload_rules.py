@@ -14,7 +14,7 @@ def test_an_upload_keeps_to_its_window_and_is_forgotten_on_the_receipt() -> None
     device = Device().ready()
     device.select()
     device.trained()
-    assert "update.json" in device.disk.held
+    assert device.spooled()
     assert [h.seq for h in device.frames()] == [0, 1]
     count = device.frames()[0].nchunks
     payload = device.frames()[0].payload_sha256.hex()
@@ -30,7 +30,7 @@ def test_an_upload_keeps_to_its_window_and_is_forgotten_on_the_receipt() -> None
         assert len([s for s in sent if not received >> s & 1]) <= 2
     assert sent == set(range(count))
     device.receipt()
-    assert "update.json" not in device.disk.held
+    assert device.spooled() == []
     assert device.disk.names("updates") == []
     assert [b.state for b in device.births()] == ["idle"]
     device.select()  # a late repetition
@@ -90,7 +90,7 @@ def test_a_head_that_lists_the_attempt_as_closed_ends_it(outcome: Any) -> None:
     device.select()
     device.trained()
     device.head(version=1, params=b"next" * 99, closed=(Closed(round=1, attempt=1, outcome=outcome),))
-    assert "update.json" not in device.disk.held
+    assert device.spooled() == []
     assert "round_closed" in device.logs()
 
 
@@ -106,7 +106,7 @@ def test_a_full_disk_loses_no_update_and_stops_nothing() -> None:
     assert wake is not None
     device.now = wake
     device.handle(ev.Tick())
-    assert "update.json" in device.disk.held
+    assert device.spooled()
     assert [h.seq for h in device.frames()] == [0, 1]
 
 
@@ -116,7 +116,7 @@ def test_a_receipt_that_a_full_disk_delays_is_counted_once() -> None:
     device.trained()
     device.disk.full = True
     device.receipt()
-    assert "update.json" in device.disk.held
+    assert device.spooled()
     device.disk.full = False
     device.receipt()
     assert [(s.state, s.updates) for s in device.statuses()] == [("idle", 1)]

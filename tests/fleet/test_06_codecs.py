@@ -1,13 +1,13 @@
 """Codecs in real federations: one of each family ends with a model, error feedback outlives kill -9 with the same bytes, and an
 operator changes the codec of a running federation without touching a device."""
 
-import json
 import random
 
 import pytest
 from msgspec.structs import replace
 
 from fleetgrad.broker import settings
+from fleetgrad.edge.link import residual, store
 from fleetgrad.wire.coding.spec import CodecSpec
 from tests.fleet.conftest import DEVICES, Federation, MakeFederation
 
@@ -57,9 +57,9 @@ def test_devices_killed_under_error_feedback_end_with_the_same_bytes(
     assert {r["members"] for r in rows} == {3}
     assert federation.model_hash() == calm.model_hash()
     for device in DEVICES:
-        spool = federation.directory / "devices" / device / "spool"
-        carried = json.loads((spool / "residual.json").read_text()) if (spool / "residual.json").exists() else {}
-        assert carried.get("round") in (3, 4), "each device carries what its last update left out"
+        found, _ = residual.load(store.look(federation.directory / "devices" / device / "spool"))
+        assert found is not None
+        assert found.round in (3, 4), "each device carries what its last update left out"
 
 
 def test_an_operator_changes_the_codec_and_devices_follow_from_the_next_round(make_federation: MakeFederation) -> None:

@@ -8,11 +8,9 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from fleetgrad.edge import events, feedback
 from fleetgrad.edge.link import outbox, residual
-from fleetgrad.edge.participant import HEAD_FILE, Participant
+from fleetgrad.edge.participant import HEAD_ROW, Participant
 from fleetgrad.edge.reporting import Identity
 from fleetgrad.wire.codecs import read_info
 from fleetgrad.wire.files import DiskError, put
@@ -20,8 +18,8 @@ from fleetgrad.wire.messages import BIRTH, COMMAND, HEAD, Birth, Bitmap, Command
 from fleetgrad.wire.signing import Untrusted, verify_message
 from tests.simulation.book import Book, Entry
 from tests.simulation.clock import Timer
-from tests.simulation.disk import Crashed
 from tests.simulation.process import Process, Violation
+from tests.simulation.store import SimulatedStore
 from tests.simulation.training import Made, decode, train
 
 if TYPE_CHECKING:
@@ -51,23 +49,20 @@ class Device(Process):
         self.book = Book(self.name)
         self.excused = False  # a crash fell into the handling of what ends the update: gone or not, both are right
         self.version = -1
+        self.store = SimulatedStore(self)
         self.job: events.Train | None = None
         self._timer: Timer | None = None
         self._will: tuple[str, bytes] | None = None
 
     def make(self) -> Participant:
         world = self.world
-        entered = self._keep_book()
-        try:
-            machine = Participant(
-                Identity(world.federation, self.device, world.device_key(self.device), world.key.public, self.samples),
-                self.disk,
-                self.random,
-            )
-        except Crashed:
-            if entered and self.spooled() and self.disk.durable(outbox.RECORD) is None:
-                del self.book.stored[entered]  # its rename was never synced: a power cut may undo it still
-            raise
+        self._keep_book()
+        machine = Participant(
+            Identity(world.federation, self.device, world.device_key(self.device), world.key.public, self.samples),
+            self.disk,
+            self.store,
+            self.random,
+        )
         self._will = machine.will()
         if self.life > 1:
             self.saw(f"restart {machine.state}")
@@ -228,11 +223,12 @@ class Device(Process):
     # --- I3, I6, I8 --------------------------------------------------------------------------------------------------
     def spooled(self) -> Owed | None:
         """The update whose record is on the disk."""
-        try:
-            record = msgspec.json.decode(self.disk.read(outbox.RECORD), type=outbox.Record)
-        except FileNotFoundError:
-            return None
-        return Owed(record.round, record.attempt, record.sha256)
+        record = self._record()
+        return Owed(record.round, record.attempt, record.sha256) if record else None
+
+    def _record(self) -> outbox.Record | None:
+        records = list(self.store.load().all(outbox.UPDATE, outbox.Record).values())
+        return records[-1] if records else None
 
     def checked(self, event: Any) -> None:
         if event is None:
@@ -248,21 +244,12 @@ class Device(Process):
         """Two boards with one identity, and one whose updates can't be summed, have no books that could agree."""
         return not self.mad and sum(d.device == self.device for d in self.world.devices) == 1
 
-    def _keep_book(self) -> str:
-        """Enters an update once its record is on the disk: from then on it exists. Returns its hash if it is new."""
-        try:
-            found = self.spooled()
-        except msgspec.DecodeError:
-            return ""  # a torn record: whoever reads it next says so
+    def _keep_book(self) -> None:
+        """Enters an update once its record is in the store: from then on it exists."""
+        found = self.spooled()
         made = self.world.made.get(found.sha256) if found else None
-        if found and made and made.codec.feedback and found.sha256 not in self.book.stored and not self._settled(found):
-            return self.book.store(found.sha256, Entry(made.delta, decode(made)[1]))
-        return ""
-
-    def _settled(self, found: Owed) -> bool:
-        """Whether what is carried came from this update: its record is only left over from a crash."""
-        carried, _ = residual.load(self.disk)
-        return carried is not None and carried.payload == found.sha256
+        if found and made and made.codec.feedback and found.sha256 not in self.book.stored:
+            self.book.store(found.sha256, Entry(made.delta, decode(made)[1]))
 
     def check_book(self) -> None:
         """The books at the end of a run, when every round is closed and every device has heard of it."""
@@ -281,13 +268,19 @@ class Device(Process):
 
     def damage(self) -> None:
         """A fault of the disk: what is carried, or is to be, is gone or rotten."""
-        names = [residual.LEDGER, *(f"{residual.FOLDER}/{n}" for n in self.disk.names(residual.FOLDER))]
-        name = self.random.choice([n for n in names if self.disk.durable(n) is not None] or [""])
-        if name:
+        names = [f"{residual.FOLDER}/{n}" for n in self.disk.names(residual.FOLDER)]
+        names = [n for n in names if self.disk.durable(n) is not None]
+        if (residual.CARRIED, "") in self.store.rows:
+            names.append(residual.CARRIED)
+        if names:
+            name = self.random.choice(names)
             self.saw("residual damaged")
             self.note(f"disk damages {name}")
             self.book.doubtful = True
-            self.disk.install(name, b"" if self.random.random() < 0.5 else bytes(20))
+            if name == residual.CARRIED:
+                self.store.damage(name, "")
+            else:
+                self.disk.install(name, b"" if self.random.random() < 0.5 else bytes(20))
 
     def _check_start(self) -> None:
         if self.owed is None or self.excused:
@@ -297,14 +290,8 @@ class Device(Process):
             return
         if found != self.owed:
             raise Violation(f"I3: after a restart {self.name} has {found} in its spool, it owed {self.owed}")
-        record = msgspec.json.decode(self.disk.read(outbox.RECORD), type=outbox.Record)
-        try:
-            payload = self.disk.read(record.payload)
-        except FileNotFoundError:
-            if self._head_ends(self.owed):
-                return  # it was settled, and a power cut has undone the first of two removals
-            raise
-        if hashlib.sha256(payload).hexdigest() != record.sha256:
+        record = self._record()
+        if record and hashlib.sha256(self.disk.read(record.payload)).hexdigest() != record.sha256:
             raise Violation(f"I6: after a restart the payload of {self.name} isn't what its record says")
 
     def _uploading(self) -> bool:
@@ -321,7 +308,8 @@ class Device(Process):
 
     def _head_ends(self, owed: Owed) -> bool:
         """Whether the head on the disk is the reason: it was stored when there was no room, or no time, for the rest."""
-        return HEAD_FILE in self.disk.names("") and self._ends(owed, self.world.topics.head, self.disk.read(HEAD_FILE))
+        raw = self.store.rows.get((HEAD_ROW, ""))
+        return raw is not None and self._ends(owed, self.world.topics.head, raw)
 
     def _ends(self, owed: Owed, topic: str, payload: bytes) -> bool:
         """Whether a message is a reason to give the update up."""

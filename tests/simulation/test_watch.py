@@ -11,6 +11,7 @@ from fleetgrad.edge import participant
 from fleetgrad.edge.events import Disconnected
 from fleetgrad.edge.link import delivery, fate, outbox
 from fleetgrad.wire.files import TEMPORARY, Files
+from tests.simulation import device
 from tests.simulation.process import Violation
 from tests.simulation.scenario import draw
 from tests.simulation.world import World
@@ -23,8 +24,9 @@ def put_without_sync(files: Files, name: str, data: bytes) -> None:
     files.rename(name + TEMPORARY, name)
 
 
-def unsynced_spool(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(outbox, "put", put_without_sync)
+def unsynced_payload(patch: pytest.MonkeyPatch) -> None:
+    """A trainer that says it is done when only the page cache has its payload."""
+    patch.setattr(device, "put", put_without_sync)
 
 
 def unsynced_intake(patch: pytest.MonkeyPatch) -> None:
@@ -71,7 +73,7 @@ def amnesic_attempts(patch: pytest.MonkeyPatch) -> None:
 
 def hasty_residual(patch: pytest.MonkeyPatch) -> None:
     """Takes a receipt for the round's end: an accepted update of an abandoned attempt is lost."""
-    patch.setattr(fate.Fates, "accepted", lambda self, record: self.settle(record, delivered=True))
+    patch.setattr(fate.Fates, "accepted", lambda self, record, also: self.settle(record, True, also))
 
 
 def lossy_feedback(patch: pytest.MonkeyPatch) -> None:
@@ -90,7 +92,7 @@ PLANTED = [
     (hasty_residual, "I13"),
     (lossy_feedback, "I13"),
     (presuming_device, "I13"),
-    (unsynced_spool, "I3|I6"),
+    (unsynced_payload, "I3|I6"),
     (unsynced_intake, "I2|I6"),
     (forgetful_device, "I3"),
     (lossy_merge, "I5"),
@@ -104,5 +106,5 @@ PLANTED = [
 def test_a_planted_fault_breaks_its_invariant(plant: Plant, invariant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
     with pytest.raises(Violation, match=invariant):
-        for seed in range(20):
+        for seed in range(40):
             World(draw(seed)).run()

@@ -1,0 +1,202 @@
+"""What a device never forgets, but for payloads and objects, which are files: rows by kind and key, each with its CRC32C.
+
+    memory ""  |  head ""  |  update "{round}-{attempt}"  |  carried ""        JSON, or the signed bytes as they came
+
+`commit` is atomic: after a crash all of its rows are there or none, and when it returns they are durable. SQLite keeps that promise in WAL
+mode with synchronous=FULL; a simulation passes a store in memory.
+"""
+
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from fleetgrad.native import kernels
+from fleetgrad.wire.files import DiskError
+
+FILE = "edge.sqlite"
+APPLICATION_ID = 0x464C4745  # "FLGE"
+SCHEMA = 1
+BAD = ".bad"
+SIDES = ("", "-wal", "-shm")
+MEMORY = "memory"  # of a lost file nothing is known, and this row has to be seen as lost: it holds the boot counter
+
+T = TypeVar("T")
+Key = tuple[str, str]
+
+
+class StoreError(ValueError):
+    """A store that can't be used, though it is whole; the message names the file and the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Makes the row (kind, key) hold `body`."""
+
+    kind: str
+    key: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Removes the row (kind, key), if it is there."""
+
+    kind: str
+    key: str
+
+
+Row = Put | Drop
+
+
+@dataclass(slots=True)
+class Held:
+    """What a start finds; `damaged` gives a reason for each row that can't be read."""
+
+    rows: dict[Key, bytes] = field(default_factory=dict)
+    damaged: dict[Key, str] = field(default_factory=dict)
+
+    def all(self, kind: str, type: type[T]) -> dict[str, T]:  # noqa: A002
+        """The rows of a kind, by key; what isn't a `type` in JSON counts as damaged."""
+        found: dict[str, T] = {}
+        for (of, key), body in self.rows.items():
+            if of == kind:
+                try:
+                    found[key] = msgspec.json.decode(body, type=type)
+                except (msgspec.MsgspecError, UnicodeDecodeError) as e:
+                    self.damaged[kind, key] = str(e)
+        return found
+
+    def lost(self, kind: str) -> dict[str, str]:
+        """Reasons by key, for a kind's damaged rows."""
+        return {key: reason for (of, key), reason in self.damaged.items() if of == kind}
+
+
+class Store(Protocol):
+    """`load` once at start; each `commit` is durable when it returns, or raises DiskError and changed nothing."""
+
+    def load(self) -> Held: ...
+    def commit(self, rows: list[Row]) -> None: ...
+
+
+def _crc(kind: str, key: str, body: bytes) -> int:
+    return kernels.crc32c(body, kernels.crc32c(f"{kind}\0{key}\0".encode()))
+
+
+class SqliteStore:
+    """The real store, in one file of the spool. A damaged file is set aside as edge.sqlite.bad, and begun anew."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises StoreError for a file of someone else's or in use, DiskError where it can't be written."""
+        self._path, self._lost = folder / FILE, ""
+        try:
+            try:
+                self._db = self._open()
+            except sqlite3.DatabaseError as e:
+                if not _damaged(e):
+                    raise
+                self._lost = f"{self._path} is damaged ({e}), it was set aside as {self._path.name}{BAD}"
+                for side in SIDES:
+                    side_file = self._path.with_name(self._path.name + side)
+                    if side_file.exists():
+                        side_file.replace(self._path.with_name(self._path.name + BAD + side))
+                self._db = self._open()
+        except sqlite3.Error as e:
+            raise self._error(e) from e
+        except OSError as e:
+            raise DiskError(e.errno, f"can't set {self._path} aside: {e.strerror}") from e
+
+    def _open(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._path, timeout=1.0, isolation_level=None)
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=FULL")
+            db.execute("BEGIN IMMEDIATE")
+            (application,) = db.execute("PRAGMA application_id").fetchone()
+            (schema,) = db.execute("PRAGMA user_version").fetchone()
+            if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                db.execute(
+                    "CREATE TABLE record (kind TEXT, key TEXT, body BLOB NOT NULL, crc INTEGER NOT NULL,"
+                    " PRIMARY KEY (kind, key)) WITHOUT ROWID"
+                )
+                db.execute(f"PRAGMA application_id={APPLICATION_ID}")
+                db.execute(f"PRAGMA user_version={SCHEMA}")
+            elif application != APPLICATION_ID:
+                raise StoreError(f"{self._path} isn't a device's store: is [device] spool another program's folder?")
+            elif schema != SCHEMA:
+                raise StoreError(
+                    f"{self._path} has schema {schema}, this fleetgrad reads {SCHEMA}: install a newer one"
+                )
+            db.execute("COMMIT")
+            (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            if found != "ok":
+                raise sqlite3.DatabaseError(f"malformed: {found}")
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _error(self, e: sqlite3.Error) -> Exception:
+        if "locked" in str(e):
+            return StoreError(f"{self._path} is in use by another process")
+        return DiskError(f"can't write {self._path}: {e}")
+
+    def load(self) -> Held:
+        try:
+            held = _read(self._db)
+        except sqlite3.Error as e:
+            raise self._error(e) from e
+        if self._lost:
+            held.damaged[MEMORY, ""] = self._lost
+        return held
+
+    def commit(self, rows: list[Row]) -> None:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                for row in rows:
+                    match row:
+                        case Put(kind, key, body):
+                            values = (kind, key, body, _crc(kind, key, body))
+                            self._db.execute("INSERT OR REPLACE INTO record VALUES (?,?,?,?)", values)
+                        case Drop(kind, key):
+                            self._db.execute("DELETE FROM record WHERE kind=? AND key=?", (kind, key))
+                self._db.execute("COMMIT")
+            except sqlite3.Error:
+                if self._db.in_transaction:  # a full disk ends it by itself
+                    self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as e:
+            raise DiskError(f"can't write {self._path}: {e}") from e
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def look(folder: Path) -> Held:
+    """What the store of a spool holds, read beside a daemon that may be running; raises StoreError."""
+    path = folder / FILE
+    if not path.exists():
+        raise StoreError(f"{path} isn't there: no daemon has run with this spool yet")
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=1.0, uri=True)) as db:
+            return _read(db)
+    except sqlite3.Error as e:
+        raise StoreError(f"can't read {path}: {e}") from e
+
+
+def _read(db: sqlite3.Connection) -> Held:
+    held = Held()
+    for kind, key, body, crc in db.execute("SELECT kind, key, body, crc FROM record ORDER BY kind, key"):
+        if isinstance(body, bytes) and _crc(kind, key, body) == crc:
+            held.rows[kind, key] = body
+        else:
+            held.damaged[kind, key] = "CRC32C doesn't match"
+    return held
+
+
+def _damaged(e: sqlite3.DatabaseError) -> bool:
+    return "malformed" in str(e) or "not a database" in str(e)

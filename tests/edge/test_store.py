@@ -1,0 +1,141 @@
+"""The device's store on a real disk: what is committed stays, what is damaged is found, and nothing of it stops a device for good."""
+
+import random
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fleetgrad.edge.link import former, memory
+from fleetgrad.edge.link.memory import FIRST_NEW_BOOT, Memory
+from fleetgrad.edge.link.store import FILE, Drop, Put, SqliteStore, StoreError, look
+from fleetgrad.wire.files import DiskError, PosixFiles
+
+
+def reopened(store: SqliteStore, folder: Path) -> SqliteStore:
+    store.close()
+    return SqliteStore(folder)
+
+
+def test_what_is_committed_is_there_after_a_restart(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    store.commit([Put("update", "1-1", b"one"), Put("update", "2-1", b"two"), Memory(boot=7).row()])
+    store.commit([Drop("update", "1-1"), Put("update", "2-1", b"three"), Drop("carried", "")])
+    held = reopened(store, tmp_path).load()
+    assert held.rows == {("update", "2-1"): b"three", ("memory", ""): msgspec.json.encode(Memory(boot=7))}
+    assert held.damaged == {}
+
+
+def test_it_is_a_write_ahead_log_synced_at_every_commit(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    settings = [store._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]
+    assert settings == ["wal", 2], "synchronous=NORMAL syncs at checkpoints alone: a power cut would undo commits"
+
+
+def test_a_commit_that_a_full_disk_refuses_changes_nothing_and_the_next_one_is_taken(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    store.commit([Put("update", "1-1", b"old")])
+    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+    store._db.execute(f"PRAGMA max_page_count={pages}")
+    with pytest.raises(DiskError, match=r"edge\.sqlite: database or disk is full"):
+        store.commit([Put("update", "1-1", b"new"), Put("update", "2-1", bytes(100_000))])
+    store._db.execute("PRAGMA max_page_count=1000000")
+    assert store.load().rows == {("update", "1-1"): b"old"}
+    store.commit([Put("update", "1-1", b"new")])
+    assert reopened(store, tmp_path).load().rows == {("update", "1-1"): b"new"}
+
+
+def junk(path: Path) -> None:
+    path.write_bytes(b"junk" * 3000)
+
+
+def torn_page(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[-4096:] = b"\xff" * 4096
+    path.write_bytes(raw)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+@pytest.mark.parametrize("spoil", [junk, torn_page, cut])
+def test_a_damaged_file_is_set_aside_and_the_device_is_newer_than_it_ever_was(
+    tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    store = SqliteStore(tmp_path)
+    store.commit([Memory(boot=7).row(), *(Put("update", f"{i}-1", bytes(9000)) for i in range(1, 4))])
+    store.close()
+    spoil(tmp_path / FILE)
+    held = SqliteStore(tmp_path).load()
+    assert held.rows == {}
+    found, notes = memory.load(held, random.Random(1))
+    assert found.boot >= FIRST_NEW_BOOT
+    assert "edge.sqlite.bad" in str(notes)
+    assert (tmp_path / f"{FILE}.bad").exists()
+
+
+def test_a_row_that_rotted_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    store.commit([Put("carried", "", b"{}"), Put("head", "", b"head")])
+    store._db.execute("UPDATE record SET body=? WHERE kind='carried'", (b"{ ",))
+    held = reopened(store, tmp_path).load()
+    assert held.rows == {("head", ""): b"head"}
+    assert held.damaged == {("carried", ""): "CRC32C doesn't match"}
+
+
+def test_files_that_are_no_store_of_this_version_are_refused_and_left_alone(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / FILE) as other:
+        other.execute("CREATE TABLE theirs (a)")
+    before = (tmp_path / FILE).read_bytes()
+    with pytest.raises(StoreError, match="another program's folder"):
+        SqliteStore(tmp_path)
+    assert (tmp_path / FILE).read_bytes()[100:] == before[100:]
+    newer = tmp_path / "newer"
+    newer.mkdir()
+    store = SqliteStore(newer)
+    store._db.execute("PRAGMA user_version=9")
+    store.close()
+    with pytest.raises(StoreError, match="schema 9, this fleetgrad reads 1"):
+        SqliteStore(newer)
+
+
+def test_a_store_in_use_is_refused_in_words(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    store._db.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StoreError, match="in use by another process"):
+        SqliteStore(tmp_path)
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_spool_of_the_former_layout_is_read_once(tmp_path: Path, committed: bool) -> None:
+    """`committed`: a crash fell between the commit and the removal of the files."""
+    files, store = PosixFiles(tmp_path), SqliteStore(tmp_path)
+    files.write("state.json", b'{"boot":7,"round":3,"attempt":1,"ended":false}')
+    files.write("head.jws", b"head")
+    files.write("residual.json", b"torn")
+    if committed:
+        store.commit([Memory(boot=9).row()])
+    assert former.adopt(files, store)
+    held = store.load()
+    assert memory.load(held, random.Random(1))[0] == (
+        Memory(boot=9) if committed else Memory(boot=7, round=3, attempt=1, ended=False)
+    )
+    assert files.names("") == [n for n in files.names("") if n.startswith(FILE)]
+    assert not former.adopt(files, store)
+
+
+def test_a_store_is_read_beside_its_daemon_and_after_it(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no daemon has run"):
+        look(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    store = SqliteStore(tmp_path)
+    store.commit([Put("head", "", b"head")])
+    assert look(tmp_path).rows == {("head", ""): b"head"}
+    store.close()
+    assert look(tmp_path).rows == {("head", ""): b"head"}
+    junk(tmp_path / FILE)
+    with pytest.raises(StoreError, match="not a database"):
+        look(tmp_path)
