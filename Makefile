@@ -1,7 +1,7 @@
 # Everything the project can do, by name. CI calls only these targets, so what passes here passes there.
 #   make demo | test        for users: set-up included, they use the built wheel (build/venv)
 #   make dev                for work: .venv, editable install
-#   make lint | types | ci | ci-full | fuzz | bench | bench-NAME
+#   make lint | types | ci | ci-full | fuzz | simulate | soak | bench | bench-NAME
 
 PYTHON  ?= python3
 VENV    := .venv
@@ -10,7 +10,7 @@ LOG     := build/log
 SOURCES := $(shell find native wire edge broker hardware -type f -not -name '*.so' -not -name '*.pyc' -not -name '*.md') setup.py pyproject.toml MANIFEST.in
 ARGS    ?=
 
-.PHONY: help dev lint types test demo bench fuzz ci ci-full clean
+.PHONY: help dev lint types test demo bench fuzz simulate soak ci ci-full clean
 help:
 	@sed -n '2,4p' Makefile
 
@@ -58,6 +58,14 @@ ci-full: lint types $(USER)/.made
 MINUTES ?= 5
 fuzz: dev
 	$(VENV)/bin/python -m tests.fuzz.harness --minutes $(MINUTES) $(ARGS)
+
+# --- long runs: many seeds of the simulation, hours of real processes under faults ------------------------------------
+SEEDS ?= 20000
+HOURS ?= 24
+simulate: dev
+	$(VENV)/bin/python -m tests.simulation.many --seeds $(SEEDS) $(ARGS)
+soak: dev
+	$(VENV)/bin/python -m tests.chaos.soak --hours $(HOURS) $(ARGS)
 
 # --- figures ---------------------------------------------------------------------------------------------------------
 bench: $(USER)/.made

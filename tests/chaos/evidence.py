@@ -1,0 +1,212 @@
+"""What a federation of real processes leaves behind: its journal, its logs, its spools, and what was collected while it ran.
+
+Payloads and params are gone from the aggregator's folder soon: a thread keeps hard links of them, so that sums can be made again.
+"""
+
+import hashlib
+import os
+import re
+import shlex
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fleetgrad.broker import settings
+from fleetgrad.broker.journal import Memory, SqliteJournal
+from fleetgrad.broker.registry import objects
+from fleetgrad.broker.server import JOURNAL
+from fleetgrad.edge.link import outbox, store
+from fleetgrad.edge.training.plan_dir import open_plan
+from fleetgrad.wire import seeds
+from fleetgrad.wire.coding.layout import VectorLayout
+from fleetgrad.wire.files import TEMPORARY
+from tests import invariants
+from tests.invariants import Violation
+from tests.simulation.training import Made
+
+COLLECT_SECONDS = 0.02
+SPOOL_BYTES = 64 << 20  # what a device keeps at most
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a log."""
+
+    event: str
+    fields: dict[str, str]
+
+    def number(self, name: str) -> int:
+        return int(self.fields[name])
+
+
+def lines(path: Path) -> Iterator[Line]:
+    """The lines that are events; a process that was killed may leave half of one."""
+    for raw in path.read_text(errors="replace").splitlines() if path.is_file() else ():
+        if not re.match(r"[a-z_]+( [a-z_]+=|$)", raw):
+            continue
+        try:
+            first, *rest = shlex.split(raw)
+        except ValueError:
+            continue
+        yield Line(first, dict(part.split("=", 1) for part in rest if "=" in part))
+
+
+class Collector:
+    """Keeps what appears in some folders."""
+
+    def __init__(self, folders: list[Path], into: Path) -> None:
+        self._folders, self._into = folders, into
+        into.mkdir(parents=True, exist_ok=True)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="collector", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stopping.wait(COLLECT_SECONDS):
+            self._look()
+
+    def _look(self) -> None:
+        for folder in self._folders:
+            try:
+                entries = list(os.scandir(folder))
+            except FileNotFoundError:
+                continue
+            for entry in entries:
+                kept = self._into / f"{folder.name}-{entry.name}"
+                if not entry.name.endswith(TEMPORARY) and not kept.exists():
+                    try:
+                        os.link(entry.path, kept)
+                    except (FileNotFoundError, FileExistsError):
+                        continue
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+        self._look()
+
+
+@dataclass
+class Evidence:
+    """Read when every process has ended."""
+
+    directory: Path  # the aggregator's
+    spools: dict[str, Path]  # of devices
+    logs: Path
+    collected: Path
+    summed: int = 0  # versions whose params could be made again
+    memory: Memory = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.settings = settings.load(self.directory)
+        journal = SqliteJournal(self.directory / JOURNAL)
+        self.memory = journal.load()
+        journal.close()
+
+    def check(self) -> None:
+        """I1 to I9; raises Violation."""
+        memory = self.memory
+        invariants.check_chain(memory.versions)
+        invariants.check_attempts(memory.attempts)
+        invariants.check_counted_once(memory.contributions)
+        published = [a for a in memory.attempts.values() if a.state == "published"]
+        for attempt in published:
+            counted = invariants.members(memory.contributions, attempt.round, attempt.attempt)
+            invariants.check_members(memory.versions[attempt.version + 1], counted)
+        self._check_objects()
+        self._check_sums()
+        self._check_published_once()
+        for device, spool in self.spools.items():
+            self._check_device(device, spool)
+
+    def _check_objects(self) -> None:
+        for path in (self.directory / objects.FOLDER).iterdir():
+            if not path.name.endswith(TEMPORARY):
+                invariants.check_whole(f"object {path.name[:16]}", path.read_bytes(), path.name)
+        current = self.memory.versions[-1]
+        path = self.directory / objects.FOLDER / current.params
+        invariants.check_whole("the current version", path.read_bytes() if path.exists() else None, current.params)
+        if torn := [p.name for p in self.collected.iterdir() if p.name.startswith("objects-") and not _is(p)]:
+            raise Violation(f"I6: objects were in place under their name before they were whole: {torn}")
+
+    def _check_sums(self) -> None:
+        layout = VectorLayout.of(open_plan(self.directory / "plan").manifest)
+        for attempt in self.memory.attempts.values():
+            if attempt.state != "published":
+                continue
+            old, new = self.memory.versions[attempt.version], self.memory.versions[attempt.version + 1]
+            params = [self.collected / f"objects-{v.params}" for v in (old, new)]
+            payloads = [
+                (c.device, self.collected / f"spool-{c.round}-{c.attempt}-{c.device}.payload")
+                for c in invariants.members(self.memory.contributions, attempt.round, attempt.attempt)
+            ]
+            if not all(path.exists() for path in [*params, *(path for _, path in payloads)]):
+                continue
+            made = [
+                Made(
+                    path.read_bytes(), self.settings.codec,
+                    seeds.codec_keys(self.settings.name, device, attempt.round, attempt.attempt), layout,
+                    np.zeros(0, np.float32),
+                )
+                for device, path in payloads
+            ]  # fmt: skip
+            invariants.check_sum(new.number, params[0].read_bytes(), params[1].read_bytes(), made)
+            self.summed += 1
+
+    def _check_published_once(self) -> None:
+        """I4, as the log says: what was published is not published again as something else."""
+        seen: dict[int, int] = {}
+        for line in lines(self.logs / "aggregator.log"):
+            if line.event == "version_published":
+                version, round_ = line.number("version"), line.number("round")
+                if seen.setdefault(version, round_) != round_:
+                    raise Violation(
+                        f"I4: version {version} was published as that of rounds {seen[version]} and {round_}"
+                    )
+        if seen and max(seen) > self.memory.versions[-1].number:
+            raise Violation(
+                f"I4: version {max(seen)} was published, the journal ends with {self.memory.versions[-1].number}"
+            )
+
+    def _check_device(self, device: str, spool: Path) -> None:
+        trained, stored = (0, 0), (0, 0)
+        accepted: set[int] = set()
+        ended: set[tuple[int, int]] = set()
+        versions: list[int] = []
+        for line in lines(self.logs / f"{device}.log"):
+            match line.event:
+                case "training":
+                    trained = line.number("round"), line.number("attempt")
+                case "update_stored":
+                    stored = trained
+                case "receipt":
+                    ended.add(stored)
+                    if line.fields["verdict"] == "accepted":
+                        accepted.add(line.number("round"))
+                case "model_installed":
+                    versions.append(line.number("version"))
+                case "update_quarantined" | "memory_quarantined":
+                    raise Violation(f"I6: {device} opened what wasn't whole: {line.fields}")
+        invariants.check_forward(device, versions)
+        counted = {(c.round, c.attempt) for c in self.memory.contributions.values() if c.device == device}
+        for round_ in sorted(accepted):
+            if not any(r == round_ for r, _ in counted):
+                raise Violation(f"I2: {device}'s acknowledged update of round {round_} isn't counted")
+        if stored != (0, 0):
+            if stored not in self.memory.attempts:
+                raise Violation(f"I7: {device} trained for {stored}, the journal knows no such attempt")
+            invariants.check_kept(device, stored, spooled(spool), counted | ended, self.memory.attempts)
+        used = sum(p.stat().st_size for p in spool.rglob("*") if p.is_file())
+        invariants.check_within(f"bytes in the spool of {device}", used, SPOOL_BYTES)
+
+
+def spooled(spool: Path) -> set[tuple[int, int]]:
+    """(round, attempt) of the updates that a device's spool holds."""
+    records = store.look(spool).all(outbox.UPDATE, outbox.Record)
+    return {(record.round, record.attempt) for record in records.values()}
+
+
+def _is(path: Path) -> bool:
+    return hashlib.sha256(path.read_bytes()).hexdigest() == path.name.removeprefix("objects-")
