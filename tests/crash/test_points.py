@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 
 from fleetgrad.broker.journal import Journal
+from fleetgrad.edge.link.store import Store
 from fleetgrad.wire.files import Files
 from tests.crash.points import LOSSES, SCENARIOS, Loss, count, crashed
 from tests.simulation.disk import Disk
@@ -49,7 +50,8 @@ def test_the_points_are_before_and_after_each_operation_of_both_sides() -> None:
     """What the run does is counted, and the run does every kind of operation that the disk has."""
     asked = [name for name in vars(Files) if name in OPERATIONS]
     assert sorted(asked) == sorted(OPERATIONS), "the disk has operations that these tests don't know"
-    assert {n for n in vars(Journal) if not n.startswith("_")} == {"load", "commit"}
+    for seam in (Journal, Store):
+        assert {n for n in vars(seam) if not n.startswith("_")} == {"load", "commit"}
     for victim in SCENARIOS:
         kinds = Counter(" ".join(act.split()[:2]) for act in count(victim)[0])
         for operation in [*OPERATIONS, "commit"]:
