@@ -12,8 +12,8 @@ from fleetgrad.broker.journal import Journal
 from fleetgrad.edge.link.store import Store
 from fleetgrad.wire.files import Files
 from tests.crash.points import LOSSES, SCENARIOS, Loss, count, crashed
+from tests.invariants import Violation
 from tests.simulation.disk import Disk
-from tests.simulation.process import Violation
 
 OPERATIONS = ("write", "fsync", "rename", "fsync_directory", "unlink")
 RECOVERIES = 60  # pairs of crashes a victim

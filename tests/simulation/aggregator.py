@@ -1,11 +1,6 @@
 """The simulated aggregator: the real Rounds, and a journal that checks every commit against what may follow what was committed.
 
-I1  an update is counted once, under its key, and is one that a trainer made
-I2  an acknowledged update is in the journal before its receipt leaves
-I4  versions are a chain, each the next of the last
-I5  a version's params are what the oracle makes of exactly its members
-I6  a version's params are durable before the journal names them
-I7  an attempt goes on or ends; the next one begins only then
+(tests/invariants.py says what must hold.)
 """
 
 import hashlib
@@ -14,20 +9,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fleetgrad.broker import events
-from fleetgrad.broker.announcing import GENESIS
 from fleetgrad.broker.attempt import RoundSettings
 from fleetgrad.broker.journal import Attempt, Boot, Contribution, Memory, Row, Version
 from fleetgrad.broker.rounds import Rounds
 from fleetgrad.wire.files import DiskError
 from fleetgrad.wire.messages import COMMAND, Bitmap, Command, ObjectRef, Policy, Receipt, Select
 from fleetgrad.wire.signing import verify_message
-from tests.simulation.process import Process, Violation
-from tests.simulation.training import merge
+from tests import invariants
+from tests.invariants import ENDED, Violation
+from tests.simulation.process import Process
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
-
-ENDED = ("published", "abandoned")
 
 
 def object_ref(raw: bytes) -> ObjectRef:
@@ -89,15 +82,8 @@ class CheckedJournal:
             if known.state in ENDED:
                 raise Violation(f"I7: attempt {row} after it ended as {known.state}")
             return
-        if any(a.state not in ENDED for a in self.memory.attempts.values()):
-            raise Violation(f"I7: attempt {row} begins before the last one ended")
-        last = self.memory.attempts[max(self.memory.attempts)] if self.memory.attempts else None
-        if last is None:
-            after = (1, 1)
-        else:
-            after = (last.round + 1, 1) if last.state == "published" else (last.round, last.attempt + 1)
-        if (row.round, row.attempt) != after:
-            raise Violation(f"I7: attempt {row} begins, {after} should")
+        if (row.round, row.attempt) != (due := invariants.following(self.memory.attempts)):
+            raise Violation(f"I7: attempt {row} begins, {due} should")
 
     def _check_contribution(self, row: Contribution) -> None:
         key = (row.round, row.attempt, row.device)
@@ -114,34 +100,16 @@ class CheckedJournal:
 
     def _check_version(self, row: Version, rows: list[Row]) -> None:
         raw = self.owner.disk.durable(f"objects/{row.params}")
-        if raw is None or hashlib.sha256(raw).hexdigest() != row.params or len(raw) != row.size:
-            raise Violation(f"I6: version {row.number} names params that aren't durable and whole")
-        record = json.loads(row.record)
-        if hashlib.sha256(row.record.encode()).hexdigest() != row.sha256:
-            raise Violation("I4: a version's hash isn't its record's")
-        if row.record != json.dumps(record, sort_keys=True, separators=(",", ":")):
-            raise Violation("I4: a record's keys aren't sorted")
-        if (row.number, record["version"], record["params"]) != (len(self.models), len(self.models), row.params):
-            raise Violation(f"I4: version {row.number} after {len(self.models) - 1}")
-        parent = self.memory.versions[-1].sha256 if self.memory.versions else GENESIS
-        if row.parent != parent or record["parent"] != parent:
-            raise Violation(f"I4: version {row.number} has another parent than the last version")
+        invariants.check_whole(f"version {row.number}, durably,", raw, row.params, row.size)
+        invariants.check_link(row, self.memory.versions[-1] if self.memory.versions else None)
         if self.models:
             closed = [a for a in rows if isinstance(a, Attempt) and a.state == "published"]
-            if len(closed) != 1 or closed[0].round != record["round"]:
+            if len(closed) != 1 or closed[0].round != json.loads(row.record)["round"]:
                 raise Violation(f"I4: version {row.number} is committed without the end of its round")
-            members = self.members(closed[0].round, closed[0].attempt)
-            lines = "".join(f"{c.device} {c.payload} {c.weight}\n" for c in members)
-            if hashlib.sha256(lines.encode()).hexdigest() != record["members"]:
-                raise Violation(f"I1: version {row.number} doesn't name exactly its members")
-            if merge(self.models[-1], (self.world.made[c.payload] for c in members)) != raw:
-                raise Violation(f"I5: version {row.number} isn't the sum of its {len(members)} members")
-        self.models.append(raw)
-
-    def members(self, round_: int, attempt: int) -> list[Contribution]:
-        """What was counted in an attempt, in the order of the devices' names."""
-        found = [c for (r, a, _), c in self.memory.contributions.items() if (r, a) == (round_, attempt)]
-        return sorted(found, key=lambda c: c.device)
+            counted = invariants.members(self.memory.contributions, closed[0].round, closed[0].attempt)
+            invariants.check_members(row, counted)
+            invariants.check_sum(row.number, self.models[-1], raw or b"", (self.world.made[c.payload] for c in counted))
+        self.models.append(raw or b"")
 
 
 class Aggregator(Process):
@@ -262,13 +230,9 @@ class Aggregator(Process):
             self.saw("select sent")
 
     def check_end(self) -> None:
-        """I2 at the end of the run, when no attempt is open."""
+        """I1, I2 and I7 at the end of the run, when no attempt is open."""
         memory = self.journal.memory
-        for round_, attempt, device, payload in sorted(self.accepted):
-            state = memory.attempts[round_, attempt].state
-            if state == "published":
-                members = {(c.device, c.payload) for c in self.journal.members(round_, attempt)}
-                if (device, payload) not in members:
-                    raise Violation(f"I2: {device}'s acknowledged update of round {round_} is in no model")
-            elif state != "abandoned":
-                raise Violation(f"I2: {device}'s acknowledged update is in an attempt that is {state} at the end")
+        invariants.check_chain(memory.versions)
+        invariants.check_attempts(memory.attempts)
+        invariants.check_counted_once(memory.contributions)
+        invariants.check_acknowledged(self.accepted, memory.attempts, memory.contributions)

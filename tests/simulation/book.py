@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.simulation.process import Violation
+from tests.invariants import Violation
 
 TOLERANCE = 2.0**-16  # values reach a few units: some ten float32 roundings of 2^-23 each
 

@@ -16,9 +16,11 @@ from fleetgrad.wire.codecs import read_info
 from fleetgrad.wire.files import DiskError, put
 from fleetgrad.wire.messages import BIRTH, COMMAND, HEAD, Birth, Bitmap, Command, Head, Receipt, Select
 from fleetgrad.wire.signing import Untrusted, verify_message
+from tests import invariants
+from tests.invariants import Violation
 from tests.simulation.book import Book, Entry
 from tests.simulation.clock import Timer
-from tests.simulation.process import Process, Violation
+from tests.simulation.process import Process
 from tests.simulation.store import SimulatedStore
 from tests.simulation.training import Made, decode, train
 
@@ -130,8 +132,7 @@ class Device(Process):
             birth = verify_message(self.world.device_key(self.device).public, BIRTH, payload, Birth)
             self.saw(f"birth {birth.state}")
             if birth.version is not None:
-                if birth.version < self.version:
-                    raise Violation(f"I8: {self.name} went back from version {self.version} to {birth.version}")
+                invariants.check_forward(self.name, (self.version, birth.version))
                 self.version = birth.version
             self.note(f"birth {birth.state} v{birth.version} {birth.round}/{birth.attempt}")
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fleetgrad.wire.files import DiskError
+from tests.invariants import Violation
 from tests.simulation.clock import Timer
 from tests.simulation.disk import Crashed, Disk
 from tests.simulation.network import Client
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 HOT = 50  # ticks at one moment of the clock that can't be work
-
-
-class Violation(AssertionError):
-    """An invariant that doesn't hold."""
 
 
 class Machine(Protocol):

@@ -11,8 +11,8 @@ from fleetgrad.edge import participant
 from fleetgrad.edge.events import Disconnected
 from fleetgrad.edge.link import delivery, fate, outbox
 from fleetgrad.wire.files import TEMPORARY, Files
+from tests.invariants import Violation
 from tests.simulation import device
-from tests.simulation.process import Violation
 from tests.simulation.scenario import draw
 from tests.simulation.world import World
 

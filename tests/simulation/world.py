@@ -16,11 +16,13 @@ from fleetgrad.broker.closing import KEPT_VERSIONS
 from fleetgrad.wire.codecs import payload_bound
 from fleetgrad.wire.signing import PrivateKey
 from fleetgrad.wire.topics import Topics
+from tests import invariants
+from tests.invariants import Violation
 from tests.simulation.aggregator import Aggregator
 from tests.simulation.clock import Clock
 from tests.simulation.device import Device
 from tests.simulation.network import Network, Weather
-from tests.simulation.process import Process, Violation
+from tests.simulation.process import Process
 from tests.simulation.scenario import Scenario, draw
 from tests.simulation.trace import Trace
 from tests.simulation.training import Made, initial_params, layout_of
@@ -211,8 +213,7 @@ class World:
                 len(PLAN) + (min(KEPT_VERSIONS, s.rounds + 1) + 1) * model + 2 * s.devices * payload + 65536,
             ),
         ]:
-            if process.disk.most_bytes > cap:
-                raise Violation(f"I9: {process.name} used {process.disk.most_bytes} bytes of disk, {cap} should do")
+            invariants.check_within(f"bytes of disk of {process.name}", process.disk.most_bytes, cap)
         if left := self.aggregator.disk.names("spool"):
             raise Violation(f"I9: payloads of closed rounds are left in the aggregator's spool: {left}")
 
