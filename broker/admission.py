@@ -15,6 +15,7 @@ from fleetgrad.wire import frames
 from fleetgrad.wire.codecs import CodecError
 from fleetgrad.wire.files import Files, put
 from fleetgrad.wire.messages import MAX_WEIGHT_SUM, Verdict
+from fleetgrad.wire.seal import SealError
 from fleetgrad.wire.signing import PublicKey, Untrusted
 
 
@@ -64,8 +65,8 @@ class Admission:
         whole = self.intake.finish(name, key)
         left = MAX_WEIGHT_SUM - sum(c.weight for c in attempt.members.values())
         try:
-            info = self.intake.check(whole.payload, attempt.keys(name), left)
-        except CodecError as e:
+            info = self.intake.check(self.intake.open(whole), attempt.keys(name), left)
+        except (CodecError, SealError) as e:
             self.cohort.put_out(name)
             reason = f"update from {name} refused: {e}"
             note = ev.Log("update_refused", {"device": name, "round": attempt.round, "reason": reason})

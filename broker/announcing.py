@@ -61,11 +61,12 @@ class Announcer:
     """Speaks for one federation."""
 
     def __init__(
-        self, settings: RoundSettings, roster_size: Callable[[], int], key: PrivateKey, files: Files, plan: ObjectRef
-    ) -> None:
+        self, settings: RoundSettings, roster_size: Callable[[], int], key: PrivateKey, seal: bytes, files: Files,
+        plan: ObjectRef,
+    ) -> None:  # fmt: skip
         self._federation, self._shards, self._link = settings.federation, settings.shards, settings.link
         self._reconnects, self._roster_size = settings.reconnects, roster_size
-        self._key, self._files, self._plan = key, files, plan
+        self._key, self._seal, self._files, self._plan = key, seal.hex(), files, plan
         self._topics = Topics(settings.federation)
 
     @property
@@ -85,6 +86,7 @@ class Announcer:
             params=ObjectRef(sha256=current.params, size=current.size),
             parent=current.parent,
             policy=policy,
+            seal=self._seal,
             shards=self._shards,
             boot=memory.boot,
             link=self.link,

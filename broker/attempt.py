@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 
 from fleetgrad.broker.journal import Attempt, Contribution
-from fleetgrad.wire import seeds
+from fleetgrad.wire import frames, seeds
 from fleetgrad.wire.frames import Header
 from fleetgrad.wire.messages import Link, Policy, RoundState
+from fleetgrad.wire.topics import name_hash
 
 SPOOL = "spool"  # folder of the open attempt's payloads
 
@@ -60,6 +61,11 @@ class Open:
         """Keys of the codec for a device's update."""
         return seeds.codec_keys(self.federation, device, self.round, self.attempt)
 
+    def sealed_with(self, device: str) -> bytes:
+        """What a device's update opens with."""
+        ids = name_hash(self.federation), self.round, self.attempt, name_hash(device)
+        return frames.sealed_with(*ids, bytes.fromhex(self.params), bytes.fromhex(self.config))
+
     def payload_name(self, device: str) -> str:
-        """File name of a device's accepted payload."""
+        """File name of a device's accepted payload, sealed as it came."""
         return f"{SPOOL}/{self.round}-{self.attempt}-{device}.payload"

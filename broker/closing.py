@@ -1,5 +1,6 @@
 """The end of a round: its members' payloads become the next version, durably, and only then is it anyone's to see."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -12,6 +13,7 @@ from fleetgrad.wire import frames
 from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.files import Files, put
 from fleetgrad.wire.messages import ObjectRef, Policy
+from fleetgrad.wire.seal import SealKey, open_with
 from fleetgrad.wire.signing import SIGNATURE_BYTES
 
 KEPT_VERSIONS = 8  # whose params stay on disk; the last two are also on the broker
@@ -37,6 +39,7 @@ class Closing:
     ledger: Ledger
     files: Files
     layout: VectorLayout
+    seals: Sequence[SealKey]
     chunk_bytes: int
 
     def close(self, attempt: Open, now: float) -> tuple[ObjectRef, ev.Published]:
@@ -48,7 +51,14 @@ class Closing:
         members = sorted(attempt.members)
         payloads = ((n, self.files.read(attempt.payload_name(n))) for n in members)
         base = self.files.read(object_name(attempt.params))
-        params = merge(base, payloads, attempt.policy.codec, self.layout, attempt.keys)
+        params = merge(
+            base,
+            payloads,
+            attempt.policy.codec,
+            self.layout,
+            attempt.keys,
+            lambda n, sealed: open_with(self.seals, sealed, attempt.sealed_with(n)),
+        )
         ref = ObjectRef(sha256=sha256(params).hexdigest(), size=len(params))
         put(self.files, object_name(ref.sha256), params)
         counted = [attempt.members[n] for n in members]

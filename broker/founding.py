@@ -17,11 +17,12 @@ import onnx
 
 from fleetgrad.broker import settings as settings_file
 from fleetgrad.broker.roster import FOLDER as ROSTER
-from fleetgrad.broker.server import KEY
+from fleetgrad.broker.server import KEY, SEAL
 from fleetgrad.broker.settings import Settings
 from fleetgrad.edge.autodiff.compiling import compile_model
 from fleetgrad.wire.choice import ALL, Choice
 from fleetgrad.wire.plan import Activations, Manifest, Optimizer, Recompute
+from fleetgrad.wire.seal import SealKey, save_seal_key
 from fleetgrad.wire.signing import PrivateKey, load_private_key, save_private_key
 from fleetgrad.wire.topics import check_name
 
@@ -82,6 +83,7 @@ def create(
         key = PrivateKey.generate()
         save_private_key(key, temporary / KEY)
         (temporary / KEY).with_suffix(".pub").write_bytes(key.public.pem())
+        save_seal_key(SealKey.generate(), temporary / SEAL)
         settings_file.write(settings, temporary)
         if directory.exists():
             directory.rmdir()

@@ -1,16 +1,17 @@
 """The way in for updates: what isn't the open round's is turned away before anything it says is used.
 
 The order of the checks is wire/SPEC.md 5.3: lengths, magic, counts, CRC, then the fields against the round, then, once a body
-is whole, its hash and signature, then what it decodes to. Each drop is counted by reason.
+is whole, its hash and signature, then that it opens, then what it decodes to. Each drop is counted by reason.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from fleetgrad.native import binding, kernels
-from fleetgrad.wire import frames, seeds
+from fleetgrad.wire import frames, seal, seeds
 from fleetgrad.wire.chunks import Assembly
 from fleetgrad.wire.codecs import CodecError, decode_payload, payload_bound
 from fleetgrad.wire.coding.layout import VectorLayout
@@ -37,7 +38,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """A body that is complete and proven to be its device's."""
+    """A body that is complete and proven to be its device's; the payload is sealed."""
 
     header: Header
     payload: bytes
@@ -45,11 +46,13 @@ class Whole:
 
 @dataclass(slots=True)
 class Intake:
-    """Assemblies of one federation, at most one per device; `codec` is the open round's, `layout` the plan's."""
+    """Assemblies of one federation, at most one per device; `codec` is the open round's, `layout` the plan's; `opens` are the
+    keys that payloads may be sealed to, the current one first."""
 
     federation: str
     layout: VectorLayout
     codec: CodecSpec
+    opens: Sequence[seal.SealKey]
     drops: Counter[str] = field(default_factory=Counter)
     _under_way: dict[str, tuple[Assembly, float]] = field(default_factory=dict)
 
@@ -60,7 +63,7 @@ class Intake:
     @property
     def most_bytes(self) -> int:
         """Largest body that is accepted."""
-        return payload_bound(self.codec, self.layout) + SIGNATURE_BYTES
+        return payload_bound(self.codec, self.layout) + seal.OVERHEAD + SIGNATURE_BYTES
 
     def parse(self, raw: bytes, device: str) -> tuple[Header, memoryview]:
         """Header and chunk of an update or a query of this federation by the topic's device; raises Untrusted."""
@@ -111,6 +114,10 @@ class Intake:
     def _forget_stale(self, now: float) -> None:
         for device in [d for d, (_, seen) in self._under_way.items() if now - seen > ASSEMBLY_SECONDS]:
             del self._under_way[device]
+
+    def open(self, whole: Whole) -> bytes:
+        """The payload as its device made it; raises SealError with the reason for a refusal."""
+        return seal.open_with(self.opens, whole.payload, whole.header.sealed_with())
 
     def check(self, payload: bytes, keys: seeds.Keys, weight_left: int) -> UpdateInfo:
         """Decodes a payload as it will be merged; raises CodecError with the reason for a refusal."""

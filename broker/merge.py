@@ -17,18 +17,19 @@ class MergeError(ValueError):
 
 
 def merge(
-    old: bytes, payloads: Iterable[tuple[str, bytes]], codec: CodecSpec, layout: VectorLayout, keys: Callable[[str], Keys]
+    old: bytes, payloads: Iterable[tuple[str, bytes]], codec: CodecSpec, layout: VectorLayout, keys: Callable[[str], Keys],
+    opened: Callable[[str, bytes], bytes] = lambda _, payload: payload,
 ) -> bytes:  # fmt: skip
     """The next params object (little-endian float32) from the previous one and (device, payload) pairs.
 
-    `keys` gives the keys of a device's update in this attempt. Payloads were checked when they were accepted; one that fails now has changed on disk.
+    `opened` gives a device's payload from its sealed form (not given: it isn't sealed), `keys` gives the keys of a device's update in this attempt. Payloads were checked when they were accepted; one that fails now has changed on disk.
     """
     base = np.frombuffer(old, "<f4").astype(np.float32)
     rule, running = FedAvg(layout.trained.count), RunningStatistics(layout)
     delta = np.empty_like(base)
     for device, payload in payloads:
         try:
-            info = decode_payload(payload, codec, layout, keys(device), delta)
+            info = decode_payload(opened(device, payload), codec, layout, keys(device), delta)
             rule.add(delta[: layout.trained.count], info.weight)
             running.add(delta, info.weight)
         except ValueError as e:

@@ -9,7 +9,7 @@ journal before; whatever is done between two journal entries can be done again w
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -22,6 +22,7 @@ from fleetgrad.broker.closing import KEPT_VERSIONS, Closing
 from fleetgrad.broker.cohort import Cohort
 from fleetgrad.broker.intake import Intake
 from fleetgrad.broker.journal import Attempt, Boot, Config, Journal, Ledger, Row
+from fleetgrad.wire import seal
 from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.files import DiskError, Files
 from fleetgrad.wire.messages import BIRTH, AggregatorStatus, Birth, ObjectRef, Policy, RoundState
@@ -40,6 +41,7 @@ class Rounds:
         journal: Journal,
         files: Files,
         key: PrivateKey,
+        seals: Sequence[seal.SealKey],
         roster: Callable[[str], PublicKey | None],
         roster_size: Callable[[], int],
         plan: ObjectRef,
@@ -50,23 +52,23 @@ class Rounds:
     ) -> None:
         """`plan` and `initial` are objects (files objects/{sha256}); `initial` is version 0 where the journal has none.
 
-        `layout` is the plan's.
+        `layout` is the plan's. `seals` open updates; devices seal to the first.
         """
         self._settings, self._files = settings, files
         self._roster, self._roster_size = roster, roster_size
         self._topics = Topics(settings.federation)
         self._policy = settings.policy  # the open attempt's, from _begin on
-        self._say = Announcer(settings, roster_size, key, files, plan)
+        self._say = Announcer(settings, roster_size, key, seals[0].public, files, plan)
         self._ledger = Ledger(journal)
         self._memory = self._ledger.memory
         rows: list[Row] = [Boot(self._memory.boot + 1)]
         if not self._memory.versions:
             rows.append(version_record(0, initial, GENESIS, settings.policy.sha256(), [], 0))
         self._ledger.commit(rows)
-        self._intake = Intake(settings.federation, layout, settings.policy.codec)
+        self._intake = Intake(settings.federation, layout, settings.policy.codec, seals)
         self._cohort = Cohort(settings, self._say, random)
         self._admission = Admission(self._ledger, files, self._say, self._cohort, self._intake)
-        self._closing = Closing(self._ledger, files, layout, settings.link.chunk_bytes)
+        self._closing = Closing(self._ledger, files, layout, seals, settings.link.chunk_bytes)
         self._connected = False
         self._open: Open | None = None
         self._shown = b""

@@ -18,7 +18,7 @@ from fleetgrad.broker.monitor import Monitor
 from fleetgrad.broker.registry import objects
 from fleetgrad.broker.roster import Roster
 from fleetgrad.broker.rounds import Rounds
-from fleetgrad.wire import mqtt, signing
+from fleetgrad.wire import mqtt, seal, signing
 from fleetgrad.wire.codecs import shortfall
 from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.files import DiskError, PosixFiles
@@ -30,6 +30,7 @@ from fleetgrad.wire.topics import Topics
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_NO_BROKER = 0, 1, 2, 3
 JOURNAL, KEY = "journal.sqlite", "keys/aggregator.key"
+SEAL, OLD_SEAL = "keys/seal.key", "keys/seal-before.key"  # the second opens what was sealed before a rotation
 
 
 class Server:
@@ -59,6 +60,7 @@ class Server:
             journal,
             files,
             key,
+            _seal_keys(directory),
             roster.key,
             roster.size,
             bundle,
@@ -153,6 +155,12 @@ class Server:
             if not self._session.publish(first.topic, first.payload, retain=first.retained):
                 return
             self._backlog.popleft()
+
+
+def _seal_keys(directory: Path) -> list[seal.SealKey]:
+    """What updates are sealed to, and what they were before the last rotation."""
+    before = directory / OLD_SEAL
+    return [seal.load_seal_key(p) for p in (directory / SEAL, before) if p != before or p.exists()]
 
 
 def serve(directory: Path, *, insecure: bool = False, timeout: float = 0.0, exit_when_done: bool = False) -> int:

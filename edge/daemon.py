@@ -94,6 +94,7 @@ class TrainerChild:
                 return ev.Trained(
                     job.round, job.attempt, fields["payload"], fields["size"], fields["sha256"], fields["weight"],
                     fields["steps"], fields.get("loss", 0.0), fields.get("rate", 0.0), fields.get("residual", ""),
+                    fields.get("plain", ""),
                 )  # fmt: skip
         self._job = None
         return ev.TrainingFailed(job.round, job.attempt, fields.get("reason", ""), fields.get("lasting", False))
@@ -109,7 +110,8 @@ class TrainerChild:
             threading.Thread(target=self._read, args=(self._child,), daemon=True, name="trainer-replies").start()
         request = {
             "round": job.round, "attempt": job.attempt, "plan": job.plan, "params": job.params, "policy": job.policy,
-            "seed": job.seed, "keys": job.keys, "output": job.output, "spool": str(self._spool),
+            "seed": job.seed, "keys": job.keys, "output": job.output, "seal": job.seal, "sealed-with": job.sealed_with,
+            "spool": str(self._spool), "plain-output": job.plain_output,
             "data": self._data, "threads": self._config.device.threads, "residual-output": job.residual_output,
             "carried": job.carried, "max-rss": self._config.device.max_rss_bytes(),
         }  # fmt: skip

@@ -41,7 +41,10 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The payload is on disk under `payload`, what it left out (if anything is kept) has the hash `residual`; size in bytes, the hash in hex, the rate in bits per coordinate."""
+    """The sealed payload is on disk under `payload`; size in bytes, hashes in hex, the rate in bits per coordinate.
+
+    `plain` is the hash of the payload before it was sealed, `residual` of what it left out if that is kept.
+    """
 
     round: int
     attempt: int
@@ -53,6 +56,7 @@ class Trained:
     loss: float
     rate: float
     residual: str = ""
+    plain: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +79,11 @@ class Unsubscribe:
 
 @dataclass(frozen=True, slots=True)
 class Train:
-    """Train `params` of `plan` (file names of verified objects) and store the payload, durably, as `output`.
+    """Train `params` of `plan` (file names of verified objects) and store the payload, durably, as `output`: sealed to the key `seal`
+    with the associated data `sealed_with`, both in hex.
 
-    Under a codec with error feedback: add what is `carried`, and store what is left out, durably, as `residual_output` before.
+    Under a codec with error feedback: add what is `carried`, and store what is left out, durably, as `residual_output` before, and
+    the payload unsealed as `plain_output`.
     """
 
     round: int
@@ -88,7 +94,10 @@ class Train:
     seed: int
     keys: Keys
     output: str
+    seal: str
+    sealed_with: str
     residual_output: str = ""
+    plain_output: str = ""
     carried: "Residual | None" = None
 
 

@@ -30,11 +30,11 @@ from fleetgrad.edge.events import (
 from fleetgrad.edge.link import memory, outbox
 from fleetgrad.edge.link.delivery import Delivery
 from fleetgrad.edge.link.inbox import Inbox, object_name
-from fleetgrad.edge.link.outbox import Record, Upload, payload_name
+from fleetgrad.edge.link.outbox import Record, Upload, payload_name, plain_name
 from fleetgrad.edge.link.residual import residual_name
 from fleetgrad.edge.link.store import Held, Put, Store
 from fleetgrad.edge.reporting import Identity, Reporter
-from fleetgrad.wire import seeds
+from fleetgrad.wire import frames, seeds
 from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.files import DiskError, Files
 from fleetgrad.wire.messages import (
@@ -52,7 +52,7 @@ from fleetgrad.wire.messages import (
     Verdict,
 )  # fmt: skip
 from fleetgrad.wire.signing import Untrusted, verify_message
-from fleetgrad.wire.topics import Topics
+from fleetgrad.wire.topics import Topics, name_hash
 
 HEAD_ROW = "head"
 DISK_RETRY_SECONDS = 5.0
@@ -310,7 +310,16 @@ class Participant:
                 seeds.derive("fl1-seed", name, device, *asked),
                 seeds.codec_keys(name, device, *asked),
                 payload_name(*asked),
+                head.seal,
+                frames.sealed_with(
+                    name_hash(name),
+                    *asked,
+                    name_hash(device),
+                    bytes.fromhex(select.params),
+                    bytes.fromhex(select.config),
+                ).hex(),
                 residual_name(*asked) if head.policy.codec.feedback else "",
+                plain_name(*asked) if head.policy.codec.feedback else "",
                 self._fates.carried,
             ),
         ]
@@ -324,7 +333,7 @@ class Participant:
             round=done.round, attempt=done.attempt, version=select.version, params=select.params, config=select.config,
             payload=done.payload, size=done.size, sha256=done.sha256, weight=done.weight, steps=done.steps,
             loss=done.loss, rate=done.rate, plan=self._job.plan, codec=self._job.codec,
-            keys=seeds.codec_keys(name, device, done.round, done.attempt), residual=done.residual,
+            keys=seeds.codec_keys(name, device, done.round, done.attempt), residual=done.residual, plain=done.plain,
         )  # fmt: skip
         self._unstored = done
         self._store.commit([outbox.row(record)])

@@ -4,7 +4,7 @@ It reads requests and writes replies, one JSON object a line, on its standard in
 
     {"round", "attempt", "plan", "params", "policy", "seed", "keys", "output", ...}  ->  progress*, then trained | failed
 
-A reply `trained` is sent after the payload is durable, and under a codec with error feedback what it leaves out before it. Killed at any moment, it repeats the same payload byte for byte: order
+A reply `trained` is sent after the payload is durable, and under a codec with error feedback what it leaves out before it. Killed at any moment, it repeats the same payload byte for byte, sealed anew: order
 of samples and rounding are drawn from the request's seeds. It ends when its input does, and at once when the daemon dies: two
 trainers never write one payload.
 """
@@ -33,7 +33,7 @@ from fleetgrad.edge.link.residual import Residual
 from fleetgrad.edge.training import memory
 from fleetgrad.edge.training import trainer as training
 from fleetgrad.edge.training.plan_dir import Plan, open_plan
-from fleetgrad.wire import bundle, codecs
+from fleetgrad.wire import bundle, codecs, seal
 from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.files import DiskError, PosixFiles, put
 from fleetgrad.wire.log import log
@@ -59,7 +59,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     seed: int
     keys: Keys
     output: str
+    seal: str
+    sealed_with: str
     residual_output: str = ""
+    plain_output: str = ""
     carried: Residual | None = None
     spool: str
     data: Data
@@ -81,6 +84,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     weight: int = 0
     rate: float = 0.0
     residual: str = ""
+    plain: str = ""
     reason: str = ""
     lasting: bool = False
 
@@ -174,13 +178,16 @@ def train(request: Request, loaded: _Loaded, replies: IO[bytes]) -> Reply:
         payload, raw = fed.payload, fed.residual.astype("<f4").tobytes()
         left_out = hashlib.sha256(raw).hexdigest()
         _when_there_is_room(request.round, lambda: put(files, request.residual_output, raw))
+        _when_there_is_room(request.round, lambda: put(files, request.plain_output, payload))
     else:
         payload = codecs.encode_payload(policy.codec, loaded.layout, delta, keys=request.keys, **told)
-    _when_there_is_room(request.round, lambda: put(files, request.output, payload))
+    sealed = seal.seal(bytes.fromhex(request.seal), payload, bytes.fromhex(request.sealed_with))
+    _when_there_is_room(request.round, lambda: put(files, request.output, sealed))
     return Reply(
         kind="trained", round=request.round, attempt=request.attempt, steps=result.steps, loss=result.loss,
-        payload=request.output, size=len(payload), sha256=hashlib.sha256(payload).hexdigest(), weight=result.samples,
+        payload=request.output, size=len(sealed), sha256=hashlib.sha256(sealed).hexdigest(), weight=result.samples,
         rate=codecs.read_info(payload)[0].rate, residual=left_out,
+        plain=hashlib.sha256(payload).hexdigest(),
     )  # fmt: skip
 
 

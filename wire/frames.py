@@ -4,7 +4,7 @@
          0     4  magic "FGRD"
          4     1  protocol version, 1
          5     1  type: 1 update, 2 query, 3 object
-         6     2  flags, 0 (bit 0 is kept for sealed payloads)
+         6     2  flags: 1 in an update, whose payload is sealed (wire/seal.py), else 0
          8    16  federation, SHA-256(name)[:16]            (zeros in an object)
         24     4  round                                     (zero in an object)
         28     2  attempt                                   (zero in an object)
@@ -34,6 +34,7 @@ from fleetgrad.wire.signing import SIGNATURE_BYTES, PrivateKey, PublicKey, Untru
 MAGIC = b"FGRD"
 VERSION = 1
 UPDATE, QUERY, OBJECT = 1, 2, 3
+SEALED = 1
 HEADER_BYTES = 160
 DATA_BYTES = 60 * 1024  # of a chunk, where the head says nothing else
 LEAST_CHUNK_BYTES, MOST_CHUNK_BYTES = 1024, 120 * 1024
@@ -76,6 +77,11 @@ class Header:
         """What the signature covers: the same for every chunk."""
         return CONTEXT + self.whole().pack()
 
+    def sealed_with(self) -> bytes:
+        """What a sealed payload opens with alone: the fields that say whose it is and what for, not how it is cut."""
+        bare = replace(self, seq=0, nchunks=0, total_len=0, crc=0, payload_sha256=_ZERO32, chunk_bytes=0)
+        return bare.pack()
+
     def whole(self) -> "Header":
         """The header without what differs between chunks: equal for all chunks of one body."""
         return replace(self, seq=0, crc=0)
@@ -110,12 +116,18 @@ def update_header(
     type_: int, federation: bytes, round_: int, attempt: int, device: bytes, model: bytes, config: bytes,
     payload_len: int, payload_sha256: bytes, chunk_bytes: int = DATA_BYTES,
 ) -> Header:  # fmt: skip
-    """The header of an update or a query with a payload of `payload_len` bytes; raises ValueError for too many chunks."""
+    """The header of an update or a query with a (sealed) payload of `payload_len` bytes; raises ValueError for too many chunks."""
     total = payload_len + SIGNATURE_BYTES
+    flags = SEALED if type_ == UPDATE else 0
     return Header(
         type_, federation, round_, attempt, device, model, config, check_chunks(total, chunk_bytes), total,
-        payload_sha256, chunk_bytes=chunk_bytes,
+        payload_sha256, flags=flags, chunk_bytes=chunk_bytes,
     )  # fmt: skip
+
+
+def sealed_with(federation: bytes, round_: int, attempt: int, device: bytes, model: bytes, config: bytes) -> bytes:
+    """`Header.sealed_with` of an update that isn't made yet."""
+    return update_header(UPDATE, federation, round_, attempt, device, model, config, 0, _ZERO32).sealed_with()
 
 
 def object_header(size: int, sha256: bytes, chunk_bytes: int = DATA_BYTES) -> Header:
@@ -187,8 +199,10 @@ def parse(raw: bytes | memoryview, *, most: int) -> tuple[Header, memoryview]:
         raise Untrusted(f"frame starts with {magic!r}, expected {MAGIC!r}")
     if version != VERSION:
         raise Untrusted(f"frame has protocol version {version}, this side speaks {VERSION}")
-    if type_ not in (UPDATE, QUERY, OBJECT) or flags or any(view[158:HEADER_BYTES]):
-        raise Untrusted(f"frame of type {type_} with flags {flags:#x}: unknown, or its reserved bytes aren't zero")
+    if type_ not in (UPDATE, QUERY, OBJECT) or any(view[158:HEADER_BYTES]):
+        raise Untrusted(f"frame of type {type_}: unknown, or its reserved bytes aren't zero")
+    if flags != (SEALED if type_ == UPDATE else 0):
+        raise Untrusted(f"frame of type {type_} with flags {flags:#x}: an update is sealed (1), all else has none")
     if not 0 < total <= most:
         raise Untrusted(f"body of {total} bytes, at most {most}")
     if not LEAST_CHUNK_BYTES <= chunk_bytes <= MOST_CHUNK_BYTES:

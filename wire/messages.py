@@ -25,6 +25,7 @@ WINDOW = 8  # chunks that a device may have under way, at most
 
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?\Z")]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+X25519 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]  # a public key, in hex
 Round = Annotated[int, Meta(ge=1, le=2**32 - 1)]
 Attempt = Annotated[int, Meta(ge=1, le=2**16 - 1)]
 Version = Annotated[int, Meta(ge=0, le=2**32 - 1)]
@@ -97,7 +98,7 @@ class Closed(_Struct, frozen=True, kw_only=True):
 class Head(_Struct, frozen=True, kw_only=True):
     """The current release. `parent` is the hash of the previous release's record, zeros for version 0.
 
-    `closed` lists the last closed attempts, newest last; `boot` changes whenever the aggregator starts.
+    `closed` lists the last closed attempts, newest last; `boot` changes whenever the aggregator starts; updates are sealed to `seal`.
     """
 
     protocol: Literal[1] = PROTOCOL
@@ -107,6 +108,7 @@ class Head(_Struct, frozen=True, kw_only=True):
     params: ObjectRef
     parent: Sha256
     policy: Policy
+    seal: X25519
     shards: Annotated[int, Meta(ge=1, le=256)] = 1
     boot: Count
     closed: Annotated[tuple[Closed, ...], Meta(max_length=64)] = ()

@@ -90,26 +90,37 @@ class PrivateKey:
 
 def save_private_key(key: PrivateKey, path: Path) -> None:
     """Writes a new key file that only its owner may read; raises KeyRefused if there is one."""
+    save_private(key.pem(), path)
+
+
+def save_private(pem: bytes, path: Path) -> None:
+    """Writes the PEM text of a private key to a new file that only its owner may read; raises KeyRefused if there is one."""
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         raise KeyRefused(f"key file {path} exists: a new key would lock out whoever uses the old one") from None
     with os.fdopen(handle, "wb") as file:
-        file.write(key.pem())
+        file.write(pem)
         file.flush()
         os.fsync(file.fileno())
 
 
 def load_private_key(path: Path) -> PrivateKey:
     """Reads a PEM file with an Ed25519 private key."""
+    return PrivateKey(load_private(path, Ed25519PrivateKey))  # type: ignore[type-abstract]
+
+
+def load_private(path: Path, kind: type[T]) -> T:
+    """Reads a PEM file with a private key of this kind; raises KeyRefused."""
     raw = _read(path)
     try:
         key = serialization.load_pem_private_key(raw, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as e:
         raise KeyRefused(f"{path} isn't an unencrypted private key in PEM: {e}") from e
-    if not isinstance(key, Ed25519PrivateKey):
-        raise KeyRefused(f"{path} holds a {type(key).__name__}, an Ed25519 key is needed")
-    return PrivateKey(key)
+    if not isinstance(key, kind):
+        needed = kind.__name__.removesuffix("PrivateKey")
+        raise KeyRefused(f"{path} holds a {type(key).__name__}, an {needed} key is needed")
+    return key
 
 
 def load_public_key(path: Path) -> PublicKey:

@@ -16,6 +16,7 @@ from fleetgrad.wire import frames, seeds
 from fleetgrad.wire.codecs import decode_payload, encode_payload
 from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.coding.spec import CodecSpec
+from fleetgrad.wire.seal import SealKey, seal
 from fleetgrad.wire.signing import PrivateKey
 from fleetgrad.wire.topics import name_hash
 
@@ -26,17 +27,16 @@ def rows() -> list[dict[str, Any]]:
     codec, layout, keys = CodecSpec(name="blk8"), VectorLayout.flat(COUNT), seeds.codec_keys("bench", "dev-1", 1, 1)
     payload = encode_payload(codec, layout, delta, keys=keys, weight=100, steps=10, loss=0.5)
     key = PrivateKey.from_seed(bytes(32))
-    header = frames.update_header(
-        frames.UPDATE, name_hash("bench"), 1, 1, name_hash("dev-1"), bytes(32), bytes(32), len(payload),
-        hashlib.sha256(payload).digest(),
-    )  # fmt: skip
-    messages = list(frames.frames(header, payload + frames.sign_body(key, header)))
-    intake = Intake("bench", layout, codec)
+    ids, seals = (name_hash("bench"), 1, 1, name_hash("dev-1"), bytes(32), bytes(32)), SealKey.generate()
+    sealed = seal(seals.public, payload, frames.sealed_with(*ids))
+    header = frames.update_header(frames.UPDATE, *ids, len(sealed), hashlib.sha256(sealed).digest())
+    messages = list(frames.frames(header, sealed + frames.sign_body(key, header)))
+    intake = Intake("bench", layout, codec, [seals])
 
     def take_in() -> None:
         for message in messages:
             intake.chunk(*intake.parse(message, "dev-1"), "dev-1", 0.0)
-        intake.check(intake.finish("dev-1", key.public).payload, keys, kernels.MAX_WEIGHT)
+        intake.check(intake.open(intake.finish("dev-1", key.public)), keys, kernels.MAX_WEIGHT)
 
     out = np.empty(COUNT, np.float32)
 
@@ -58,7 +58,7 @@ def rows() -> list[dict[str, Any]]:
 
     take, merge, peer = (best_seconds(act, 8) for act in (take_in, merge_one, numpy_merge))
     return [
-        row("take in: CRC, SHA-256, signature, decode, range", 1 / take, "updates/s", ""),
+        row("take in: CRC, SHA-256, signature, opening, decode, range", 1 / take, "updates/s", ""),
         row("merge: decode, ring add", 1 / merge, "updates/s", ""),
         row("merge", peer / merge, "x as fast", "NumPy"),
         row("take in and merge", 1 / (take + merge), "updates/s", ""),

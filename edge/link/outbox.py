@@ -31,10 +31,11 @@ MOST_QUERY_SECONDS = 60.0
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """What is known of a stored update; its payload lies in the file `payload`.
+    """What is known of a stored update; its payload lies, sealed, in the file `payload`.
 
-    Under a codec with error feedback `residual` is the hash of what the update left out; such a record stays after the receipt, as
-    `accepted`, until the round's fate says what is to be carried (residual.py).
+    Under a codec with error feedback `residual` is the hash of what the update left out and `plain` that of the payload before it was
+    sealed, which only the device itself can read again; such a record stays after the receipt, as `accepted`, until the round's fate
+    says what is to be carried (residual.py).
     """
 
     round: Round
@@ -53,23 +54,35 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     codec: CodecSpec
     keys: Keys
     residual: str = ""
+    plain: str = ""
     accepted: bool = False
 
     @property
     def key(self) -> str:
         return f"{self.round}-{self.attempt}"
 
+    @property
+    def files(self) -> set[str]:
+        """What lies on the disk for it."""
+        at = self.round, self.attempt
+        return {self.payload, *((residual_name(*at), plain_name(*at)) if self.residual else ())}
+
     def left_out(self, undelivered: bool) -> Residual:
         """What this update leaves to be carried."""
         return Residual(
             plan=self.plan, round=self.round, attempt=self.attempt, name=residual_name(self.round, self.attempt),
-            sha256=self.residual, payload_name=self.payload, payload=self.sha256, payload_size=self.size, codec=self.codec,
+            sha256=self.residual, payload_name=plain_name(self.round, self.attempt), payload=self.plain, codec=self.codec,
             keys=self.keys, undelivered=undelivered,
         )  # fmt: skip
 
 
 def payload_name(round_: int, attempt: int) -> str:
-    """File name of an attempt's payload."""
+    """File name of an attempt's payload, as it is sent."""
+    return f"{FOLDER}/{round_}-{attempt}.sealed"
+
+
+def plain_name(round_: int, attempt: int) -> str:
+    """File name of an attempt's payload before it was sealed."""
     return f"{FOLDER}/{round_}-{attempt}.payload"
 
 
@@ -104,8 +117,7 @@ def load(held: Held, files: Files) -> tuple[list[Record], dict[str, str]]:
 def remove(files: Files, record: Record, before: Residual | None, carried: Residual | None) -> None:
     """Removes the files of an update that has ended, and of what was carried `before`, but for those that are carried now."""
     kept = _names(carried) if carried else set()
-    ended = {record.payload, residual_name(record.round, record.attempt) if record.residual else ""}
-    for name in sorted((ended | (_names(before) if before else set())) - kept - {""}):
+    for name in sorted((record.files | (_names(before) if before else set())) - kept - {""}):
         files.unlink(name)
 
 
@@ -115,7 +127,7 @@ def _names(carried: Residual) -> set[str]:
 
 def sweep(files: Files, records: Iterable[Record], carried: Residual | None) -> None:
     """Removes the payloads and residuals that no one names; no trainer may be at work."""
-    kept = {name for r in records for name in (r.payload, residual_name(r.round, r.attempt) if r.residual else "")}
+    kept = {name for r in records for name in r.files}
     if carried:
         kept |= _names(carried)
     for folder in (FOLDER, residual.FOLDER):

@@ -15,7 +15,7 @@ import msgspec
 from fleetgrad.edge.events import Effect, Log
 from fleetgrad.edge.link.store import Drop, Held, Put, Row
 from fleetgrad.wire.coding.spec import CodecSpec
-from fleetgrad.wire.messages import Attempt, Count, Round, Sha256
+from fleetgrad.wire.messages import Attempt, Round, Sha256
 from fleetgrad.wire.seeds import Keys
 
 CARRIED = "carried"
@@ -35,7 +35,6 @@ class Residual(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     sha256: Sha256
     payload_name: str
     payload: Sha256
-    payload_size: Count
     codec: CodecSpec
     keys: Keys
     undelivered: bool = False

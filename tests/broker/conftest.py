@@ -19,6 +19,7 @@ from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.files import Files
 from fleetgrad.wire.messages import BIRTH, COMMAND, Birth, Command, ObjectRef, Policy, Receipt, Select
+from fleetgrad.wire.seal import SealKey, seal
 from fleetgrad.wire.signing import PrivateKey, sign_message, verify_message
 from fleetgrad.wire.topics import Topics, name_hash
 
@@ -31,6 +32,9 @@ BLK8 = CodecSpec(name="blk8")
 KEYS = {
     name: PrivateKey.from_seed(hashlib.sha256(name.encode()).digest()) for name in ("agg", "dev-1", "dev-2", "dev-3")
 }
+
+
+SEAL = SealKey.from_bytes(bytes(range(32)))
 
 
 class MemoryFiles:
@@ -113,7 +117,7 @@ class World:
         """Starts, or after a crash starts again."""
         keys = {name: KEYS[name].public for name in self.members}
         self.rounds = Rounds(
-            self.settings, self.journal, self.files, KEYS["agg"], keys.get, lambda: len(keys), self.plan, self.initial,
+            self.settings, self.journal, self.files, KEYS["agg"], [SEAL], keys.get, lambda: len(keys), self.plan, self.initial,
             LAYOUT, random.Random(1), self.now,
         )  # fmt: skip
         self.handle(ev.Connected())
@@ -163,13 +167,22 @@ class World:
         )  # fmt: skip
         return replace(header, **fields)
 
+    def sealed(self, device: str, payload: bytes, to: bytes = SEAL.public, **fields: Any) -> bytes:
+        """A payload as it travels; the same for the same payload and device, so that it can be asked about."""
+        aad = self.header(device, payload, **fields).sealed_with()
+        return seal(to, payload, aad, ephemeral=hashlib.sha256(device.encode() + payload).digest())
+
     def update(self, device: str, payload: bytes, *, key: PrivateKey | None = None, **fields: Any) -> list[bytes]:
-        """An update's frames, signed by the device unless told otherwise."""
-        header = self.header(device, payload, **fields)
-        return list(frames.frames(header, payload + frames.sign_body(key or KEYS[device], header)))
+        """An update's frames, sealed to the aggregator and signed by the device unless told otherwise."""
+        return self.sent(device, self.sealed(device, payload, **fields), key=key, **fields)
+
+    def sent(self, device: str, sealed: bytes, *, key: PrivateKey | None = None, **fields: Any) -> list[bytes]:
+        """The frames of what is sealed already."""
+        header = self.header(device, sealed, **fields)
+        return list(frames.frames(header, sealed + frames.sign_body(key or KEYS[device], header)))
 
     def query(self, device: str, payload: bytes, **fields: Any) -> list[Command]:
-        header = self.header(device, payload, frames.QUERY, **fields)
+        header = self.header(device, self.sealed(device, payload), frames.QUERY, **fields)
         frame = frames.frame(header, 0, frames.sign_body(KEYS[device], header))
         return self.commands(self.message(self.topics.update(device, 1), frame), device)
 

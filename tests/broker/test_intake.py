@@ -45,7 +45,7 @@ DROPPED: dict[str, tuple[Bad, str]] = {
     "truncated": (lambda w: [w.update("dev-1", w.payload())[0][:-1]], "has 61439 bytes, expected 61440"),
     "bit-flipped header": (lambda w: [flipped(w.update("dev-1", w.payload())[0], 30)], "CRC32C"),
     "bit-flipped data": (lambda w: [flipped(w.update("dev-1", w.payload())[0], 5000)], "CRC32C"),
-    "oversize": (lambda w: [w.update("dev-1", bytes(200_000))[0]], "body of 200064 bytes, at most"),
+    "oversize": (lambda w: [w.update("dev-1", bytes(200_000))[0]], "body of 200112 bytes, at most"),
     "empty": (lambda w: [b""], "frame of 0 bytes"),
     "another model": (lambda w: [w.update("dev-1", w.payload(), model=bytes(32))[0]], "another model"),
     "another policy": (lambda w: [w.update("dev-1", w.payload(), config=bytes(32))[0]], "another policy"),
@@ -234,7 +234,7 @@ def test_a_body_beyond_the_rounds_codec_is_dropped_at_its_first_chunk(codec: Cod
     frames = world.update("dev-1", bytes(most + 1))
     effects = world.send("dev-1", frames[:1])
     (note,) = [e.fields["reason"] for e in effects if isinstance(e, ev.Log) and e.event == "message_dropped"]
-    assert f"body of {most + 65} bytes, at most {most + 64}" in str(note)
+    assert f"body of {most + 113} bytes, at most {most + 112}" in str(note)  # sealed (48) and signed (64)
     assert not world.rounds._intake._under_way, "nothing is kept of it"
 
 

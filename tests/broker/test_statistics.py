@@ -101,7 +101,7 @@ def test_statistics_are_merged_exactly_in_their_own_unit_and_in_any_order() -> N
 
 
 def test_a_statistic_beyond_its_own_range_is_refused_by_name() -> None:
-    intake, values = Intake("test", LAYOUT, RAW32), delta(3)
+    intake, values = Intake("test", LAYOUT, RAW32, []), delta(3)
     values[VAR.start + 4] = 64 * 4096
     assert intake.check(payload(values), KEYS, 100).weight == 3
     values[VAR.start + 4] *= np.float32(1.01)

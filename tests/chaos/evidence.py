@@ -15,14 +15,16 @@ from pathlib import Path
 import numpy as np
 
 from fleetgrad.broker import settings
-from fleetgrad.broker.journal import Memory, SqliteJournal
+from fleetgrad.broker.journal import Attempt, Memory, SqliteJournal
 from fleetgrad.broker.registry import objects
-from fleetgrad.broker.server import JOURNAL
+from fleetgrad.broker.server import JOURNAL, SEAL
 from fleetgrad.edge.link import outbox, store
 from fleetgrad.edge.training.plan_dir import open_plan
-from fleetgrad.wire import seeds
+from fleetgrad.wire import frames, seeds
 from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.files import TEMPORARY
+from fleetgrad.wire.seal import load_seal_key
+from fleetgrad.wire.topics import name_hash
 from tests import invariants
 from tests.invariants import Violation
 from tests.simulation.training import Made
@@ -133,6 +135,7 @@ class Evidence:
 
     def _check_sums(self) -> None:
         layout = VectorLayout.of(open_plan(self.directory / "plan").manifest)
+        key = load_seal_key(self.directory / SEAL)
         for attempt in self.memory.attempts.values():
             if attempt.state != "published":
                 continue
@@ -144,16 +147,21 @@ class Evidence:
             ]
             if not all(path.exists() for path in [*params, *(path for _, path in payloads)]):
                 continue
+            sealed = [path.read_bytes() for _, path in payloads]
             made = [
                 Made(
-                    path.read_bytes(), self.settings.codec,
+                    raw, key.open(raw, self._sealed_with(attempt, device, old.params)), self.settings.codec,
                     seeds.codec_keys(self.settings.name, device, attempt.round, attempt.attempt), layout,
                     np.zeros(0, np.float32),
                 )
-                for device, path in payloads
+                for (device, _), raw in zip(payloads, sealed, strict=True)
             ]  # fmt: skip
             invariants.check_sum(new.number, params[0].read_bytes(), params[1].read_bytes(), made)
             self.summed += 1
+
+    def _sealed_with(self, attempt: Attempt, device: str, params: str) -> bytes:
+        ids = name_hash(self.settings.name), attempt.round, attempt.attempt, name_hash(device)
+        return frames.sealed_with(*ids, bytes.fromhex(params), bytes.fromhex(attempt.config))
 
     def _check_published_once(self) -> None:
         """I4, as the log says: what was published is not published again as something else."""

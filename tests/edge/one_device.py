@@ -135,6 +135,7 @@ class Device:
             parent="0" * 64,
             policy=POLICY,
             boot=1,
+            seal="5e" * 32,
         )
         head = msgspec.structs.replace(head, **fields)
         return self.handle(ev.Message(TOPICS.head, sign_message(key, HEAD, head)))

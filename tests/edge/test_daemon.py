@@ -1,6 +1,8 @@
 """The daemon's shell as a process: what it loads, how it ends, what it does when its trainer dies or its disk is full."""
 
+import dataclasses
 import os
+import re
 import resource
 import select
 import signal
@@ -23,9 +25,12 @@ from fleetgrad.edge.daemon import TRAINER_TRIES, TrainerChild
 from fleetgrad.edge.training.plan_dir import open_plan
 from fleetgrad.wire import bundle, mqtt, signing
 from fleetgrad.wire.messages import Policy
+from fleetgrad.wire.seal import SealKey
 from fleetgrad.wire.seeds import Keys
 
 SECONDS = 60.0  # a hang guard
+SEAL = SealKey.from_bytes(bytes(range(32))).public
+SHA256 = r'"sha256":"[0-9a-f]{64}"'  # of the sealed payload
 HEAVY = ("onnxruntime", "onnx", "typer", "rich")
 MOST_RSS = 60 << 20  # bytes
 
@@ -99,8 +104,23 @@ def await_end(pid: int) -> None:
 
 def job(round_: int = 3, **policy: Any) -> ev.Train:
     return ev.Train(
-        round_, 1, "objects/aa", "objects/bb", Policy(**policy), 1, Keys(2, 3), f"updates/{round_}-1.payload"
+        round_,
+        1,
+        "objects/aa",
+        "objects/bb",
+        Policy(**policy),
+        1,
+        Keys(2, 3),
+        f"updates/{round_}-1.sealed",
+        SEAL.hex(),
+        "00",
     )
+
+
+def unsealed(event: ev.Event) -> ev.Event:
+    """An outcome without what the sealing makes different each time."""
+    assert isinstance(event, ev.Trained)
+    return dataclasses.replace(event, sha256="")
 
 
 class Trainers:
@@ -181,7 +201,7 @@ def test_a_trainer_that_is_killed_is_started_again_with_the_same_outcome(trainer
     trainers.keeper.train(job(local_epochs=30))
     assert isinstance(trainers.event(), ev.Progress)
     os.kill(trainers.pid(), signal.SIGKILL)
-    assert trainers.outcome() == first
+    assert unsealed(trainers.outcome()) == unsealed(first)
 
 
 def test_a_trainer_that_keeps_dying_fails_the_attempt_and_the_next_one_trains(trainers: Trainers) -> None:
@@ -213,7 +233,8 @@ def ask(toml: Path, child: "subprocess.Popen[str]", **policy: Any) -> None:
     """Hands a trainer the request that a daemon would."""
     request = {
         "round": 3, "attempt": 1, "plan": "objects/aa", "params": "objects/bb", "policy": Policy(**policy), "seed": 1,
-        "keys": {"own": 2, "shared": 3}, "output": "updates/3-1.payload", "spool": str(toml.parent / "spool"),
+        "keys": {"own": 2, "shared": 3}, "output": "updates/3-1.sealed", "seal": SEAL.hex(), "sealed-with": "00",
+        "spool": str(toml.parent / "spool"),
         "data": {"path": str(toml.parent / "data.npz")}, "threads": 1,
     }  # fmt: skip
     assert child.stdin is not None
@@ -240,7 +261,7 @@ def test_an_update_that_a_full_disk_refuses_is_stored_when_there_is_room(
     resource.prlimit(trainer.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     while '"trained"' not in (after := trainer.stdout.readline()):
         assert after
-    assert after == before
+    assert re.sub(SHA256, "", after) == re.sub(SHA256, "", before)
 
 
 def test_a_plan_folder_torn_by_a_power_cut_is_unpacked_again_and_older_ones_go(
@@ -253,7 +274,7 @@ def test_a_plan_folder_torn_by_a_power_cut_is_unpacked_again_and_older_ones_go(
     (plans / "older").mkdir()
     (plans / "aa" / "train.onnx").write_bytes(b"")
     trainers.keeper.train(job(local_epochs=1))
-    assert trainers.outcome() == first
+    assert unsealed(trainers.outcome()) == unsealed(first)
     assert [p.name for p in plans.iterdir()] == ["aa"]
 
 

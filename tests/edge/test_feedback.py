@@ -102,7 +102,7 @@ def made(undelivered: bool, e: np.ndarray, payload: bytes) -> tuple[Residual, di
     raw = e.astype("<f4").tobytes()
     found = Residual(
         plan="0" * 64, round=1, attempt=1, name="residuals/1-1.f32", sha256=hashlib.sha256(raw).hexdigest(),
-        payload_name="updates/1-1.payload", payload=hashlib.sha256(payload).hexdigest(), payload_size=len(payload),
+        payload_name="updates/1-1.payload", payload=hashlib.sha256(payload).hexdigest(),
         codec=DEADZONE, keys=KEYS, undelivered=undelivered,
     )  # fmt: skip
     return found, {"residuals/1-1.f32": raw, "updates/1-1.payload": payload}
@@ -174,13 +174,14 @@ class Fed(Device):
         self.command(select(round_, attempt, params=ref(params).sha256, config=policy.sha256()))
 
     def trained(self, round_: int = 1, attempt: int = 1, size: int = 300_000) -> list[ev.Effect]:
-        payload = bytes(range(256)) * (size // 256)
-        self.disk.held[f"updates/{round_}-{attempt}.payload"] = payload
+        sealed = bytes(range(256)) * (size // 256)
+        payload = sealed[::-1]
+        self.disk.held |= {f"updates/{round_}-{attempt}.payload": payload, f"updates/{round_}-{attempt}.sealed": sealed}
         self.disk.held[f"residuals/{round_}-{attempt}.f32"] = b"left"
         return self.handle(
             ev.Trained(
-                round_, attempt, f"updates/{round_}-{attempt}.payload", len(payload), hashlib.sha256(payload).hexdigest(),
-                50, 10, 0.25, 0.5, hashlib.sha256(b"left").hexdigest(),
+                round_, attempt, f"updates/{round_}-{attempt}.sealed", len(sealed), hashlib.sha256(sealed).hexdigest(),
+                50, 10, 0.25, 0.5, hashlib.sha256(b"left").hexdigest(), hashlib.sha256(payload).hexdigest(),
             )
         )  # fmt: skip
 

@@ -18,6 +18,9 @@ from fleetgrad.edge.training.plan_dir import open_plan
 from fleetgrad.wire import bundle
 from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.messages import Policy
+from fleetgrad.wire.seal import SealKey
+
+SEAL = SealKey.from_bytes(bytes(range(32)))
 
 
 class Child:
@@ -49,6 +52,11 @@ class Child:
         return reply
 
 
+def unsealed(reply: dict[str, Any]) -> dict[str, Any]:
+    """A reply without what the sealing makes different each time."""
+    return {k: v for k, v in reply.items() if k != "sha256"}
+
+
 @pytest.fixture
 def child() -> Iterator[Child]:
     made = Child()
@@ -68,7 +76,8 @@ def request_(tmp_path: Path) -> dict[str, Any]:
     np.savez(tmp_path / "data.npz", x=rng.random((300, 8)), y=rng.integers(0, 3, 300))
     return {
         "round": 3, "attempt": 1, "plan": "objects/aa", "params": "objects/bb", "policy": Policy(local_epochs=30),
-        "seed": 1, "keys": {"own": 2, "shared": 3}, "output": "updates/3-1.payload", "spool": str(tmp_path),
+        "seed": 1, "keys": {"own": 2, "shared": 3}, "output": "updates/3-1.sealed", "seal": SEAL.public.hex(), "sealed-with": b"header".hex(),
+        "spool": str(tmp_path),
         "data": {"path": str(tmp_path / "data.npz")}, "threads": 1,
     }  # fmt: skip
 
@@ -76,26 +85,29 @@ def request_(tmp_path: Path) -> dict[str, Any]:
 def test_a_trainer_killed_while_it_trains_repeats_its_payload_byte_for_byte(
     child: Child, request_: dict[str, Any], tmp_path: Path
 ) -> None:
-    payload = tmp_path / "updates" / "3-1.payload"
+    sealed = tmp_path / "updates" / "3-1.sealed"
     child.ask(request_)
     first = child.last()
     assert first["kind"] == "trained"
     assert first["weight"] == 300
-    assert first["sha256"] == hashlib.sha256(payload.read_bytes()).hexdigest()
-    payload.unlink()
+    raw = sealed.read_bytes()
+    assert (first.pop("sha256"), first["size"]) == (hashlib.sha256(raw).hexdigest(), len(raw))
+    assert first["plain"] == hashlib.sha256(SEAL.open(raw, b"header")).hexdigest()
+    sealed.unlink()
     victim = Child()
     victim.ask(request_)
     assert victim.reply()["kind"] == "progress"  # in the middle of its epochs
     victim.process.kill()
     victim.process.wait()
-    assert not payload.exists()
+    assert not sealed.exists()
     again = Child()
     again.ask(request_)
-    assert again.last() == first
+    assert unsealed(again.last()) == first
+    assert sealed.read_bytes() != raw, "no two are sealed by one ephemeral key"
     again.process.kill()
     again.process.wait()
     child.ask(request_)  # and in the process that has trained before
-    assert child.last() == first
+    assert unsealed(child.last()) == first
 
 
 def test_a_trainer_killed_under_error_feedback_repeats_payload_and_residual(
@@ -103,22 +115,23 @@ def test_a_trainer_killed_under_error_feedback_repeats_payload_and_residual(
 ) -> None:
     """The second update carries the first, undelivered one; killed and asked again, it has the same bytes."""
     feedback = {**request_, "policy": Policy(local_epochs=30, codec=CodecSpec(name="ec-dz", bits=0.5))}
-    feedback["residual-output"] = "residuals/3-1.f32"
+    feedback |= {"residual-output": "residuals/3-1.f32", "plain-output": "updates/3-1.payload"}
     child.ask(feedback)
     first = child.last()
     left = tmp_path / "residuals" / "3-1.f32"
     assert first["residual"] == hashlib.sha256(left.read_bytes()).hexdigest()
     carried = {
         "plan": "0" * 64, "round": 3, "attempt": 1, "name": "residuals/3-1.f32", "sha256": first["residual"],
-        "payload-name": first["payload"], "payload": first["sha256"], "payload-size": first["size"],
+        "payload-name": "updates/3-1.payload", "payload": first["plain"],
         "codec": {"name": "ec-dz", "bits": 0.5}, "keys": {"own": 2, "shared": 3}, "undelivered": True,
     }  # fmt: skip
     second = {
         **feedback,
         "round": 4,
         "carried": carried,
-        "output": "updates/4-1.payload",
+        "output": "updates/4-1.sealed",
         "residual-output": "residuals/4-1.f32",
+        "plain-output": "updates/4-1.payload",
     }
     outcomes = []
     for _ in range(2):
@@ -129,10 +142,10 @@ def test_a_trainer_killed_under_error_feedback_repeats_payload_and_residual(
         victim.process.wait()
         assert left.read_bytes(), "what is carried stays until the next update's fate is known"
         child.ask(second)
-        outcomes.append((child.last(), (tmp_path / "residuals" / "4-1.f32").read_bytes()))
+        outcomes.append((unsealed(child.last()), (tmp_path / "residuals" / "4-1.f32").read_bytes()))
     assert outcomes[0] == outcomes[1]
     child.ask({**second, "carried": {**carried, "sha256": "0" * 64}})
-    assert child.last()["sha256"] != outcomes[0][0]["sha256"], "without what was carried it is another update"
+    assert child.last()["plain"] != outcomes[0][0]["plain"], "without what was carried it is another update"
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ class CheckedJournal:
         if row.payload not in self.world.made:
             raise Violation(f"I1: {key} counts a payload that no trainer made")
         name = f"spool/{row.round}-{row.attempt}-{row.device}.payload"
-        if self.owner.disk.durable(name) != self.world.made[row.payload].payload:
+        if self.owner.disk.durable(name) != self.world.made[row.payload].sealed:
             raise Violation(f"I2: {key} is counted, but its payload isn't durable")
 
     def _check_version(self, row: Version, rows: list[Row]) -> None:
@@ -145,7 +145,7 @@ class Aggregator(Process):
         if then is not None and self.world.clock.now >= self.world.scenario.switch_at:
             self.settings = replace(self.settings, policy=Policy(codec=then))
         machine = Rounds(
-            self.settings, self.journal, self.disk, self.world.key, keys.get, lambda: len(keys), self.plan, self.initial,
+            self.settings, self.journal, self.disk, self.world.key, [self.world.seal], keys.get, lambda: len(keys), self.plan, self.initial,
             self.world.layout, self.random, self.now(),
         )  # fmt: skip
         after = {k: a.state for k, a in self.journal.memory.attempts.items() if a.state not in ENDED}

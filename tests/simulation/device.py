@@ -15,6 +15,7 @@ from fleetgrad.edge.reporting import Identity
 from fleetgrad.wire.codecs import read_info
 from fleetgrad.wire.files import DiskError, put
 from fleetgrad.wire.messages import BIRTH, COMMAND, HEAD, Birth, Bitmap, Command, Head, Receipt, Select
+from fleetgrad.wire.seal import seal
 from fleetgrad.wire.signing import Untrusted, verify_message
 from tests import invariants
 from tests.invariants import Violation
@@ -174,8 +175,10 @@ class Device(Process):
         )
         self.provoke(0.1, 16)
         payload = update.payload
-        sha = hashlib.sha256(payload).hexdigest()
-        world.made[sha] = Made(payload, job.policy.codec, job.keys, world.layout, update.delta)
+        aad, ephemeral = bytes.fromhex(job.sealed_with), self.random.randbytes(32)
+        sealed = seal(bytes.fromhex(job.seal), payload, aad, ephemeral=ephemeral)
+        sha = hashlib.sha256(sealed).hexdigest()
+        world.made[sha] = Made(sealed, payload, job.policy.codec, job.keys, world.layout, update.delta)
         raw = b"" if update.residual is None else update.residual.astype("<f4").tobytes()
         done: list[events.Event] = []
 
@@ -183,7 +186,8 @@ class Device(Process):
             try:
                 if job.residual_output:
                     put(self.disk, job.residual_output, raw)
-                put(self.disk, job.output, payload)
+                    put(self.disk, job.plain_output, payload)
+                put(self.disk, job.output, sealed)
             except DiskError as e:
                 self.saw("disk full under the trainer")
                 self._timer = world.clock.after(5.0, lambda: self._trainer_done(job, params))
@@ -192,8 +196,9 @@ class Device(Process):
             self.job = None
             done.append(
                 events.Trained(
-                    job.round, job.attempt, job.output, len(payload), sha, self.samples, update.steps, update.loss,
+                    job.round, job.attempt, job.output, len(sealed), sha, self.samples, update.steps, update.loss,
                     read_info(payload)[0].rate, hashlib.sha256(raw).hexdigest() if raw else "",
+                    hashlib.sha256(payload).hexdigest(),
                 )
             )  # fmt: skip
 

@@ -63,8 +63,9 @@ def train(
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """An update that a trainer made, and what it takes to read it."""
+    """An update that a trainer made, sealed and before, and what it takes to read it."""
 
+    sealed: bytes
     payload: bytes
     codec: CodecSpec
     keys: Keys

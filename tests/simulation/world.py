@@ -14,6 +14,7 @@ from functools import cache, lru_cache, partial
 
 from fleetgrad.broker.closing import KEPT_VERSIONS
 from fleetgrad.wire.codecs import payload_bound
+from fleetgrad.wire.seal import OVERHEAD, SealKey
 from fleetgrad.wire.signing import PrivateKey
 from fleetgrad.wire.topics import Topics
 from tests import invariants
@@ -68,6 +69,7 @@ class World:
         self.federation = "sim"
         self.topics = Topics(self.federation)
         self.key = key_of("aggregator")
+        self.seal = SealKey.from_bytes(hashlib.sha256(b"seal").digest())
         self.made: dict[str, Made] = {}
         self.layout = layout_of(scenario.length)
         self.devices = [Device(self, i) for i in range(scenario.devices)]
@@ -201,7 +203,7 @@ class World:
         if s.patient and len(journal.memory.attempts) != s.rounds:
             raise Violation("an attempt was abandoned though nothing could make it so")
         codecs = (s.codec, s.then or s.codec)
-        payload = max(payload_bound(codec, self.layout) for codec in codecs)
+        payload = max(payload_bound(codec, self.layout) for codec in codecs) + OVERHEAD
         model = 4 * s.length
         for process, cap in [
             *(

@@ -36,6 +36,7 @@ from fleetgrad.wire.messages import (
     Select,
     Want,
 )
+from fleetgrad.wire.seal import SealKey, seal
 from fleetgrad.wire.signing import PrivateKey, sign_message
 from fleetgrad.wire.topics import Topics, name_hash, shard_of
 
@@ -46,6 +47,7 @@ BEGIN, END = "<!-- made by tests/wire/make_vectors.py -->\n", "<!-- end -->\n"
 FEDERATION, DEVICE, ROUND, ATTEMPT = "demo", "dev-1", 7, 2
 DEVICE_KEY = PrivateKey.from_seed(bytes(range(32)))
 AGGREGATOR_KEY = PrivateKey.from_seed(bytes(range(32, 64)))
+SEAL_KEY, EPHEMERAL = SealKey.from_bytes(bytes(range(64, 96))), bytes(range(96, 128))
 POLICY = Policy(weight_decay=1e-4)
 PARAMS = hashlib.sha256(b"params").digest()
 LONG, SHORT = 35_000, 70  # floats of the three-chunk update and of the example payloads
@@ -130,7 +132,7 @@ def jws() -> dict[str, str]:
     attempt = {**names, "round": ROUND, "attempt": ATTEMPT}
     head = Head(
         federation=FEDERATION, version=6, plan=ObjectRef(sha256=hashlib.sha256(b"plan").hexdigest(), size=1234),
-        params=ObjectRef(sha256=PARAMS.hex(), size=140_000), parent="0" * 64, policy=POLICY, boot=3,
+        params=ObjectRef(sha256=PARAMS.hex(), size=140_000), parent="0" * 64, policy=POLICY, seal=SEAL_KEY.public.hex(), boot=3,
         closed=(Closed(round=6, attempt=1, outcome="published"), Closed(round=7, attempt=1, outcome="abandoned")),
         link=Link(chunk_bytes=4096, reconnect_seconds=0.4, retained=False),
         deltas=(Delta(base=sha, object=ObjectRef(sha256="1" * 64, size=9000)),),
@@ -158,7 +160,9 @@ def jws() -> dict[str, str]:
 
 def long_update(chunk_bytes: int = frames.DATA_BYTES) -> tuple[frames.Header, bytes, list[bytes]]:
     """Header, body and frames of the three-chunk update."""
-    data = payload(RAW32, VectorLayout.flat(LONG))
+    plain = payload(RAW32, VectorLayout.flat(LONG))
+    aad = update_header(frames.UPDATE, 0, bytes(32)).sealed_with()
+    data = seal(SEAL_KEY.public, plain, aad, ephemeral=EPHEMERAL)
     header = update_header(frames.UPDATE, len(data), hashlib.sha256(data).digest(), chunk_bytes)
     body = data + frames.sign_body(DEVICE_KEY, header)
     return header, body, list(frames.frames(header, body))
@@ -191,6 +195,7 @@ def make() -> dict[str, Any]:
                 "public": AGGREGATOR_KEY.public.raw.hex(),
                 "kid": AGGREGATOR_KEY.public.kid,
             },
+            "seal": {"private": bytes(range(64, 96)).hex(), "public": SEAL_KEY.public.hex(), "ephemeral": EPHEMERAL.hex()},
         },
         "policy": {
             "json": msgspec.json.encode(POLICY, order="deterministic").decode(),
@@ -207,6 +212,7 @@ def make() -> dict[str, Any]:
         "update": {
             "floats": LONG,
             "payload length": len(body) - 64,
+            "sealed with": header.sealed_with().hex(),
             "payload sha256": header.payload_sha256.hex(),
             "signed bytes": header.signed_bytes().hex(),
             "signature": body[-64:].hex(),
@@ -251,7 +257,7 @@ def example() -> str:
     first = dump(
         made[0][: frames.HEADER_BYTES],
         {
-            0: 'magic "FGRD"', 4: "version 1", 5: "type 1, update", 6: "flags", 8: 'SHA-256("demo")[:16]', 24: "round 7",
+            0: 'magic "FGRD"', 4: "version 1", 5: "type 1, update", 6: "flags: sealed", 8: 'SHA-256("demo")[:16]', 24: "round 7",
             28: "attempt 2", 30: 'SHA-256("dev-1")[:16]', 46: "model", 78: "config", 110: "seq 0",
             112: f"nchunks {header.nchunks}", 114: f"total_len {header.total_len}", 118: "CRC32C", 122: "SHA-256 of the payload",
             154: f"chunk_bytes {header.chunk_bytes}", 158: "reserved",

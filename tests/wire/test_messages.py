@@ -35,6 +35,7 @@ HEAD = Head(
     params=ObjectRef(sha256=SHA, size=20),
     parent="0" * 64,
     policy=Policy(),
+    seal=SHA,
     boot=1,
     closed=(Closed(round=1, attempt=1, outcome="published"), Closed(round=2, attempt=1, outcome="abandoned")),
     link=Link(chunk_bytes=32768, reconnect_seconds=20.0, retained=False),

@@ -20,6 +20,7 @@ from fleetgrad.wire.codecs import decode_payload, read_info
 from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.messages import Command, Head, Policy
+from fleetgrad.wire.seal import SealKey, seal
 from fleetgrad.wire.signing import PrivateKey, PublicKey, Untrusted, verify_message
 
 HERE = Path(__file__).parent
@@ -74,7 +75,9 @@ def test_the_spec_shows_the_same_bytes(make_vectors: ModuleType) -> None:
 
 
 def test_keys_are_those_of_their_seeds() -> None:
-    for key in VECTORS["keys"].values():
+    seals = VECTORS["keys"]["seal"]
+    assert SealKey.from_bytes(bytes.fromhex(seals["private"])).public.hex() == seals["public"]
+    for key in (VECTORS["keys"][party] for party in ("device", "aggregator")):
         public = PrivateKey.from_seed(bytes.fromhex(key["seed"])).public
         assert public.raw.hex() == key["public"]
         assert public.kid == key["kid"] == hashlib.sha256(bytes.fromhex(key["public"])).hexdigest()[:16]
@@ -118,7 +121,9 @@ def test_the_update_comes_together_from_its_headers_and_its_payload() -> None:
     info = bytes.fromhex(VECTORS["payloads"]["raw32"]["payload"])
     info = info[: 2 + info[0]].replace(b"\xa5countF", b"\xa5count" + msgspec.msgpack.encode(update["floats"]))
     info = struct.pack("<H", len(info) - 2) + info[2:]
-    body = info + values.tobytes() + bytes.fromhex(update["signature"])
+    aad, k = bytes.fromhex(update["sealed with"]), {n: bytes.fromhex(v) for n, v in VECTORS["keys"]["seal"].items()}
+    sealed = seal(k["public"], info + values.tobytes(), aad, ephemeral=k["ephemeral"])
+    body = sealed + bytes.fromhex(update["signature"])
     short = VECTORS["update in short chunks"]
     last = (len(body) - 1) // short["chunk bytes"] * short["chunk bytes"]
     raw = bytes.fromhex(short["last header"]) + body[last:-64] + bytes.fromhex(short["signature"])
@@ -137,13 +142,10 @@ def test_the_update_comes_together_from_its_headers_and_its_payload() -> None:
     assert bytes(assembly.body) == body
     assert b"fl1-update" + assembly.header.pack() == bytes.fromhex(update["signed bytes"])
     assert frames.signature_holds(public("device"), assembly.header, assembly.body)
+    assert assembly.header.sealed_with() == aad
+    payload = SealKey.from_bytes(k["private"]).open(sealed, aad)
     out = np.empty(update["floats"], np.float32)
-    assert (
-        decode_payload(
-            bytes(assembly.body[:-64]), CodecSpec(name="raw32"), VectorLayout.flat(out.size), keys(), out
-        ).weight
-        == 120
-    )
+    assert decode_payload(payload, CodecSpec(name="raw32"), VectorLayout.flat(out.size), keys(), out).weight == 120
     assert np.array_equal(out, values)
 
 
