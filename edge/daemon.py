@@ -191,6 +191,7 @@ class Daemon:
                     event = item
             if event is not None:
                 self._execute(self._participant.handle(event, time.monotonic()))
+                self._session.reconnect_seconds = self._participant.reconnect_seconds
 
     def _execute(self, effects: list[ev.Effect]) -> None:
         for effect in effects:

@@ -165,6 +165,11 @@ class Participant:
             return "fetching"
         return "refused" if self._head.plan.sha256 == self._refused else "idle"
 
+    @property
+    def reconnect_seconds(self) -> float:
+        """The window for coming back after a lost connection, as the head has it."""
+        return self._head.link.reconnect_seconds if self._head and self._head.link else 0.0
+
     # --- events -----------------------------------------------------------------------------------------------------
     def _on_connected(self, now: float) -> list[Effect]:
         self._connected = True
