@@ -40,6 +40,7 @@ class Server:
         config = settings_file.load(directory)
         broker = config.broker.endpoint(directory, insecure=insecure)
         self._address = broker.address
+        self._link = config.broker.link()
         self._exit_when_done = exit_when_done
         self._loop = Loop(self._address, timeout, log)
         key = signing.load_private_key(directory / KEY)
@@ -47,7 +48,7 @@ class Server:
         journal = SqliteJournal(directory / JOURNAL)
         plan, bundle, initial = objects.initial(files, directory)
         for ref in (bundle, initial):
-            check_chunks(ref.size, config.broker.link().chunk_bytes)
+            check_chunks(ref.size, self._link.chunk_bytes)
         memory = journal.load()
         for version in memory.versions[-1:]:
             objects.fitting(files, version.params, plan)
@@ -71,7 +72,7 @@ class Server:
         )
         self._topics = Topics(config.name)
         self._monitor = Monitor(directory, plan, config.data, self._loop.inbox.put)
-        self._monitor.catch_up(memory, config.broker.link().chunk_bytes)
+        self._monitor.catch_up(memory, self._link.chunk_bytes)
         self._metrics: Metrics | None = None
         self._session = mqtt.Session(
             broker,
@@ -109,10 +110,24 @@ class Server:
                     self._backlog.clear()
                     self._execute(self._rounds.handle(item, now))
                 case ev.Connected() | ev.Message() | ev.Tick():
+                    if isinstance(item, ev.Connected):
+                        self._compare(item)
                     self._execute(self._rounds.handle(item, now))
             self._drain()
             if self._rounds.finished and self._exit_when_done and not self._backlog and self._loop.connected:
                 return self._leave("finished")
+
+    def _compare(self, broker: ev.Connected) -> None:
+        """Says what the broker has just said that the settings don't heed: this federation can't work on it as it is."""
+        if broker.chunk_bytes < self._link.chunk_bytes:
+            log(
+                "chunks_too_large",
+                chunk_bytes=self._link.chunk_bytes,
+                broker_takes=broker.chunk_bytes,
+                set="[broker] chunk-bytes",
+            )
+        if self._link.retained and not broker.retained:
+            log("broker_retains_nothing", broker=self._address, set="[broker] profile")
 
     def _leave(self, event: str) -> int:
         self._monitor.close()

@@ -146,6 +146,11 @@ class Participant:
             times.append(self._job.began + self._job.select.deadline)
         return min((t for t in times if t is not None), default=None)
 
+    @property
+    def reconnect_seconds(self) -> float:
+        """Over how long devices spread when a broker that was lost is back, as the head says."""
+        return self._head.link.reconnect_seconds if self._head else 0.0
+
     def will(self) -> tuple[str, bytes]:
         """Topic and payload of the last will."""
         last = self._report.publish(self._status_now("offline"))
@@ -164,11 +169,6 @@ class Participant:
         if self._inbox.wanted or not self._head:
             return "fetching"
         return "refused" if self._head.plan.sha256 == self._refused else "idle"
-
-    @property
-    def reconnect_seconds(self) -> float:
-        """The window for coming back after a lost connection, as the head has it."""
-        return self._head.link.reconnect_seconds if self._head and self._head.link else 0.0
 
     # --- events -----------------------------------------------------------------------------------------------------
     def _on_connected(self, now: float) -> list[Effect]:

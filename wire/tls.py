@@ -17,7 +17,7 @@ from cryptography import x509
 
 from fleetgrad.wire.address import Address
 
-BUILT = 1_795_564_800.0  # 2026-11-25, Unix seconds: this version isn't older than that
+BUILT = 1_767_225_600.0  # 2026-01-01, Unix seconds: this version is younger than that
 NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of openssl/x509_vfy.h, which Python doesn't name
 UNKNOWN_ISSUER = (2, 18, 19, 20, 21)  # X509_V_ERR_*: no issuer's certificate, self-signed, first one unverifiable
 WRONG_NAME = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH

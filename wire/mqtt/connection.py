@@ -123,6 +123,7 @@ class Connection:
             try:
                 self._serve(client)
             finally:
+                client.on_disconnect = None  # it has ended already, and `reason` says why
                 client.disconnect()
         except OSError as e:
             self.reason = f"{address}: {e.strerror or e}"

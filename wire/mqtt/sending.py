@@ -19,6 +19,7 @@ QUEUE_LIMIT = 64  # publishes that wait or are in flight, at most
 STRIKES = 3
 PAROLE_SECONDS = 600.0
 SUSPECTS = 64  # remembered at most
+LEAST_WAIT = 1e-6  # seconds
 BURST_SECONDS = 0.25  # of a rate may be used at once after a pause
 PACKET_OVERHEAD = 12  # bytes beside topic and payload: type, length, topic's length, packet id, properties
 
@@ -53,7 +54,8 @@ class Bucket:
         """Seconds until `amount` may be taken: a full bucket gives any amount and goes into debt."""
         self._tokens = min(self._most, self._tokens + (now - self._at) * self._rate) if self._at else self._most
         self._at = now
-        return max(0.0, min(amount, self._most) - self._tokens) / self._rate
+        short = (min(amount, self._most) - self._tokens) / self._rate
+        return short if short > LEAST_WAIT else 0.0  # or rounding asks for a wait that no clock can make
 
     def take(self, amount: float) -> None:
         self._tokens -= amount

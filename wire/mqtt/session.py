@@ -6,7 +6,7 @@ publish by hanging up, for ever. So each connection is a new client on a thread 
 queue is full, and nothing outlives a connection: no session, no queue, no subscription. The machines above repeat themselves.
 
     start --> connecting --Up--> connected --Down--> waiting --> connecting
-    waiting: backoff.py
+    waiting: after a lost session uniform(0, the server's reconnect window), else uniform(0, min(most, first * 2^tries))
 
 MQTT 5 is tried first, 3.1.1 when a broker hangs up on it or doesn't answer (amqtt waits for ever for the rest of a CONNECT whose
 last will has the properties of MQTT 5).
@@ -20,7 +20,6 @@ from collections import deque
 from paho.mqtt.enums import MQTTProtocolVersion
 
 from fleetgrad.wire.address import Address
-from fleetgrad.wire.mqtt.backoff import retry_delay
 from fleetgrad.wire.mqtt.connection import CONNECT_SECONDS, Connection, Control, Will, start
 from fleetgrad.wire.mqtt.events import Down, Inbox, Ready, Refused, Up
 from fleetgrad.wire.mqtt.profiles import Limits, profile_for
@@ -64,7 +63,7 @@ class Session:
         self._ended = threading.Event()  # the connection under way has, or the session stops
         self._thread = threading.Thread(target=self._supervise, name=f"mqtt-{client_id}", daemon=True)
         self.stopping = threading.Event()
-        self.reconnect_seconds = 0.0  # the server's window for coming back
+        self.reconnect_seconds = 0.0  # the server's window for the first retry after a lost session
         inbox.on_room(self._wake)
 
     @property
@@ -139,9 +138,10 @@ class Session:
                 continue  # at once; only when that fails too there is something to report
             lasted = 0.0 if connection.up_at is None else time.monotonic() - connection.up_at
             tries = 1 if lasted > STABLE_SECONDS else tries + 1
-            delay = retry_delay(
-                tries, window=self.reconnect_seconds, first=self._first, most=self._most, random=self._random
-            )
+            most = min(self._most, self._first * 2.0 ** min(tries - 1, 30))
+            if connection.up_at is not None:
+                most = max(most, self.reconnect_seconds)
+            delay = self._random.uniform(0, most)
             self._inbox.put(Down(connection.reason, delay))
             self.stopping.wait(delay)
 

@@ -57,8 +57,16 @@ class Transport:
         except BlockingIOError:
             raise
         except OSError as e:
-            self.fault = e
+            self.fault = self._last_word() or e
             raise
+
+    def _last_word(self) -> OSError | None:
+        """The alert that a peer sent before it closed: it refuses a client's certificate after the handshake is done for us."""
+        try:
+            self._raw.recv(1)
+        except OSError as e:
+            return e if isinstance(e, ssl.SSLError) and "ALERT" in (e.reason or "") else None
+        return None
 
     @property
     def unsent(self) -> bool:
@@ -189,12 +197,12 @@ def connect(address: Address, credentials: Credentials, floor: Floor, seconds: f
         if address.websocket:
             _upgrade(raw, address, end)
         raw.setblocking(False)
+    except OSError as e:  # before ValueError: a certificate that fails is both
+        raw.close()
+        raise OpenFailed(explain(e, address, credentials)) from e
     except ValueError as e:
         raw.close()
         raise OpenFailed(str(e)) from e
-    except OSError as e:
-        raw.close()
-        raise OpenFailed(explain(e, address, credentials)) from e
     return WebSocket(raw) if address.websocket else Transport(raw)
 
 
