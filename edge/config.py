@@ -6,6 +6,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from fleetgrad.edge.link.delivery import Limits
 from fleetgrad.wire.messages import Name
 from fleetgrad.wire.mqtt import BrokerSettings
 from fleetgrad.wire.settings import load_toml
@@ -17,19 +18,29 @@ class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Device(_Struct, frozen=True, kw_only=True):
-    """`spool` is the folder for what must survive a restart; `threads` is onnxruntime's; `max_rss`, as 200MB, what the trainer may take."""
+    """`spool` is the folder for what must survive a restart: `spool_updates` and `spool_bytes`, as 64MB, of updates on their way.
+
+    `threads` is onnxruntime's; `max_rss`, as 200MB, what the trainer may take.
+    """
 
     id: Name
     key: str = "device.key"
     spool: str = "spool"
     threads: Annotated[int, Meta(ge=1, le=64)] = 1
     max_rss: str | None = None
+    spool_updates: Annotated[int, Meta(ge=1, le=64)] = 3
+    spool_bytes: str = "64MB"
 
     def __post_init__(self) -> None:
-        try:
-            self.max_rss_bytes()
-        except ValueError as e:
-            raise ValueError(f"field `max-rss`: {e}") from e
+        for field, read in (("max-rss", self.max_rss_bytes), ("spool-bytes", self.limits)):
+            try:
+                read()
+            except ValueError as e:
+                raise ValueError(f"field `{field}`: {e}") from e
+
+    def limits(self) -> Limits:
+        """Of the spool, as numbers."""
+        return Limits(self.spool_updates, parse_size(self.spool_bytes))
 
     def max_rss_bytes(self) -> int | None:
         """`max_rss` as a number."""

@@ -150,7 +150,7 @@ class Daemon:
             config.federation.name, config.device.id, key, aggregator, samples,
             f"fleetgrad {importlib.metadata.version('fleetgrad')}",
         )  # fmt: skip
-        self._participant = Participant(identity, files, self._store, seed)
+        self._participant = Participant(identity, files, self._store, seed, config.device.limits())
         self._loop = Loop(self._address, timeout or config.broker.timeout, self._log)
         self._session = mqtt.Session(
             broker,

@@ -28,7 +28,7 @@ from fleetgrad.edge.events import (
     TrainingFailed,
 )  # fmt: skip
 from fleetgrad.edge.link import memory, outbox
-from fleetgrad.edge.link.delivery import Delivery
+from fleetgrad.edge.link.delivery import LIMITS, Delivery, Limits
 from fleetgrad.edge.link.inbox import Inbox, object_name
 from fleetgrad.edge.link.outbox import Record, Upload, payload_name, plain_name
 from fleetgrad.edge.link.residual import residual_name
@@ -49,7 +49,6 @@ from fleetgrad.wire.messages import (
     Receipt,
     RetryAfter,
     Select,
-    Verdict,
 )  # fmt: skip
 from fleetgrad.wire.signing import Untrusted, verify_message
 from fleetgrad.wire.topics import Topics, name_hash
@@ -73,7 +72,9 @@ class Job:
 class Participant:
     """One device; see the module's diagram."""
 
-    def __init__(self, identity: Identity, files: Files, store: Store, random: random.Random) -> None:
+    def __init__(
+        self, identity: Identity, files: Files, store: Store, random: random.Random, limits: Limits = LIMITS
+    ) -> None:
         self._id, self._store, self._random = identity, store, random
         self._topics = Topics(identity.federation)
         self._notes: list[Effect]
@@ -85,15 +86,15 @@ class Participant:
         if self._head:
             self._inbox.load([self._head.plan, self._head.params])
             self._inbox.keep({self._head.plan.sha256, self._head.params.sha256})  # and no half of a download
-            self._inbox.want([self._head.plan, self._head.params], connected=False, now=0.0)
+            self._inbox.want(
+                [self._head.plan, self._head.params], self._head.link.chunk_bytes, connected=False, now=0.0
+            )
         self._job: Job | None = None
-        self._delivery = Delivery(identity, files, store, random)
-        self._fates = self._delivery.fates
-        record, notes = self._fates.load(held, (self._memory.round, self._memory.attempt))
-        self._notes += notes
-        if record:
-            self._offer(record, window=1, start_at=0.0, ask_first=True)
-        self._report = Reporter(identity, self._memory.boot, record.rate if record else None)
+        self._delivery = Delivery(identity, files, store, random, limits)
+        last = self._memory.round, self._memory.attempt
+        self._notes += self._delivery.load(held, self._head, last, self._memory.ended)
+        upload = self._delivery.upload
+        self._report = Reporter(identity, self._memory.boot, upload.record.rate if upload else None)
         self._unstored: Trained | TrainingFailed | None = None  # the trainer's word, while the disk has no room for it
         self._refused: str | None = None  # the plan that can't be trained here; forgotten by a restart
         self._disk_retry_at: float | None = None
@@ -105,7 +106,7 @@ class Participant:
     # --- what the shell calls ---------------------------------------------------------------------------------------
     def handle(self, event: Event, now: float) -> list[Effect]:
         """What to do about an event; `now` is monotonic, in seconds."""
-        effects, self._notes = self._notes, []
+        effects = self._noted()
         try:
             match event:
                 case Connected():
@@ -129,7 +130,7 @@ class Participant:
             # Nothing was promised yet: what the disk refused is asked for again by whoever wants it.
             # It isn't tried again at once: whatever is due waits for the disk.
             self._birth_at = self._disk_retry_at = now + DISK_RETRY_SECONDS
-            effects.append(Log("disk_failed", {"reason": str(e)}))
+            effects += [*self._noted(), Log("disk_failed", {"reason": str(e)})]
             self._report.reason = str(e)[:500]
         return effects + (self._report.news(self._status_now(self.state)) if self._connected else [])
 
@@ -140,7 +141,7 @@ class Participant:
         times = [self._birth_at]
         if self._connected:
             times.append(self._inbox.retry_at)
-            times.append(self._delivery.upload.wake_at() if self._delivery.upload else None)
+            times.append(self._delivery.wake_at())
             times.append(self._refresh_at if self.state in RESTING else None)
         if self._job:
             times.append(self._job.began + self._job.select.deadline)
@@ -180,7 +181,7 @@ class Participant:
     def _go_on(self, now: float) -> list[Effect]:
         """The upload, unless its attempt has been closed meanwhile."""
         effects = self._end_if_closed(self._head, now) if self._head else []
-        return effects + (self._delivery.upload.connected(now) if self._delivery.upload else [])
+        return effects + self._delivery.connected(now)
 
     def _subscribe(self) -> Effect:
         """The device's own topics; subscribed again, retained messages are delivered again."""
@@ -221,21 +222,25 @@ class Participant:
         self._head = head
         self._heard(now)
         effects = self._end_if_closed(head, now)
-        return effects + self._inbox.want([head.plan, head.params], self._connected, now)
+        return effects + self._inbox.want([head.plan, head.params], head.link.chunk_bytes, self._connected, now)
 
     def _end_if_closed(self, head: Head, now: float) -> list[Effect]:
         """What the head says of the attempts that something hangs on; nothing new happens when it is asked again."""
-        self._fates.close(head)
+        effects = self._delivery.close(head)
         closed = {(c.round, c.attempt): c.outcome for c in head.closed}
         outcome = closed.get((self._memory.round, self._memory.attempt))
-        if outcome is None or (self._memory.ended and not (self._delivery.upload or self._job)):
-            return []
-        if outcome == "published" and self._delivery.upload and self._delivery.upload.record.residual:
-            self._delivery.upload.ask(now)  # only the receipt tells whether it was counted
-            return []
-        return [
-            *self._end(delivered=False), Log("round_closed", {"round": self._memory.round, "outcome": outcome}), *self._birth(),
-        ]  # fmt: skip
+        upload = self._delivery.upload
+        if outcome is None or (self._memory.ended and not (upload or self._job)):
+            return effects
+        note = Log("round_closed", {"round": self._memory.round, "outcome": outcome})
+        if outcome == "abandoned" or not upload:
+            return [*effects, *self._end(delivered=False), note, *self._birth()]
+        if upload.record.residual:
+            upload.ask(now)  # only the receipt tells whether it was counted
+            return effects
+        self._remember(ended=True)
+        self._delivery.wait(now)
+        return [*effects, note, *self._birth()]
 
     def _on_aggregator(self, raw: bytes) -> list[Effect]:
         if not raw:
@@ -254,26 +259,26 @@ class Participant:
             case Select():
                 return self._on_select(command, now)
             case Bitmap():
-                if self._delivery.upload and self._delivery.upload.matches(
-                    command.round, command.attempt, command.payload
-                ):
-                    return self._delivery.upload.bitmap(command, now)
+                if upload := self._delivery.find(command.round, command.attempt, command.payload):
+                    return self._delivery.bitmap(upload, command, now)
             case Receipt():
-                if self._delivery.upload and self._delivery.upload.matches(
-                    command.round, command.attempt, command.payload
-                ):
-                    self._end_by_receipt(command.verdict)
-                    self._report.updates += command.verdict == "accepted"
-                    self._report.reason = (
-                        "" if command.verdict == "accepted" else f"{command.verdict}: {command.reason}"[:500]
-                    )
-                    note = Log(
-                        "receipt", {"round": command.round, "verdict": command.verdict, "reason": command.reason}
-                    )
-                    return [note, *self._birth()]
+                if upload := self._delivery.find(command.round, command.attempt, command.payload):
+                    return [self._on_receipt(upload, command), *self._birth()]
             case RetryAfter():
                 self._birth_at = now + self._random.uniform(command.least, max(command.least, command.most))
         return []
+
+    def _on_receipt(self, upload: Upload, receipt: Receipt) -> Effect:
+        accepted = receipt.verdict == "accepted"
+        if upload is self._delivery.upload:
+            ended = msgspec.structs.replace(self._memory, ended=True)
+            self._delivery.receipt(upload, receipt.verdict, self._head, [ended.row()])
+            self._memory = ended
+        else:
+            self._delivery.receipt(upload, receipt.verdict, self._head)
+        self._report.updates += accepted
+        self._report.reason = "" if accepted else f"{receipt.verdict}: {receipt.reason}"[:500]
+        return Log("receipt", {"round": receipt.round, "verdict": receipt.verdict, "reason": receipt.reason})
 
     def _on_select(self, select: Select, now: float) -> list[Effect]:
         asked, last = (select.round, select.attempt), (self._memory.round, self._memory.attempt)
@@ -287,19 +292,15 @@ class Participant:
         )
         if head is None or not ready or self.state == "refused" or not (asked > last or again):
             return self._birth()
-        if (
-            self._delivery.upload
-            and self._delivery.upload.record.residual
-            and select.round > self._delivery.upload.record.round
-        ):
-            self._delivery.upload.ask(now)  # before the next update is made, it must be known what became of this one
-            return [*self._birth(), *self._delivery.upload.tick(now)]
+        if undecided := self._delivery.undecided(select.round):
+            undecided.ask(now)  # before the next update is made, it must be known what became of this one
+            return [*self._birth(), *undecided.tick(now)]
         effects: list[Effect] = [CancelTraining()] if self._job else []
-        self._fates.supersede(select.round)
+        self._delivery.fates.supersede(select.round)
         taken_up = msgspec.structs.replace(self._memory, round=select.round, attempt=select.attempt, ended=False)
-        self._delivery.drop(False, [taken_up.row()])
+        effects += self._delivery.go_on(select.round, now, [taken_up.row()])
         self._memory = taken_up
-        effects += self._fates.prepare(head)
+        effects += self._delivery.fates.prepare(head, self._delivery.waiting_records)
         self._job, self._unstored = Job(select, now, head.plan.sha256, head.policy.codec), None
         self._report.reason, self._report.steps, self._report.loss = "", 0, None
         name, device = self._id.federation, self._id.device
@@ -325,7 +326,7 @@ class Participant:
                 ).hex(),
                 residual_name(*asked) if head.policy.codec.feedback else "",
                 plain_name(*asked) if head.policy.codec.feedback else "",
-                self._fates.carried,
+                self._delivery.fates.carried,
             ),
         ]
 
@@ -341,16 +342,17 @@ class Participant:
             keys=seeds.codec_keys(name, device, done.round, done.attempt), residual=done.residual, plain=done.plain,
         )  # fmt: skip
         self._unstored = done
+        self._notes += self._delivery.make_room(done.size)
         self._store.commit([outbox.row(record)])
         self._unstored = None
         self._job = None
         self._report.steps, self._report.loss, self._report.rate = done.steps, done.loss, done.rate
-        upload = self._offer(record, select.window, now + select.slot, ask_first=False)
+        upload = self._delivery.begin(record, self._head, select.window, now + select.slot)
         note = Log(
             "update_stored",
             {"round": done.round, "bytes": done.size, "bits": round(done.rate, 4), "loss": round(done.loss, 5)},
         )
-        return [note, *(upload.tick(now) if self._connected else [])]
+        return [*self._noted(), note, *(upload.tick(now) if self._connected else [])]
 
     def _on_failed(self, failed: TrainingFailed) -> list[Effect]:
         if not self._job or not self._is(failed.round, failed.attempt):
@@ -374,7 +376,7 @@ class Participant:
                 Log("deadline_passed", {"round": self._memory.round}),
                 *self._birth(),
             ]
-        if self._head and (self._fates.pending or self._delivery.upload):
+        if self._head:
             effects += self._end_if_closed(self._head, now)
         if isinstance(self._unstored, Trained):
             effects += self._on_trained(self._unstored, now)
@@ -390,9 +392,13 @@ class Participant:
         if self._connected:
             if self._inbox.retry_at is not None and now >= self._inbox.retry_at:
                 effects += self._inbox.resume(now)
-            if self._delivery.upload:
-                effects += self._delivery.upload.tick(now)
+            effects += self._delivery.tick(now)
         return effects
+
+    def _noted(self) -> list[Effect]:
+        """Log lines of what was done already, whatever became of what followed it."""
+        notes, self._notes = self._notes, []
+        return notes
 
     # --- memory -----------------------------------------------------------------------------------------------------
     def _remember(self, **fields: Any) -> None:
@@ -411,15 +417,6 @@ class Participant:
         effects: list[Effect] = [CancelTraining()] if self._job else []
         self._job = self._unstored = None
         return effects
-
-    def _end_by_receipt(self, verdict: Verdict) -> None:
-        ended = msgspec.structs.replace(self._memory, ended=True)
-        self._delivery.receipt(verdict, self._head, [ended.row()])
-        self._memory = ended
-
-    def _offer(self, record: Record, window: int, start_at: float, ask_first: bool) -> Upload:
-        shards = self._head.shards if self._head else 1
-        return self._delivery.begin(record, shards, window=window, start_at=start_at, ask_first=ask_first)
 
     def _load_head(self, held: Held) -> Head | None:
         try:

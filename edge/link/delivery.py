@@ -1,60 +1,189 @@
-"""The update from when it is stored until its end is known: the upload on its way, and the fates of those that have left (fate.py)."""
+"""The updates from when each is stored until its end is known: at most one is sent, older ones wait for word of what became of them.
+
+    begin --> upload --receipt--> gone
+                 \\--its round went on without a word--> waiting: asked about (QUERY), never in the way of a newer one --receipt--> gone
+                                                            \\--over the spool's cap--> expired, with a log line
+
+An update with a residual isn't left behind so: what becomes of it decides what is carried, and the next one isn't made before (fate.py).
+"""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+from fleetgrad.edge.events import Effect, Log
 from fleetgrad.edge.link.fate import Fates, fate_of
 from fleetgrad.edge.link.outbox import Record, Upload
-from fleetgrad.edge.link.store import Row, Store
+from fleetgrad.edge.link.store import Held, Row, Store
 from fleetgrad.edge.reporting import Identity
 from fleetgrad.wire.files import Files
-from fleetgrad.wire.messages import Head, Verdict
+from fleetgrad.wire.frames import DATA_BYTES
+from fleetgrad.wire.messages import Bitmap, Head, Verdict
 from fleetgrad.wire.topics import Topics
 
 
-class Delivery:
-    """At most one `upload` under way; `bytes_up` counts this life's, headers included."""
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of the spool: how many updates that nothing has ended it may hold, and how many bytes. The newest is always kept."""
 
-    def __init__(self, identity: Identity, files: Files, store: Store, random: random.Random) -> None:
-        self._id, self._files, self._store, self._random = identity, files, store, random
+    updates: int = 3
+    bytes: int = 64_000_000
+
+
+LIMITS = Limits()
+
+
+class Delivery:
+    """`upload` is the last attempt's update, `waiting` older ones, oldest first; `bytes_up` counts this life's, headers included."""
+
+    def __init__(
+        self, identity: Identity, files: Files, store: Store, random: random.Random, limits: Limits = LIMITS
+    ) -> None:
+        self._id, self._files, self._store, self._random, self._limits = identity, files, store, random, limits
         self.fates = Fates(files, store)
         self.upload: Upload | None = None
+        self.waiting: list[Upload] = []
         self._ended_bytes = 0
+
+    def load(self, held: Held, head: Head | None, attempt: tuple[int, int], ended: bool) -> list[Effect]:
+        """Takes up what a restart finds; `attempt` is the last one that was taken up. Each is asked about first: never assume."""
+        records, notes = self.fates.load(held)
+        for record in records:
+            upload = self._make(record, head, window=1, start_at=0.0, ask_first=True)
+            if (record.round, record.attempt) == attempt and (record.residual or not ended):
+                self.upload = upload
+            else:
+                self.waiting.append(upload)
+        return notes
+
+    def _all(self) -> Iterator[Upload]:
+        if self.upload:
+            yield self.upload
+        yield from reversed(self.waiting)
 
     @property
     def bytes_up(self) -> int:
-        return self._ended_bytes + (self.upload.bytes_up if self.upload else 0)
+        return self._ended_bytes + sum(u.bytes_up for u in self._all())
 
-    def begin(self, record: Record, shards: int, *, window: int, start_at: float, ask_first: bool) -> Upload:
-        """Takes a stored update up."""
-        topic = Topics(self._id.federation).update(self._id.device, shards)
-        self.upload = Upload(
-            record, topic, self._id.federation, self._id.device, self._id.key, self._files, self._random, window,
-            start_at, ask_first,
-        )  # fmt: skip
+    @property
+    def waiting_records(self) -> list[Record]:
+        return [u.record for u in self.waiting]
+
+    @property
+    def spooled(self) -> tuple[int, int]:
+        """Updates on their way, and their bytes on the disk."""
+        sizes = [u.record.size for u in self._all()]
+        return len(sizes), sum(sizes)
+
+    def find(self, round_: int, attempt: int, payload: str) -> Upload | None:
+        """The update that a command speaks of."""
+        return next((u for u in self._all() if u.matches(round_, attempt, payload)), None)
+
+    def undecided(self, round_: int) -> Upload | None:
+        """An update of an earlier round whose fate has to be known before one of `round_` is made."""
+        return next((u for u in self._all() if u.record.residual and u.record.round < round_), None)
+
+    # --- what begins and ends -----------------------------------------------------------------------------------------
+    def begin(self, record: Record, head: Head | None, window: int, start_at: float) -> Upload:
+        """Sends a stored update."""
+        self.upload = self._make(record, head, window=window, start_at=start_at, ask_first=False)
         return self.upload
 
-    def receipt(self, verdict: Verdict, head: Head | None, also: Sequence[Row] = ()) -> None:
-        """Ends the upload; an accepted update with a residual is kept, though not sent any more, until its round is closed."""
-        if not self.upload:
-            return
-        record = self.upload.record
+    def _make(self, record: Record, head: Head | None, *, window: int, start_at: float, ask_first: bool) -> Upload:
+        topic = Topics(self._id.federation).update(self._id.device, head.shards if head else 1)
+        return Upload(
+            record, topic, self._id.federation, self._id.device, self._id.key, self._files, self._random, window,
+            start_at, ask_first, head.link.chunk_bytes if head else DATA_BYTES,
+        )  # fmt: skip
+
+    def make_room(self, size: int) -> list[Effect]:
+        """Before an update of `size` bytes is stored: while it and those that wait are over the limits, the oldest that hasn't begun goes."""
+        notes: list[Effect] = []
+        while self.waiting:
+            count, held = self.spooled
+            if count < self._limits.updates and held + size <= self._limits.bytes:
+                break
+            over = f"{self._limits.updates} updates" if count >= self._limits.updates else f"{self._limits.bytes} bytes"
+            oldest = next((u for u in self.waiting if not u.begun), self.waiting[0])
+            self.settle(oldest, delivered=False)
+            notes.append(_expired(oldest.record, f"the spool holds at most {over}"))
+        return notes
+
+    def receipt(self, upload: Upload, verdict: Verdict, head: Head | None, also: Sequence[Row] = ()) -> None:
+        """Ends an upload; an accepted update with a residual is kept, though not sent any more, until its round is closed."""
+        record = upload.record
         fate = fate_of(head, record)
         if verdict == "accepted" and record.residual and fate is None:
             self.fates.accepted(record, also)
-            self._leave()
+            self._leave(upload)
         elif verdict == "duplicate":
-            self.drop(None, also)
+            self.settle(upload, None, also)
         else:
-            self.drop(verdict == "accepted" and fate != "abandoned", also)
+            self.settle(upload, verdict == "accepted" and fate != "abandoned", also)
+
+    def go_on(self, select_round: int, now: float, also: Sequence[Row]) -> list[Effect]:
+        """A newer attempt is taken up: of the same round, it says that ours was abandoned; of a later one, nothing."""
+        upload = self.upload
+        if upload and upload.record.round == select_round:
+            self.settle(upload, False, also)
+            return [_expired(upload.record, "its attempt was abandoned")]
+        self._store.commit(list(also))
+        self.wait(now)
+        return []
+
+    def wait(self, now: float) -> None:
+        """The upload stands back: its round is over, and whether it was counted isn't known."""
+        if self.upload:
+            self.upload.ask(now)
+            self.waiting.append(self.upload)
+            self.upload = None
+
+    def close(self, head: Head) -> list[Effect]:
+        """Ends those that wait, and what is pending, if the head says how."""
+        self.fates.close(head)
+        notes: list[Effect] = []
+        for upload in list(self.waiting):
+            if not upload.record.residual and fate_of(head, upload.record) == "abandoned":
+                self.settle(upload, delivered=False)
+                notes.append(_expired(upload.record, "its attempt was abandoned"))
+        return notes
 
     def drop(self, delivered: bool | None, also: Sequence[Row] = ()) -> None:
-        """Ends the stored update, if there is one; `delivered` and `also` are as in Fates.settle."""
+        """Ends the upload, if there is one; `delivered` and `also` are as in Fates.settle."""
         if self.upload:
-            self.fates.settle(self.upload.record, delivered, also)
-            self._leave()
+            self.settle(self.upload, delivered, also)
         elif also:
             self._store.commit(list(also))
 
-    def _leave(self) -> None:
-        self._ended_bytes, self.upload = self.bytes_up, None
+    def settle(self, upload: Upload, delivered: bool | None, also: Sequence[Row] = ()) -> None:
+        """Ends one; the arguments are as in Fates.settle."""
+        self.fates.settle(upload.record, delivered, also)
+        self._leave(upload)
+
+    def _leave(self, upload: Upload) -> None:
+        self._ended_bytes += upload.bytes_up
+        if upload is self.upload:
+            self.upload = None
+        else:
+            self.waiting.remove(upload)
+
+    # --- what is due --------------------------------------------------------------------------------------------------
+    def connected(self, now: float) -> list[Effect]:
+        """A new connection: the newest first."""
+        return [effect for upload in self._all() for effect in upload.connected(now, self._first(upload))]
+
+    def tick(self, now: float) -> list[Effect]:
+        return [effect for upload in self._all() for effect in upload.tick(now, self._first(upload))]
+
+    def bitmap(self, upload: Upload, bitmap: Bitmap, now: float) -> list[Effect]:
+        return upload.bitmap(bitmap, now, self._first(upload))
+
+    def _first(self, upload: Upload) -> bool:
+        return self.upload is None or upload is self.upload
+
+    def wake_at(self) -> float | None:
+        return min((u.wake_at() for u in self._all()), default=None)
+
+
+def _expired(record: Record, reason: str) -> Effect:
+    return Log("update_expired", {"round": record.round, "attempt": record.attempt, "reason": reason})

@@ -45,8 +45,8 @@ class Fates:
     carried: Residual | None = None
     pending: Record | None = None
 
-    def load(self, held: Held, attempt: tuple[int, int]) -> tuple[Record | None, list[Effect]]:
-        """What a restart finds: the update that is to be offered again, if it is of `attempt`; others are settled."""
+    def load(self, held: Held) -> tuple[list[Record], list[Effect]]:
+        """What a restart finds: the updates that nothing has ended, oldest first."""
         records, bad = outbox.load(held, self.files)
         self.carried, notes = residual.load(held)
         if bad:
@@ -55,16 +55,9 @@ class Fates:
             self.store.commit([*(Drop(outbox.UPDATE, key) for key in bad), residual.row(None)])
             self.carried = None
             notes += [Log("update_quarantined", {"update": key, "reason": reason}) for key, reason in bad.items()]
-        offered = None
-        for record in records:
-            if record.accepted:
-                self.pending = record
-            elif (record.round, record.attempt) == attempt:
-                offered = record
-            else:
-                self.settle(record, delivered=False)
+        self.pending = next((r for r in records if r.accepted), None)
         outbox.sweep(self.files, records, self.carried)
-        return offered, notes
+        return [r for r in records if not r.accepted], notes
 
     def accepted(self, record: Record, also: Sequence[Row] = ()) -> None:
         """The receipt has come: nothing more is sent, and the record waits for the round's end."""
@@ -93,12 +86,12 @@ class Fates:
         if self.pending:
             self.settle(self.pending, delivered=round_ > self.pending.round)
 
-    def prepare(self, head: Head) -> list[Effect]:
+    def prepare(self, head: Head, waiting: Sequence[Record]) -> list[Effect]:
         """Before training: what means nothing under this plan, or to a codec that leaves nothing out, isn't carried any further."""
         notes: list[Effect] = []
         if self.carried and not (head.policy.codec.feedback and self.carried.plan == head.plan.sha256):
             self.store.commit([residual.row(None)])
             self.carried = None
             notes.append(Log("residual_dropped", {"reason": "another plan, or a codec without error feedback"}))
-        outbox.sweep(self.files, (), self.carried)
+        outbox.sweep(self.files, waiting, self.carried)
         return notes

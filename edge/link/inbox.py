@@ -32,6 +32,7 @@ class Inbox:
     files: Files
     held: set[str] = field(default_factory=set)
     wanted: list[ObjectRef] = field(default_factory=list)
+    chunk_bytes: int = frames.DATA_BYTES
     bytes_down: int = 0
     retry_at: float | None = None
     _assembly: Assembly | None = None
@@ -49,11 +50,11 @@ class Inbox:
             else:
                 self.files.unlink(object_name(ref.sha256))
 
-    def want(self, refs: list[ObjectRef], connected: bool, now: float) -> list[Effect]:
-        """Sets what is needed; objects that no one needs any more are removed by `keep`."""
-        before = self.wanted[0].sha256 if self.wanted else None
-        self.wanted = [r for r in refs if r.sha256 not in self.held]
-        if self.wanted and before == self.wanted[0].sha256:
+    def want(self, refs: list[ObjectRef], chunk_bytes: int, connected: bool, now: float) -> list[Effect]:
+        """Sets what is needed, in chunks of which length; objects that no one needs any more are removed by `keep`."""
+        before = (self.wanted[0].sha256, self.chunk_bytes) if self.wanted else None
+        self.wanted, self.chunk_bytes = [r for r in refs if r.sha256 not in self.held], chunk_bytes
+        if self.wanted and before == (self.wanted[0].sha256, chunk_bytes):
             return []
         effects = self._close()
         self._assembly = None
@@ -86,7 +87,7 @@ class Inbox:
         ref = self.wanted[0]
         try:
             header, chunk = frames.parse(payload, most=ref.size)
-            expected = frames.object_header(ref.size, bytes.fromhex(ref.sha256))
+            expected = frames.object_header(ref.size, bytes.fromhex(ref.sha256), self.chunk_bytes)
             if header.whole() != expected.whole():
                 raise Untrusted("chunk of another object")
             if self._assembly is None:
@@ -127,7 +128,7 @@ class Inbox:
 
     def _next_topics(self) -> list[str]:
         ref = self.wanted[0]
-        count = frames.chunks_of(ref.size)
+        count = frames.chunks_of(ref.size, self.chunk_bytes)
         missing = absent(self._assembly.received if self._assembly else b"", count)
         return [self.topics.object(ref.sha256, i) for i in missing[:WINDOW]]
 

@@ -1,4 +1,4 @@
-"""The one update on its way out: on disk until a receipt or a head ends it, at most `window` chunks unconfirmed.
+"""An update on its way out: on disk until a receipt or a head ends it, at most `window` chunks unconfirmed.
 
 stored -> (slot) -> chunks, window by window -> receipt
                          |  nothing heard for a while: QUERY, then what the bitmap lacks is sent again
@@ -150,6 +150,7 @@ class Upload:
     window: int
     start_at: float
     ask_first: bool = False  # after a restart: never assume
+    chunk_bytes: int = frames.DATA_BYTES
     bytes_up: int = 0
     query_at: float = 0.0
     _received: bytes = b""
@@ -167,24 +168,29 @@ class Upload:
         r = self.record
         return frames.update_header(
             type_, name_hash(self.federation), r.round, r.attempt, name_hash(self.device), bytes.fromhex(r.params),
-            bytes.fromhex(r.config), size, bytes.fromhex(r.sha256),
+            bytes.fromhex(r.config), size, bytes.fromhex(r.sha256), self.chunk_bytes,
         )  # fmt: skip
+
+    @property
+    def begun(self) -> bool:
+        """Whether any of its chunks has left in this life, or has arrived."""
+        return bool(self._sent) or any(self._received)
 
     def matches(self, round_: int, attempt: int, payload: str) -> bool:
         return (self.record.round, self.record.attempt, self.record.sha256) == (round_, attempt, payload)
 
-    def connected(self, now: float) -> list[Effect]:
+    def connected(self, now: float, first: bool = True) -> list[Effect]:
         """A new connection: what was under way may be lost, so ask."""
         if self._sent or self.ask_first:
             self.query_at, self._asked = max(now, self.start_at), True
-        return self.tick(now)
+        return self.tick(now, first)
 
     def ask(self, now: float) -> None:
         """Asks at the next tick, unless a question is under way: the round is closed, and no receipt has come."""
         if not self._asked:
             self.query_at, self._asked, self._begun, self.start_at = now, True, True, min(self.start_at, now)
 
-    def bitmap(self, bitmap: Bitmap, now: float) -> list[Effect]:
+    def bitmap(self, bitmap: Bitmap, now: float, first: bool = True) -> list[Effect]:
         """Moves the window; after a query, what is missing counts as unsent."""
         self._received = bytes.fromhex(bitmap.received)
         if self._asked:
@@ -192,10 +198,10 @@ class Upload:
             self._asked = False
         self._patience = QUERY_SECONDS
         self.query_at = now + self._patience
-        return self._pump()
+        return self._pump() if first else []
 
-    def tick(self, now: float) -> list[Effect]:
-        """Sends what is due."""
+    def tick(self, now: float, first: bool = True) -> list[Effect]:
+        """Sends what is due; while another update is `first`, questions alone."""
         if now < self.start_at:
             return []
         self._begun = True
@@ -206,7 +212,7 @@ class Upload:
             header = self._header(frames.QUERY, 0)
             body = frames.sign_body(self.key, header)
             return [self._publish(frames.frame(header, 0, body))]
-        return [] if self._asked else self._pump()
+        return self._pump() if first and not self._asked else []
 
     def wake_at(self) -> float:
         return self.query_at if self._begun else self.start_at
@@ -221,7 +227,7 @@ class Upload:
             if under_way >= self.window:
                 break
             if seq not in self._sent and not has(self._received, seq):
-                chunk = memoryview(self._body)[seq * frames.DATA_BYTES : (seq + 1) * frames.DATA_BYTES]
+                chunk = memoryview(self._body)[header.span(seq)]
                 effects.append(self._publish(frames.frame(header, seq, chunk)))
                 self._sent.add(seq)
                 under_way += 1

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from fleetgrad.edge import events as ev
+from fleetgrad.edge.link.delivery import LIMITS, Limits
 from fleetgrad.edge.link.outbox import UPDATE
 from fleetgrad.edge.link.store import Held, Key, Put, Row
 from fleetgrad.edge.participant import Participant
@@ -111,6 +112,7 @@ class Device:
     disk: Disk = field(default_factory=Disk)
     now: float = 100.0
     effects: list[ev.Effect] = field(default_factory=list)
+    limits: Limits = LIMITS
 
     def __post_init__(self) -> None:
         self.store = Rows(self.disk)
@@ -118,7 +120,7 @@ class Device:
 
     def start(self) -> None:
         identity = Identity("test", "dev-1", KEY, AGGREGATOR.public, 50)
-        self.participant = Participant(identity, self.disk, self.store, random.Random(3))
+        self.participant = Participant(identity, self.disk, self.store, random.Random(3), self.limits)
 
     def handle(self, event: ev.Event) -> list[ev.Effect]:
         self.effects = self.participant.handle(event, self.now)
@@ -140,11 +142,11 @@ class Device:
         head = msgspec.structs.replace(head, **fields)
         return self.handle(ev.Message(TOPICS.head, sign_message(key, HEAD, head)))
 
-    def objects(self, *raws: bytes) -> None:
+    def objects(self, *raws: bytes, chunk_bytes: int = frames.DATA_BYTES) -> None:
         """Delivers chunks as they are subscribed, as a broker that retains them does."""
         chunks = {}
         for raw in raws:
-            header = frames.object_header(len(raw), hashlib.sha256(raw).digest())
+            header = frames.object_header(len(raw), hashlib.sha256(raw).digest(), chunk_bytes)
             for i, frame in enumerate(frames.frames(header, raw)):
                 chunks[TOPICS.object(ref(raw).sha256, i)] = frame
         waiting = [t for e in self.effects if isinstance(e, ev.Subscribe) for t in e.filters]
@@ -204,6 +206,10 @@ class Device:
 
     def trains(self) -> list[ev.Train]:
         return [e for e in self.effects if isinstance(e, ev.Train)]
+
+    def queries(self) -> list[tuple[int, int]]:
+        """(round, attempt) of the updates that were just asked about."""
+        return [(h.round, h.attempt) for h in self.frames() if h.type == frames.QUERY]
 
     def logs(self) -> list[str]:
         return [e.event for e in self.effects if isinstance(e, ev.Log)]

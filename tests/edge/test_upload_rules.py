@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from fleetgrad.edge import events as ev
+from fleetgrad.edge.link.delivery import Limits
 from fleetgrad.wire import frames
-from fleetgrad.wire.messages import Bitmap, Closed
-from tests.edge.one_device import Device
+from fleetgrad.wire.messages import Bitmap, Closed, Link
+from tests.edge.one_device import PARAMS, PLAN, Device
 
 
 def test_an_upload_keeps_to_its_window_and_is_forgotten_on_the_receipt() -> None:
@@ -84,14 +85,106 @@ def test_after_a_restart_a_stored_update_is_offered_by_a_query_first() -> None:
     assert device.participant.state == "idle"
 
 
-@pytest.mark.parametrize("outcome", ["published", "abandoned"])
-def test_a_head_that_lists_the_attempt_as_closed_ends_it(outcome: Any) -> None:
+def test_a_head_that_lists_the_attempt_as_abandoned_ends_it() -> None:
     device = Device().ready()
     device.select()
     device.trained()
-    device.head(version=1, params=b"next" * 99, closed=(Closed(round=1, attempt=1, outcome=outcome),))
+    device.head(closed=(Closed(round=1, attempt=1, outcome="abandoned"),))
     assert device.spooled() == []
     assert "round_closed" in device.logs()
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_round_published_without_a_word_is_asked_about_and_the_device_is_free_for_the_next(restart: bool) -> None:
+    device = Device().ready()
+    device.select()
+    device.trained()
+    device.head(version=1, params=b"next" * 99, closed=(Closed(round=1, attempt=1, outcome="published"),))
+    assert device.spooled() == ["1-1"], "whether it was counted, only a receipt tells"
+    device.objects(b"next" * 99)
+    if restart:
+        device.start()
+        device.handle(ev.Connected())
+    else:
+        device.handle(ev.Tick())
+    assert device.queries() == [(1, 1)]
+    assert device.participant.state == "idle"
+    device.receipt()
+    assert device.spooled() == []
+    assert device.statuses()[-1].updates == 1
+
+
+def publish(device: Device, round_: int) -> None:
+    """The device's update of a round stays without a word, and the next round begins."""
+    device.select(round_)
+    device.trained(round_)
+
+
+def test_an_older_update_waits_for_word_and_a_newer_one_goes_first() -> None:
+    device = Device().ready()
+    publish(device, 1)
+    publish(device, 2)
+    assert device.spooled() == ["1-1", "2-1"]
+    assert [h.round for h in device.frames() if h.type == frames.UPDATE] == [2, 2]
+    payload = device.frames()[-1].payload_sha256.hex()
+    bitmap = Bitmap(federation="test", device="dev-1", round=1, attempt=1, payload=payload, received="")
+    device.command(bitmap)
+    assert device.frames() == [], "the older one isn't in the newer one's way"
+    device.receipt(2)
+    assert device.spooled() == ["1-1"]
+    device.now += 2
+    device.command(bitmap)
+    assert [(h.type, h.round) for h in device.frames()] == [(frames.UPDATE, 1)] * 2
+
+
+@pytest.mark.parametrize(
+    ("limits", "kept"), [(Limits(3), ["2-1", "3-1", "4-1"]), (Limits(1), ["4-1"]), (Limits(9, 700_000), ["3-1", "4-1"])]
+)
+def test_over_the_spools_cap_the_oldest_goes_with_a_log_line(limits: Limits, kept: list[str]) -> None:
+    device = Device(limits=limits).ready()
+    for round_ in range(1, 5):
+        publish(device, round_)
+    assert device.spooled() == kept
+    assert device.disk.names("updates") == [f"{key}.payload" for key in kept]
+    (line,) = [e for e in device.effects if isinstance(e, ev.Log) and e.event == "update_expired"]
+    assert line.fields["round"] == 4 - len(kept)
+    assert str(line.fields["reason"]).startswith("the spool holds at most")
+
+
+def test_a_single_update_over_the_cap_is_sent_all_the_same() -> None:
+    device = Device(limits=Limits(3, 1000)).ready()
+    publish(device, 1)
+    assert device.spooled() == ["1-1"]
+
+
+def test_every_update_of_a_full_spool_is_offered_again_after_a_restart() -> None:
+    device = Device().ready()
+    for round_ in (1, 2, 3):
+        publish(device, round_)
+    device.start()
+    device.handle(ev.Connected())
+    assert sorted(device.queries()) == [(1, 1), (2, 1), (3, 1)]
+    for round_ in (2, 3, 1):
+        device.receipt(round_, verdict="late")
+    assert device.spooled() == []
+
+
+def test_a_later_attempt_of_the_same_round_says_that_the_last_was_abandoned() -> None:
+    device = Device().ready()
+    publish(device, 1)
+    device.select(1, 2)
+    assert device.spooled() == []
+    assert "update_expired" in device.logs()
+
+
+def test_chunks_are_as_long_as_the_head_says() -> None:
+    device = Device()
+    device.handle(ev.Connected())
+    device.head(link=Link(chunk_bytes=4096))
+    device.objects(PLAN, PARAMS, chunk_bytes=4096)
+    device.select()
+    device.trained()
+    assert {(h.chunk_bytes, h.nchunks) for h in device.frames()} == {(4096, -(-(1171 * 256 + 64) // 4096))}
 
 
 def test_a_full_disk_loses_no_update_and_stops_nothing() -> None:

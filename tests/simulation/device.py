@@ -1,7 +1,7 @@
 """A simulated device: the real Participant, a trainer that is a function, and the watch over its spool.
 
-I3: an update that was stored and isn't acknowledged stays in the spool, until a receipt, a head that closes its attempt or a
-select for a newer one ends it. It is looked up on the disk after every event and after every start.
+I3: an update that was stored and isn't acknowledged stays in the spool, until a receipt, a head that lists its attempt as abandoned, a
+select for a later attempt of its round, or the spool's cap ends it, with a log line. It is looked up after every event and every start.
 """
 
 import hashlib
@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from fleetgrad.edge import events, feedback
 from fleetgrad.edge.link import outbox, residual
+from fleetgrad.edge.link.delivery import Limits
 from fleetgrad.edge.participant import HEAD_ROW, Participant
 from fleetgrad.edge.reporting import Identity
 from fleetgrad.wire.codecs import read_info
 from fleetgrad.wire.files import DiskError, put
-from fleetgrad.wire.messages import BIRTH, COMMAND, HEAD, Birth, Bitmap, Command, Head, Receipt, Select
+from fleetgrad.wire.messages import BIRTH, COMMAND, HEAD, Birth, Bitmap, Closed, Command, Head, Receipt, Select
 from fleetgrad.wire.seal import seal
 from fleetgrad.wire.signing import Untrusted, verify_message
 from tests import invariants
@@ -48,11 +49,13 @@ class Device(Process):
         self.mad = index == world.scenario.mad and not clone
         self.slow = 50.0 if index == world.scenario.straggler and not clone else 1.0
         self.clone = clone
-        self.owed: Owed | None = None
+        self.owed: dict[str, Owed] = {}
         self.book = Book(self.name)
-        self.excused = False  # a crash fell into the handling of what ends the update: gone or not, both are right
+        self.excused: set[str] = set()  # a crash fell into the handling of what ends these: gone or not, both are right
+        self.expired: set[tuple[int, int]] = set()
         self.version = -1
         self.store = SimulatedStore(self)
+        self.limits = Limits(world.scenario.spool)
         self.job: events.Train | None = None
         self._timer: Timer | None = None
         self._will: tuple[str, bytes] | None = None
@@ -65,6 +68,7 @@ class Device(Process):
             self.disk,
             self.store,
             self.random,
+            self.limits,
         )
         self._will = machine.will()
         if self.life > 1:
@@ -79,8 +83,7 @@ class Device(Process):
 
     def on_message(self, topic: str, payload: bytes) -> None:
         self.note(f"< {topic} {hashlib.sha256(payload).hexdigest()[:8]}")
-        before = self.owed
-        ends = before is not None and self._ends(before, topic, payload)
+        ends = {sha for sha, owed in self.owed.items() if self._ends(owed, topic, payload)}
         if ends:
             self.provoke(0.2, 12)
         life, drops = self.life, self._drops_what_is_carried()
@@ -88,6 +91,13 @@ class Device(Process):
         if self.machine is None and life == self.life:
             self.excused |= ends
             self.book.doubtful |= drops
+
+    def feed(self, event: Any) -> None:
+        """As every process; a crash may fall between the end of an update that the spool has no room for and the log line of it."""
+        full, life = len(self.owed) >= self.limits.updates, self.life
+        super().feed(event)
+        if full and self.machine is None and life == self.life:
+            self.excused |= set(self.owed)
 
     def _drops_what_is_carried(self) -> bool:
         """Whether an attempt that began now would drop it, by rule; a crash may fall between that and the trainer's start."""
@@ -126,6 +136,9 @@ class Device(Process):
             case events.Log(event, fields):
                 self.note(f"log {event} {fields}")
                 self.saw(f"device {event}")
+                if event == "update_expired":
+                    self.expired.add((int(str(fields["round"])), int(str(fields["attempt"]))))
+                    self.saw("update expired: over the cap" if "holds" in str(fields["reason"]) else "update expired")
 
     def _watch(self, topic: str, payload: bytes) -> None:
         parts = self.world.topics.parts(topic)
@@ -227,23 +240,29 @@ class Device(Process):
         )
 
     # --- I3, I6, I8 --------------------------------------------------------------------------------------------------
-    def spooled(self) -> Owed | None:
-        """The update whose record is on the disk."""
-        record = self._record()
-        return Owed(record.round, record.attempt, record.sha256) if record else None
+    def _records(self) -> list[outbox.Record]:
+        """The updates whose records are in the store."""
+        return list(self.store.load().all(outbox.UPDATE, outbox.Record).values())
 
-    def _record(self) -> outbox.Record | None:
-        records = list(self.store.load().all(outbox.UPDATE, outbox.Record).values())
-        return records[-1] if records else None
+    def spooled(self) -> dict[str, Owed]:
+        """Those that no receipt has accepted, by the payload's hash."""
+        return {r.sha256: Owed(r.round, r.attempt, r.sha256) for r in self._records() if not r.accepted}
 
     def checked(self, event: Any) -> None:
         if event is None:
             self._check_start()
         self._keep_book()
         found = self.spooled()
-        if self.owed is not None and found != self.owed and not self._justified(event):
-            raise Violation(f"I3: {self.name} gave up {self.owed} at {event!r}, the spool now holds {found}")
-        self.owed, self.excused = (found if found and self._uploading() else None), False
+        for sha, owed in self.owed.items():
+            if sha not in found and not self._justified(owed, event):
+                raise Violation(f"I3: {self.name} gave up {owed} at {event!r}, the spool now holds {sorted(found)}")
+        if len(found) > self.limits.updates:
+            raise Violation(f"I9: {self.name} has {len(found)} updates in its spool")
+        if len(found) > 1:
+            self.saw(f"spool of {len(found)}")
+        self.owed = found
+        self.excused.clear()
+        self.expired.clear()
 
     @property
     def kept_by_the_book(self) -> bool:
@@ -252,19 +271,19 @@ class Device(Process):
 
     def _keep_book(self) -> None:
         """Enters an update once its record is in the store: from then on it exists."""
-        found = self.spooled()
-        made = self.world.made.get(found.sha256) if found else None
-        if found and made and made.codec.feedback and found.sha256 not in self.book.stored:
-            self.book.store(found.sha256, Entry(made.delta, decode(made)[1]))
+        for found in self._records():
+            made = self.world.made.get(found.sha256)
+            if made and made.codec.feedback and found.sha256 not in self.book.stored:
+                self.book.store(found.sha256, Entry(made.delta, decode(made)[1]))
 
     def check_book(self) -> None:
         """The books at the end of a run, when every round is closed and every device has heard of it."""
         machine = self.machine
         if not isinstance(machine, Participant) or not self.kept_by_the_book or self.clone:
             return
-        if machine._fates.pending:
-            raise Violation(f"I13: {self.name} still waits for the fate of {machine._fates.pending}")
-        carried = machine._fates.carried
+        if machine._delivery.fates.pending:
+            raise Violation(f"I13: {self.name} still waits for the fate of {machine._delivery.fates.pending}")
+        carried = machine._delivery.fates.carried
         if carried is not None or self.book.stored:
             try:
                 values = feedback.carried(self.disk.read, carried, self.world.layout) if carried else None
@@ -289,28 +308,17 @@ class Device(Process):
                 self.disk.install(name, b"" if self.random.random() < 0.5 else bytes(20))
 
     def _check_start(self) -> None:
-        if self.owed is None or self.excused:
-            return
-        found = self.spooled()
-        if found is None and self._head_ends(self.owed):
-            return
-        if found != self.owed:
-            raise Violation(f"I3: after a restart {self.name} has {found} in its spool, it owed {self.owed}")
-        record = self._record()
-        if record and hashlib.sha256(self.disk.read(record.payload)).hexdigest() != record.sha256:
-            raise Violation(f"I6: after a restart the payload of {self.name} isn't what its record says")
+        for record in self._records():
+            if (
+                record.sha256 in self.owed
+                and hashlib.sha256(self.disk.read(record.payload)).hexdigest() != record.sha256
+            ):
+                raise Violation(f"I6: after a restart the payload of {self.name} isn't what its record says")
 
-    def _uploading(self) -> bool:
-        return isinstance(self.machine, Participant) and self.machine.state == "uploading"
-
-    def _justified(self, event: Any) -> bool:
-        if event is None:
-            return self.excused or (self.owed is not None and self._head_ends(self.owed))
-        if isinstance(event, events.Message) and self.owed is not None:
-            return self._ends(self.owed, event.topic, event.payload)
-        if isinstance(event, events.Tick | events.Connected) and self.owed is not None:
-            return self._head_ends(self.owed)
-        return False
+    def _justified(self, owed: Owed, event: Any) -> bool:
+        if owed.sha256 in self.excused or (owed.round, owed.attempt) in self.expired or self._head_ends(owed):
+            return True
+        return isinstance(event, events.Message) and self._ends(owed, event.topic, event.payload)
 
     def _head_ends(self, owed: Owed) -> bool:
         """Whether the head on the disk is the reason: it was stored when there was no room, or no time, for the rest."""
@@ -323,7 +331,7 @@ class Device(Process):
         try:
             if topic == world.topics.head:
                 head = verify_message(world.key.public, HEAD, payload, Head)
-                return any((c.round, c.attempt) == (owed.round, owed.attempt) for c in head.closed)
+                return Closed(round=owed.round, attempt=owed.attempt, outcome="abandoned") in head.closed
             if topic == world.topics.command(self.device):
                 command = verify_message(world.key.public, COMMAND, payload, Command)
                 if isinstance(command, Receipt):
@@ -335,7 +343,7 @@ class Device(Process):
                     )
                 if isinstance(command, Bitmap):
                     self.saw("bitmap")
-                return isinstance(command, Select) and (command.round, command.attempt) > (owed.round, owed.attempt)
+                return isinstance(command, Select) and command.round == owed.round and command.attempt > owed.attempt
         except Untrusted:
             self.saw("message refused by a device")
         return False

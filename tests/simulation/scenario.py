@@ -65,6 +65,7 @@ class Scenario:
     faults: Faults
     storm_ends: float
     clone: bool
+    spool: int  # updates that a device keeps
 
     def calm(self) -> "Scenario":
         """The same federation on a fine day."""
@@ -116,4 +117,5 @@ def draw(seed: int) -> Scenario:
         ),
         storm_ends=storm,
         clone=not patient and r.random() < 0.7,
+        spool=r.choice([1, 2, 3, 3]),
     )
