@@ -30,7 +30,7 @@ from tests.simulation.training import Made, initial_params, layout_of
 
 PLAN = b"a plan, which no state machine opens" * 100
 MOST_STEPS = 400_000  # events: a run that needs more isn't getting anywhere
-SIGNATURES_KEPT = 4096  # of each identity
+SIGNATURES_KEPT = 500  # of each identity
 SETTLE_SECONDS = 300.0  # after the last round, until everybody is idle with the last model
 
 
