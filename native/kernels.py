@@ -8,7 +8,7 @@ from fleetgrad.native.binding import Buffer, Floats, KernelError, check, check_o
 
 MAX_WEIGHT = 2**24
 RING_RANGE = 64  # magnitude that a value added to the ring may have
-OP_ABI = 2  # version of the custom ops' contracts; a plan names the one it was compiled for
+OP_ABI = 3  # version of the custom ops' contracts; a plan names the one it was compiled for
 DOMAIN = "fleetgrad"  # of the custom ops
 
 

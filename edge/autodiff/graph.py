@@ -177,6 +177,8 @@ class Builder:
         axes = [i for i in range(len(shape)) if i < lead or (goal[i - lead] == 1 and shape[i] != 1)]
         if not axes:
             return x
+        if axes == list(range(lead)):
+            return self.total(x, *axes)
         x = self.total(x, *axes, keep=True)
         return self.reshape(x, goal, like) if lead else x
 

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 
 from fleetgrad.edge.autodiff.errors import ModelError
-from fleetgrad.edge.autodiff.graph import Builder, Shape
+from fleetgrad.edge.autodiff.graph import DOMAIN, Builder, Shape
 from fleetgrad.wire.loss import LEAST_COUNT, LossName, LossOptions, check
 from fleetgrad.wire.plan import LABEL
 
@@ -180,6 +180,9 @@ def _classes_first(g: Builder, z: str, label: str, shape: Shape, options: LossOp
     """Cross-entropy of z [N, classes, ...] against label [N, ...]."""
     classes = shape[1]
     if options.label_smoothing == 0 and not options.class_weights and options.ignore_index is None:
+        if g.native and len(shape) == 2:
+            mean, gradient = g.ops("SoftmaxCrossEntropy", z, label, outputs=2, domain=DOMAIN)
+            return mean, lambda: gradient
         mean, logs = g.ops("SoftmaxCrossEntropyLoss", z, label, outputs=2, reduction="mean")
         return mean, lambda: g.op(
             "Div",

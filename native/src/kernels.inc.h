@@ -44,5 +44,7 @@
 #include "recurrent/lstm.inc.h"
 #include "recurrent/gru.inc.h"
 #include "recurrent/embedding.inc.h"
+
+#include "layers/cross_entropy.inc.h"
 #endif
 #endif

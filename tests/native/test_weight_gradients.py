@@ -54,7 +54,7 @@ def of_matrices(x: Array, dy: Array, base: Array | None = None, narrow: bool = F
     if len(x) > FEW:
         return product(a, b, x_scale[:, None] * dy_scale[None, :], base)
     rows = a.astype(np.float32) * x_scale if narrow else x
-    out = rows[0, :, None] * dy[0]
+    out: Array = rows[0, :, None] * dy[0]
     for p in range(1, len(x)):
         out = out + rows[p, :, None] * dy[p]
     return out if base is None else base + out

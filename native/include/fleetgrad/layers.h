@@ -57,6 +57,11 @@ typedef struct {
   /* dx = dy where low <= x <= high, else 0 (also where x is NaN); not inclusive: where low < x < high. dx may be x or dy. */      \
   X(void, clip_grad, (const float *x, const float *dy, float low, float high, int inclusive, size_t n, float *dx),                 \
     (x, dy, low, high, inclusive, n, dx))                                                                                          \
+  /* losses[row] = -log softmax(z[row])[label], dz = their gradient over `count`; z and dz [rows][classes], dz may be NULL, classes at      \
+     least 1. A row with a NaN, a positive infinity or nothing but negative ones gives NaN. FG_RANGE: where = row whose label isn't one. */ \
+  X(int, cross_entropy,                                                                                                            \
+    (const float *z, const int64_t *labels, size_t rows, size_t classes, size_t count, double *losses, float *dz, size_t *where),  \
+    (z, labels, rows, classes, count, losses, dz, where))                                                                          \
   /* Maximum over windows, padding as -infinity; argmax is the tap in row-major order that won: the first of equals, NaN over      \
      numbers, the first tap inside the plane where all are -infinity. y or argmax may be NULL; argmax wants at most 256 taps.       \
      Planes: of x. scratch: fg_pool_scratch bytes, 64-byte aligned, one per concurrent call. */                                    \

@@ -25,15 +25,17 @@ static inline float cut(float x, float most) {
   return from_bits((uint32_t)magnitude | (bits(x) & ~MAGNITUDE_MASK));
 }
 
-/* 1 / (1 + e^-x). e^-x stays normal: from |x| = 87 on the result is that of 87. */
-static inline float sigmoid(float x) {
-  float y = -cut(x, 87.0f);
+/* e^y for |y| <= 87, where it is normal. */
+static inline float exponential(float y) {
   float n = y * LOG2_E + ROUND_FLOAT;
   float power = from_bits((bits(n) << 23) + 0x3f800000u);
   n -= ROUND_FLOAT;
   float r = (y - n * LN2_HIGH) - n * LN2_LOW;
-  return 1.0f / (1.0f + (power + power * expm1_part(r)));
+  return power + power * expm1_part(r);
 }
+
+/* 1 / (1 + e^-x); from |x| = 87 on the result is that of 87. */
+static inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-cut(x, 87.0f))); }
 
 /* t / (t + 2) with t = e^(2 |x|) - 1, which loses nothing near 0; it is 1 from |x| = 10 on. */
 static inline float hyperbolic_tangent(float x) {

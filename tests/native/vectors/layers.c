@@ -99,6 +99,23 @@ void layers(void) {
     emit(out, IMAGE * 4);
   }
 
+  /* logits that lie close, far apart, and in short rows; one of minus infinity */
+  static double losses[40];
+  static int64_t labels[40];
+  const size_t rows[] = {5, 3, 40}, classes[] = {1000, 1700, 7};
+  for (size_t i = 0; i < 40; i++) labels[i] = (int64_t)(i * i % 7);
+  for (size_t i = 0; i < IMAGE; i++) ties[i] = 60.0f * x[i];
+  ties[9] = -1e38f * 1e38f;
+  for (size_t i = 0; i < 6; i++) {
+    size_t where = 0, r = rows[i / 2], c = classes[i / 2];
+    expect(!fg_cross_entropy(i % 2 ? ties : dy, labels, r, c, r, losses, out, &where), "cross_entropy");
+    emit(losses, r * sizeof *losses);
+    emit(out, r * c * 4);
+  }
+  labels[2] = 7;
+  size_t bad = 0;
+  expect(fg_cross_entropy(x, labels, 5, 7, 5, losses, NULL, &bad) == FG_RANGE && bad == 2, "a label beyond the classes");
+
   fg_window wide = {{31, 29}, {0, 0}, {40, 3}, {1, 1}, {1, 1}, {1, 1}, {1, 1}};
   expect(fg_window_fit(&wide, 0) == FG_WINDOW, "a window larger than its plane");
 }
