@@ -22,8 +22,7 @@ FedDyn (Acar et al., ICLR 2021) is anchor with proximal = alpha and dynamic = h_
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -124,19 +123,20 @@ def step(
         check_output(act, array, np.float32, size)
     for array in read:
         check(act, array, np.float32, size)
-    for a, b in [*combinations(written, 2), *((a, b) for a in written for b in read)]:
-        if np.may_share_memory(a, b):
-            raise KernelError(f"{act}: a vector that is written and another one share memory")
+    for i, array in enumerate(written):
+        for other in (*written[:i], *read):
+            if np.may_share_memory(array, other):
+                raise KernelError(f"{act}: a vector that is written and another one share memory")
     bounds, count = _bounds(act, ranges, size)
     gradient = pointer("float *", gradients)
 
     length, clip = None, 1.0
     if optimizer.max_norm is None:
-        _refuse_nonfinite(gradients, bounds, count)
+        _refuse_nonfinite(gradients, gradient, bounds, count)
     else:
         length = math.sqrt(lib.fg_square_sum(gradient, bounds, count))
         if not math.isfinite(length):
-            _refuse_nonfinite(gradients, bounds, count)
+            _refuse_nonfinite(gradients, gradient, bounds, count)
         clip = min(1.0, optimizer.max_norm / (length + NORM_EPSILON))
 
     adam, decoupled = len(moments) == 2, optimizer.rule == "adamw"
@@ -157,9 +157,11 @@ def step(
             "keep": 1 - optimizer.learning_rate * optimizer.weight_decay if decoupled else 1.0,
             "clip": clip,
             "proximal": optimizer.proximal,
-            **{name: ffi.NULL if v is None else pointer("float *", v) for name, v in terms.items()},
         },
     )
+    for name, vector in terms.items():
+        if vector is not None:
+            setattr(update, name, pointer("float *", vector))
     first, second = [*(pointer("float *", m) for m in moments), ffi.NULL, ffi.NULL][:2]
     lib.fg_optimizer_step(update, bounds, count, pointer("float *", parameters), gradient, first, second)
     return length
@@ -176,10 +178,10 @@ def power(base: float, exponent: int) -> float:
     return result
 
 
-def _bounds(act: str, ranges: Ranges | None, size: int) -> tuple[object, int]:
+def _bounds(act: str, ranges: Ranges | None, size: int) -> tuple[Any, int]:
     """The ranges as C reads them, and how many there are."""
     if ranges is None:
-        ranges = [(0, size)]
+        return ffi.new("size_t[2]", (0, size)), 1
     before = 0
     for start, end in ranges:
         if not before <= start <= end <= size:
@@ -190,10 +192,10 @@ def _bounds(act: str, ranges: Ranges | None, size: int) -> tuple[object, int]:
     return ffi.new("size_t[]", [bound for pair in ranges for bound in pair]), len(ranges)
 
 
-def _refuse_nonfinite(gradients: Floats, bounds: object, count: int) -> None:
-    pairs: list[int] = ffi.unpack(bounds, 2 * count)
-    flat = gradients.ravel()
-    for start, end in zip(pairs[::2], pairs[1::2], strict=True):
-        found = start + int(lib.fg_find_nonfinite(pointer("float *", flat[start:end]), end - start))
+def _refuse_nonfinite(gradients: Floats, values: Any, bounds: Any, count: int) -> None:
+    """Raises GradientError if one in the ranges isn't finite; `values` is where C has them."""
+    for i in range(count):
+        start, end = bounds[2 * i], bounds[2 * i + 1]
+        found = start + lib.fg_find_nonfinite(values + start, end - start)
         if found < end:
-            raise GradientError(found, flat.size, float(flat[found]))
+            raise GradientError(found, gradients.size, float(gradients.ravel()[found]))

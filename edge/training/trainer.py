@@ -89,6 +89,7 @@ class Trainer:
         outputs |= {plans.STATISTIC + t.name: shared(self._view(self._statistics, t)) for t in measured}
         outputs[plans.LOSS] = shared(self._loss)
         self._batch = (*self.manifest.inputs[:1], self.manifest.label, *self.manifest.inputs[1:])  # as Dataset.batch
+        self._dtypes = [np.dtype(feed.dtype) for feed in self._batch]
         self._check(outputs)
         self._feeder = Feeder(self._train, (*self._batch, *self.manifest.noise), self._weights, outputs)
         self._how: ort.RunOptions | None = ort.RunOptions()
@@ -162,8 +163,8 @@ class Trainer:
         batch = (x, y, *more)
         if len(batch) != len(self._batch):
             raise TrainingError(f"a batch of {len(batch)} arrays, the plan takes {len(self._batch)}")
-        for feed, array in zip(self._batch, batch, strict=True):
-            if (array.dtype, array.shape) != (np.dtype(feed.dtype), (len(y), *feed.shape)):
+        for feed, dtype, array in zip(self._batch, self._dtypes, batch, strict=True):
+            if array.dtype != dtype or array.shape != (len(y), *feed.shape):
                 raise TrainingError(
                     f"a batch has {array.dtype} {list(array.shape)} for {feed.name!r}, "
                     f"the plan takes {feed.dtype} {[len(y), *feed.shape]}"
@@ -202,9 +203,10 @@ class Trainer:
             self._train.run_with_iobinding(self._feeder.binding(end - start), self._how)
         except Exception as e:
             raise TrainingError(f"a training step failed: {first_line(e)}") from e
-        if math.isfinite(self._loss):
+        loss = float(self._loss)
+        if self._measured.stop and math.isfinite(loss):
             self._flat[self._measured] = self._statistics[self._measured]
-        return float(self._loss)
+        return loss
 
     def _try(self, micro_batch: int | None) -> None:
         """Makes the step that the plan knows the outcome of; raises PlanError where this machine's is another."""
