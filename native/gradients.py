@@ -26,12 +26,19 @@ def quantize_columns(x: Floats) -> tuple[Codes, Floats]:
 
 
 def matmul_weight_grad(
-    x: Floats | Codes, dy: Floats, out: Floats, *, scale: Floats | None = None, base: Floats | None = None
+    x: Floats | Codes,
+    dy: Floats,
+    out: Floats,
+    *,
+    scale: Floats | None = None,
+    base: Floats | None = None,
+    total: Floats | None = None,
 ) -> None:
     """out[m, n] = base + x[k, m]^T dy[k, n] with int8 operands: what the custom op MatMulWeightGrad computes.
 
     Each column is scaled by its absmax / 127 and rounded to nearest even, unless x is int8 with a scale per column; sums are int32 over
     at most 65,536 rows. With k of 8 or less nothing is rounded: products and sums are float32, row after row. base is float32[m, n] (zero by default) and may be `out` itself.
+    total float32[m], if given, becomes the sums of a float x's columns.
     """
     act = "weight gradient"
     _check(act, x, dy, out, scale, base)
@@ -40,6 +47,11 @@ def matmul_weight_grad(
     if x.shape[0] == 0:
         raise KernelError(f"{act}: x and dy have no rows")
     job = ffi.new("fg_matmul_grad *", {"k": x.shape[0], "m": x.shape[1], "n": dy.shape[1]})
+    if total is not None:
+        if x.dtype == np.int8:
+            raise KernelError(f"{act}: a total belongs to a float32 x, x is int8")
+        check_output(act, total, np.float32, x.shape[1], x, dy, out)
+        job.x_total = pointer("float *", total)
     _run(act, "matmul", job, x, dy, out, scale, base, ("column", x.shape[1]))
 
 

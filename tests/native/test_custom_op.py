@@ -46,8 +46,15 @@ def test_a_session_gets_the_matrix_kernels_bytes_on_any_number_of_threads(isa: s
     expected = np.empty((275, 118), np.float32)
     gradients.matmul_weight_grad(x, dy, expected)
     assert (run("MatMulWeightGrad", {"x": x, "dy": dy}, threads=threads)[0] == expected).all()
+    total = np.empty(275, np.float32)
+    gradients.matmul_weight_grad(x, dy, expected, total=total)
+    both = run("MatMulWeightGrad", {"x": x, "dy": dy}, outputs=2, threads=threads)
+    assert (both[0] == expected).all()
+    assert (both[1] == total).all()
     codes, scale = run("QuantizeColumns", {"x": x}, outputs=2, threads=threads)
     assert codes.dtype == np.int8
+    with pytest.raises(Exception, match="x_total belongs to a float X"):
+        run("MatMulWeightGrad", {"x": codes, "dy": dy, "scale": scale}, outputs=2)
     (found,) = run("MatMulWeightGrad", {"x": codes, "dy": dy, "scale": scale}, threads=threads)
     assert (found == expected).all()
     gradients.matmul_weight_grad(x, dy, expected, base=base)

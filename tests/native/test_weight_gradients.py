@@ -96,9 +96,10 @@ def test_the_gradient_of_a_matrix_is_the_int8_product_or_of_few_rows_the_float_o
     print(f"seed {seed}")
     x, dy, base = normal(seed, k, m), normal(seed + 1, k, n, scale=1e-3), normal(seed + 2, m, n)
     x[:, m // 2] = 0
-    out = np.empty((m, n), np.float32)
+    out, total = np.empty((m, n), np.float32), np.empty(m, np.float32)
     if form == "float":
-        gradients.matmul_weight_grad(x, dy, out)
+        gradients.matmul_weight_grad(x, dy, out, total=total)
+        assert (total == np.cumsum(x, 0, np.float64)[-1].astype(np.float32)).all()
         assert (out == of_matrices(x, dy)).all()
     elif form == "int8":
         codes, scale = gradients.quantize_columns(x)
@@ -387,6 +388,15 @@ def test_matrices_that_do_not_fit_are_refused(arrays: tuple[Array, ...], more: d
 def test_convolutions_that_do_not_fit_are_refused(x: Any, dy: Any, out: Any, more: dict[str, Any], match: str) -> None:
     with pytest.raises(binding.KernelError, match=match):
         gradients.conv_weight_grad(zeros(*x), zeros(*dy), zeros(*out), **more)
+
+
+def test_a_total_belongs_to_floats_and_is_memory_of_its_own() -> None:
+    x, dy, out = zeros(3, 2), zeros(3, 4), zeros(2, 4)
+    for total, match in ((out[0, :2], "overlaps"), (zeros(3), "3 elements, expected 2")):
+        with pytest.raises(binding.KernelError, match=match):
+            gradients.matmul_weight_grad(x, dy, out, total=total)
+    with pytest.raises(binding.KernelError, match="a total belongs to a float32 x"):
+        gradients.matmul_weight_grad(zeros(3, 2, dtype=np.int8), dy, out, scale=zeros(2), total=zeros(2))
 
 
 def test_an_output_that_overlaps_an_input_is_refused() -> None:

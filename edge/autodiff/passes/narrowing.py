@@ -70,7 +70,7 @@ def narrow(graph: Graph) -> Graph:
 
 
 def _takes(node: onnx.NodeProto) -> bool:
-    return node.domain == DOMAIN and node.op_type in TAKERS and len(node.input) == 2
+    return node.domain == DOMAIN and node.op_type in TAKERS and len(node.input) == 2 and len(node.output) == 1
 
 
 def _moves(graph: Graph, late: Sequence[bool]) -> set[int]:

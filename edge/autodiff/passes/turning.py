@@ -33,8 +33,8 @@ def turn(graph: Graph) -> Graph:
 
 
 def _is_weight_gradient(node: onnx.NodeProto) -> bool:
-    """A product X^T dY with nothing more: no scales of an int8 X, no sum that it adds to."""
-    if len(node.input) != 2:
+    """A product X^T dY with nothing more: no scales of an int8 X, no sum that it adds to, no sums of X."""
+    if len(node.input) != 2 or len(node.output) != 1:
         return False
     attributes = {a.name: a for a in node.attribute}
     gemm = node.op_type == "Gemm" and not node.domain

@@ -1,6 +1,6 @@
 """VJP rules of matrix products. With Y = A B: dA = dY B^T and dB = A^T dY, summed over what was broadcast."""
 
-from fleetgrad.edge.autodiff.graph import Builder, Node, Shape
+from fleetgrad.edge.autodiff.graph import DOMAIN, Builder, Node, Shape
 from fleetgrad.edge.autodiff.registry import Gradients, vjp
 
 
@@ -8,7 +8,8 @@ from fleetgrad.edge.autodiff.registry import Gradients, vjp
 def gemm(g: Builder, node: Node, dy: str) -> Gradients:
     """Y = alpha A' B' + beta C, where ' is an optional transposition.
 
-    A weight's gradient is multiplied by alpha afterwards, as the int8 product has no factor.
+    A weight's gradient is multiplied by alpha afterwards, as the int8 product has no factor. As torch writes dense layers (A B^T + C), one
+    node gives both the weight's and the bias's.
     """
     a, b = node.x[:2]
     left, right = node.attribute("transA", 0), node.attribute("transB", 0)
@@ -19,6 +20,9 @@ def gemm(g: Builder, node: Node, dy: str) -> Gradients:
             da = g.op("Gemm", b, dy, transA=right, transB=1, alpha=alpha)
         else:
             da = g.op("Gemm", dy, b, transB=1 - right, alpha=alpha)
+    whole = right and not left and alpha == beta == 1 and node.need(1) and node.need(2)
+    if whole and g.int8 and b in node.weights and g.shapes[node.x[2]] == g.shapes[b][:1]:
+        return [da, *g.ops("MatMulWeightGrad", dy, a, outputs=2, domain=DOMAIN)]
     if node.need(1):
         if left:
             db = g.op("Gemm", dy, a, transA=1, transB=1) if right else g.op("Gemm", a, dy)

@@ -22,6 +22,7 @@ typedef struct {
   const float *dy;     /* [k][n] */
   const float *base;   /* [m][n], or NULL for zero */
   float *out;          /* [m][n] */
+  float *x_total;      /* [m]: sums of x's columns, added up as doubles; or NULL, as with codes */
   void *scratch;
   size_t k;            /* at least 1 */
   size_t m;

@@ -61,6 +61,7 @@ void FG_ISA(fg_matmul_grad_scales)(const fg_matmul_grad *job, size_t part) {
     stripe_scales(job->x + first, job->k, job->m, count, l.x_scale + first, l.x_inverse + first);
   else
     stripe_scales(job->dy + first, job->k, job->n, count, l.dy_scale + first, l.dy_inverse + first);
+  if (of_x && job->x_total) stripe_totals(job->x + first, job->k, job->m, count, job->x_total + first);
 }
 
 /* Width of the panel that begins at a column. */

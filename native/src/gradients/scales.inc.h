@@ -35,6 +35,14 @@ static void stripe_scales(const float *x, size_t rows, size_t pitch, size_t colu
   for (size_t j = 0; j < columns; j++) scale_of(most[j], scale + j, inverse + j);
 }
 
+/* Sums of such columns, row after row. */
+static void stripe_totals(const float *x, size_t rows, size_t pitch, size_t columns, float *total) {
+  double sum[GRAD_STRIPE] = {0};
+  for (size_t row = 0; row < rows; row++, x += pitch)
+    for (size_t j = 0; j < columns; j++) sum[j] += (double)x[j];
+  for (size_t j = 0; j < columns; j++) total[j] = (float)sum[j];
+}
+
 /* Vectors wherever they lie; a memcpy of several goes by way of the stack, in pieces that the loads then wait for. */
 typedef uint32_t LooseSum __attribute__((vector_size(4 * NATIVE_LANES), aligned(4), may_alias));
 typedef NativeFloat LooseFloat __attribute__((aligned(4), may_alias));

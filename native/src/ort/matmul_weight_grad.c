@@ -2,6 +2,7 @@
  *
  *   X float[K, M], or int8[K, M] with x_scale float[M] as QuantizeColumns gives them (int8 and base: since version 2 of the ops)
  *   dY float[K, N];  base float[M, N], optional
+ *   x_total float[M], an optional second output: the sums of a float X's columns (since version 3)
  */
 #include "op.h"
 #include "ops.h"
@@ -44,11 +45,13 @@ static OrtStatus *matmul_weight_grad(void *kernel, void *context) {
     job.x = x.data;
   fg_grad_parts parts;
   fg_matmul_grad_plan(&job, &parts);
-  void *out;
+  void *out, *total;
   status = op_output(context, 0, 2, (size_t[]){m, n}, &out);
+  if (!status) status = op_output(context, 1, 1, &m, &total);
+  if (!status && total && job.codes) status = op_refuse(ORT_INVALID_ARGUMENT, OP ": x_total belongs to a float X, X is int8");
   if (!status) status = op_scratch(parts.scratch, &job.scratch);
   if (status) return status;
-  job.out = out;
+  job.out = out, job.x_total = total;
   status = op_parallel(context, scales, parts.scales, &job);
   size_t bad = status ? m + n : fg_grad_refused(job.scratch, m + n);
   if (bad < m + n)
@@ -60,4 +63,4 @@ static OrtStatus *matmul_weight_grad(void *kernel, void *context) {
   return status;
 }
 
-OP_DEFINE(fg_op_matmul_weight_grad, OP, op_create_stateless, op_destroy_stateless, matmul_weight_grad, 4, 2, 1);
+OP_DEFINE(fg_op_matmul_weight_grad, OP, op_create_stateless, op_destroy_stateless, matmul_weight_grad, 4, 2, 2);

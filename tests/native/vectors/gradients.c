@@ -60,6 +60,8 @@ void gradients(void) {
                              .dilation = {1, 1}, .before = {0, 0}});
   /* few rows */
   for (size_t rows = 1; rows <= 9; rows += 4) {
+    product((fg_matmul_grad){.x = x, .dy = dy, .out = dw, .x_total = scale, .k = rows, .m = 60, .n = 531});
+    emit(scale, 60 * sizeof *scale);
     product((fg_matmul_grad){.x = x, .dy = dy, .out = dw, .k = rows, .m = 70, .n = 531});
     product((fg_matmul_grad){.x = x, .dy = dy, .out = dw, .base = dw, .k = rows, .m = 70, .n = 531});
     expect(!fg_quantize_columns(x, rows, 60, 1, codes, scale, &where), "quantize_columns");
