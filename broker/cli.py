@@ -11,21 +11,21 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import typer
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 
 from fleetgrad.broker.codec_options import Bits, Bytes, Codec, Fraction, Rounding_, Step, spec_of
 from fleetgrad.edge.training.scores import told
 from fleetgrad.wire import address, model_options
-from fleetgrad.wire.command_line import EXIT_FAILED, Format, make_app, parse_shape, run_app
+from fleetgrad.wire.command_line import EXIT_FAILED, Format, make_app, make_console, parse_shape, run_app
 from fleetgrad.wire.loss import parse
 from fleetgrad.wire.plan import Gradients
 
 app = make_app("Federated learning that runs on boards: the operator's side.\n\nBegin with `fleetgrad demo`.")
 devices = typer.Typer(no_args_is_help=True, help="Add devices to a federation, and list them.")
 app.add_typer(devices, name="device")
-out, err = Console(markup=False), Console(stderr=True, highlight=False, markup=False)
+out, err = make_console(), make_console(stderr=True)
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A federation's directory.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Allow plain MQTT to another machine.")]

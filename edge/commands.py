@@ -12,7 +12,6 @@ from typing import Annotated, Any, NoReturn
 import msgspec
 import numpy as np
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -24,7 +23,7 @@ from fleetgrad.edge.training.pieces import least
 from fleetgrad.edge.training.plan_dir import open_plan
 from fleetgrad.edge.training.scores import told
 from fleetgrad.wire import model_options
-from fleetgrad.wire.command_line import EXIT_FAILED, Format, make_app, parse_shape, run_app
+from fleetgrad.wire.command_line import EXIT_FAILED, Format, make_app, make_console, parse_shape, run_app
 from fleetgrad.wire.loss import LossName, parse
 from fleetgrad.wire.plan import BatchNorm, Gradients, Optimizer, Profile
 from fleetgrad.wire.sizes import megabytes, parse_size
@@ -32,7 +31,7 @@ from fleetgrad.wire.sizes import megabytes, parse_size
 app = make_app("Trains ONNX models on this board, by itself or in a federation.")
 MOST_THREADS = 64  # as in edge.toml
 
-out, err = Console(markup=False), Console(stderr=True, highlight=False, markup=False)
+out, err = make_console(), make_console(stderr=True)
 
 
 def _size(text: str) -> int:

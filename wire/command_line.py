@@ -1,6 +1,7 @@
 """What both commands share: foreseeable faults become one line on standard error and a documented exit code."""
 
 import importlib.metadata
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -9,6 +10,8 @@ from rich.console import Console
 
 EXIT_FAILED, EXIT_USAGE, EXIT_NO_BROKER, EXIT_INTERRUPTED = 1, 2, 3, 130
 
+PIPED_COLUMNS = 100_000  # where there is no terminal whose width would cut a table: programs read it line by line
+
 EXTRAS = {"onnx": "compile", "amqtt": "demo", "sklearn": "demo", "matplotlib": "demo"}  # module: the extra that has it
 
 # The base of typer's usage errors, which typer doesn't export.
@@ -16,6 +19,13 @@ UsageFault: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "C
 
 
 Format = Annotated[Literal["table", "json"], typer.Option("--format", help="For people, or for programs.")]
+
+
+def make_console(stderr: bool = False) -> Console:
+    """Standard output (or error) for text that says what it says, without markup; in a pipe, tables are as wide as they need."""
+    stream = sys.stderr if stderr else sys.stdout
+    piped = stream is None or not stream.isatty()
+    return Console(stderr=stderr, highlight=not stderr, markup=False, width=PIPED_COLUMNS if piped else None)
 
 
 def _show_version(wanted: bool) -> None:

@@ -144,6 +144,24 @@ def test_check_shows_names_with_brackets_as_they_are(tmp_path: Path) -> None:
     assert (done.returncode, "[/a][red]" in done.stdout) == (0, True), done.stderr
 
 
+@pytest.mark.parametrize("module", ["fleetgrad.edge", "fleetgrad.broker"])
+def test_a_table_in_a_pipe_is_as_wide_as_its_content(module: str) -> None:
+    name = "layers." * 40 + "weight"
+    command = "commands" if module.endswith("edge") else "cli"
+    program = (
+        f"from rich.table import Table\nfrom {module}.{command} import err, out\n"
+        f"t = Table('a', 'b', title='t', title_justify='left')\nt.add_row('{name}', 'sixty ' * 60)\n"
+        "out.print(t)\nerr.print('word ' * 100)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    rows = [line for line in done.stdout.splitlines() if name in line]
+    assert len(rows) == 1
+    assert "sixty " * 59 in rows[0]
+    assert len(done.stdout.splitlines()) == 6  # title, three lines of frame, head, row
+    assert len(max(done.stdout.splitlines(), key=len)) < 1000
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_dim_gives_a_size_to_a_dynamic_dimension(tmp_path: Path) -> None:
     onnx.save(attention(), tmp_path / "m.onnx")
     for command, code, message in (
