@@ -255,6 +255,11 @@ def train(
             micro_batch=micro_batch,
             progress=progress,
         )
+    try:
+        if limit is None:  # two more vectors could be over it
+            trainer.delta(opened.initial_parameters()[: manifest.travels])
+    except training.TrainingError as e:  # which is fine on this machine alone
+        err.print(f"note: no federation could take this: {e}", soft_wrap=True)
     if output:
         export_model(plan, trainer.model, output)
     if format == "json":

@@ -27,6 +27,7 @@ from fleetgrad.wire import plan as plans
 from fleetgrad.wire.trial import SAMPLES
 
 EVAL_BATCH = 256
+DIVERGED = 1000  # times the first step's loss (or 1, where that is less): an epoch's mean above it is no training
 SHRINK = "memory.enable_memory_arena_shrinkage"  # after a run, for the device named
 NOISE_STREAM = 1  # beside the seed of a training: masks and the order of samples are drawn apart
 
@@ -252,7 +253,8 @@ class Trainer:
         """Trains on every sample `epochs` times, in an order drawn from the 64-bit seed; the last, partial batch counts.
 
         With `micro_batch`, batches run as pieces of at most so many samples; the model learns the same (pieces.py).
-        Raises TrainingError when the loss or a gradient isn't finite, naming step and tensor. Momentum starts at zero.
+        Raises TrainingError when the loss or a gradient isn't finite, naming step and tensor, and when an epoch's mean loss is
+        over DIVERGED times the first step's: one that blew up may end at a small loss, with nothing left that could learn. Momentum starts at zero.
         """
         order = np.random.Generator(np.random.PCG64(seed))
         self._noise = self._generators(seed)
@@ -261,7 +263,8 @@ class Trainer:
         steps = len(edges) - 1
         optimizer = optimizers.Optimizer("momentum", learning_rate, momentum=momentum, weight_decay=weight_decay)
         self._velocity[:] = 0
-        done, first, mean = 0, 0.0, 0.0
+        hint = f"try a lower learning rate than {learning_rate:g}"
+        done, first, mean, began = 0, 0.0, 0.0, 0.0
         for epoch in range(epochs):
             permutation, total, seen = order.permutation(len(data)), 0.0, 0
             for step in range(steps):
@@ -272,8 +275,8 @@ class Trainer:
                 try:
                     loss = self._step(data.y[drawn], micro_batch, _drawing(data, drawn))
                 except TrainingError as e:  # the int8 node refuses NaN before the loss is seen
-                    raise TrainingError(f"step {done}: {e} (try a lower learning rate than {learning_rate:g})") from e
-                hint = f"try a lower learning rate than {learning_rate:g}"
+                    raise TrainingError(f"step {done}: {e} ({hint})") from e
+                began = loss if done == 1 else began
                 if not math.isfinite(loss):
                     raise TrainingError(f"loss is {loss} at step {done}: {hint}, or check the data")
                 try:
@@ -286,6 +289,11 @@ class Trainer:
                 mean = total / seen
                 if progress:
                     progress(Progress(epoch, epochs, step + 1, steps, mean))
+            if mean > DIVERGED * max(1.0, abs(began)):
+                raise TrainingError(
+                    f"training diverged: the mean loss of epoch {epoch + 1} is {mean:.3g}, over {DIVERGED} times the {began:.3g} "
+                    f"of its first step: {hint}, or check the data"
+                )
             first = first if epoch else mean
         if (index := kernels.find_nonfinite(self._flat[: self._end])) >= 0:
             raise TrainingError(f"the trained model holds {self._flat[index]} in tensor {self._tensor_at(index)}")
@@ -299,8 +307,23 @@ class Trainer:
         return edges
 
     def delta(self, base: Floats) -> Floats:
-        """What training changed: parameters - base, float32[travels]."""
-        return self.parameters - base
+        """What training changed: parameters - base, float32[travels].
+
+        Raises TrainingError where that is more than an aggregator's sum takes (wire/SPEC.md section 6), naming the tensor.
+        """
+        found = self.parameters - base
+        for last, most in (
+            (self._end, kernels.RING_RANGE),
+            (len(found), kernels.RING_RANGE * 2.0**self.manifest.statistics.exponent),
+        ):
+            part = found[:last]  # whose magnitudes would be one more vector of memory
+            index = int(part.argmax() if part.max() > -part.min() else part.argmin())
+            if not abs(found[index]) <= most:
+                raise TrainingError(
+                    f"the update changes tensor {self._tensor_at(index)!r} by {found[index]:.3g}, at most {most:g} can be summed: "
+                    f"try a lower learning rate, or inputs and targets of a smaller scale"
+                )
+        return found
 
     def weights(self) -> dict[str, Floats]:
         """Trainable tensors by name; views, which may be written to."""

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from fleetgrad.edge.autodiff import ModelError, compile_model, export_model, survey
 from fleetgrad.edge.data.dataset import Dataset, fit
 from fleetgrad.edge.training.plan_dir import open_plan
-from fleetgrad.edge.training.trainer import Trainer
+from fleetgrad.edge.training.trainer import Trainer, TrainingError
 from fleetgrad.wire import plan
 from fleetgrad.wire.choice import ALL, Choice
 from tests.edge.test_edge_command import run_here
@@ -132,6 +132,11 @@ def test_shared_statistics_travel_behind_the_weights_in_a_unit_that_leaves_them_
     start = manifest.of_role("statistic")[0].offset
     assert np.abs(trainer.delta(base)[start:]).max() > 1
     trained = trainer.parameters.copy()
+    trainer.parameters[start:] = base[start:] + 1000
+    assert trainer.delta(base)[start] == 1000
+    trainer.parameters[start] = base[start] + 300_000
+    with pytest.raises(TrainingError, match=r"changes tensor 'mean' by 3e\+05, at most 262144 can be summed"):
+        trainer.delta(base)
     trainer.load(base)
     trainer.run_epochs(data, epochs=1, **TRAINING)  # type: ignore[arg-type]
     assert np.array_equal(trainer.parameters, trained)  # statistics begin where the loaded model has them

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 
 from fleetgrad.edge.autodiff import zoo
@@ -160,6 +161,19 @@ def test_a_table_in_a_pipe_is_as_wide_as_its_content(module: str) -> None:
     assert len(done.stdout.splitlines()) == 6  # title, three lines of frame, head, row
     assert len(max(done.stdout.splitlines(), key=len)) < 1000
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_training_here_may_go_further_than_a_federation_could_and_says_so(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> m (float[N,1] x) => (float[N,1] y) <float[1,1] w = {1}> { y = MatMul(x, w) }'
+    )
+    compile_model(model, loss="l1", output=tmp_path / "plan")
+    np.savez(tmp_path / "d.npz", x=np.ones((20, 1)), y=np.full((20, 1), 1e5))
+    words = ("train", tmp_path / "plan", "--data", tmp_path / "d.npz", "--epochs", 1, "--learning-rate")
+    near, far = run_here(*words, 1), run_here(*words, 100)
+    assert (near.returncode, far.returncode) == (0, 0), far.stderr
+    assert "federation" not in near.stderr
+    assert "note: no federation could take this: the update changes tensor 'w' by 1" in far.stderr
 
 
 def test_dim_gives_a_size_to_a_dynamic_dimension(tmp_path: Path) -> None:

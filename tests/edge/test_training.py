@@ -113,6 +113,27 @@ def test_training_that_diverges_names_the_step_and_the_rate(digits_plan: Path) -
         Trainer(opened).run_epochs(data, **{**SETTINGS, "learning_rate": 1e12})  # type: ignore[arg-type]
 
 
+def test_training_whose_loss_blew_up_has_failed_even_where_it_stays_finite(digits_plan: Path) -> None:
+    opened = open_plan(digits_plan)
+    rng = np.random.default_rng(5)
+    data = fit("d", rng.random((200, 1, 8, 8)), rng.integers(0, 10, 200), opened.manifest)
+    with pytest.raises(TrainingError, match=r"diverged: the mean loss of epoch 1 is .*lower learning rate than 100"):
+        Trainer(opened).run_epochs(data, **{**SETTINGS, "learning_rate": 100.0})  # type: ignore[arg-type]
+
+
+def test_an_update_that_no_sum_takes_is_refused_by_its_tensor(digits_plan: Path) -> None:
+    trainer = Trainer(open_plan(digits_plan))
+    base = trainer.parameters.copy()
+    start = next(t.offset for t in trainer.manifest.tensors if t.name == "conv2.weight")
+    trainer.parameters[start] = base[start] + 63
+    assert trainer.delta(base)[start] == pytest.approx(63, abs=1e-5)
+    trainer.parameters[start] = base[start] - 67
+    with pytest.raises(
+        TrainingError, match=r"changes tensor 'conv2\.weight' by -67, at most 64 can be summed: .*lower"
+    ):
+        trainer.delta(base)
+
+
 def test_a_model_of_another_size_or_with_nan_is_not_loaded(digits_plan: Path) -> None:
     trainer = Trainer(open_plan(digits_plan))
     with pytest.raises(TrainingError, match=r"model has 3 floats, the plan has 38288"):
