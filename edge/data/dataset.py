@@ -97,7 +97,7 @@ def fit(
         raise DataError(f"{name}: scale {scale:g}: a finite factor above 0 is needed, as 0.00392 for bytes")
     if scale != 1.0 and not feed.dtype.startswith("float"):
         raise DataError(f"{name}: scale {scale:g}: the plan's input {feed.name!r} is {feed.dtype}, which isn't scaled")
-    _check_finite(name, "sample", x, feed.dtype)
+    _check_finite(name, "sample", x, feed.dtype, scale)
     others = tuple(_other(name, (more or {}).get(f.name), len(x), f) for f in manifest.inputs[1:])
     return Dataset(x, _targets(name, y, manifest), scale, feed.shape, np.dtype(feed.dtype), name, others)
 
@@ -161,15 +161,17 @@ def _targets(name: str, y: NDArray[np.generic], manifest: Manifest) -> NDArray[n
     return found
 
 
-def _check_finite(name: str, what: str, array: NDArray[np.generic], dtype: str) -> None:
-    """Refuses what isn't finite in the type that the plan feeds: 1e300 is infinity as float32."""
-    if array.dtype.kind != "f":
+def _check_finite(name: str, what: str, array: NDArray[np.generic], dtype: str, scale: float = 1.0) -> None:
+    """Refuses what isn't finite in the type that the plan feeds, scaled: 1e300 is infinity as float32."""
+    if array.dtype.kind != "f" and scale == 1.0:
         return
     for start in range(0, len(array), SCAN_ROWS):
         rows = array[start : start + SCAN_ROWS].reshape(min(SCAN_ROWS, len(array) - start), -1)
-        with np.errstate(over="ignore"):
-            finite = np.isfinite(rows.astype(dtype)).all(1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            fed = rows.astype(dtype)
+            finite = np.isfinite(fed if scale == 1.0 else fed * np.dtype(dtype).type(scale)).all(1)
         if not finite.all():
+            times = "" if scale == 1.0 else f", times the scale {scale:g}"
             raise DataError(
-                f"{name}: {what} {start + int(np.argmin(finite))} holds NaN, infinity or more than {dtype} can"
+                f"{name}: {what} {start + int(np.argmin(finite))} holds NaN, infinity or more than {dtype} can{times}"
             )

@@ -64,6 +64,13 @@ def test_arrays_that_do_not_fit_the_plan_are_refused(x: np.ndarray, y: np.ndarra
         fit("d", x, y, manifest())
 
 
+@pytest.mark.parametrize("x", [GOOD_X * 255, GOOD_X * 4.0])
+def test_a_scale_that_makes_infinities_of_the_samples_is_refused(x: np.ndarray) -> None:
+    assert np.isfinite(fit("d", x, GOOD_Y, manifest(), scale=1e35).batch(np.arange(20))[0]).all()
+    with pytest.raises(DataError, match=r"sample 0 holds .* more than float32 can, times the scale 1e\+38"):
+        fit("d", x, GOOD_Y, manifest(), scale=1e38)
+
+
 def test_a_shape_that_holds_other_numbers_is_refused() -> None:
     with pytest.raises(DataError, match=r"has shape \(1, 4, 4\), which can't be seen as \(1, 4, 5\)"):
         fit("d", GOOD_X, GOOD_Y, manifest(), shape=(1, 4, 5))
