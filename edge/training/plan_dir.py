@@ -46,6 +46,10 @@ def aligned_bytes(count: int) -> NDArray[np.uint8]:
 
 def open_plan(directory: Path) -> Plan:
     """Reads the manifest and checks every file against it; raises PlanError that names the file."""
+    try:
+        str(directory).encode()
+    except UnicodeEncodeError as e:
+        raise PlanError(f"plan {str(directory)!r}: onnxruntime opens no path that isn't UTF-8: rename it") from e
     manifest_path = directory / plan.MANIFEST
     try:
         if manifest_path.stat().st_size > MAX_MANIFEST_BYTES:

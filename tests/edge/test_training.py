@@ -158,6 +158,13 @@ def test_a_plan_that_was_changed_is_refused(tmp_path: Path, name: str) -> None:
         open_plan(folder)
 
 
+def test_a_plan_under_a_name_that_onnxruntime_cannot_open_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "pl\udcff"
+    compile_model(zoo.mlp(), loss="cross-entropy", output=folder)
+    with pytest.raises(PlanError, match=r"udcff': onnxruntime opens no path that isn't UTF-8"):
+        open_plan(folder)
+
+
 @pytest.mark.parametrize("part", ["inputs", "label", "tensors"])
 def test_a_manifest_of_other_graphs_is_refused(tmp_path: Path, part: str) -> None:
     import msgspec
