@@ -1,40 +1,72 @@
-"""What becomes of an update: its chunks taken, the whole proven, checked, stored, counted and receipted; and what a device that asks is told.
+"""What becomes of an update: its chunks taken, then with others proven, added, stored and counted; and what a device that asks is told.
 
-A receipt is given for what is in the journal, and for nothing else.
+    chunks --whole--> in the group --commit: hash, signature, opened, decoded and added, files synced, one transaction--> counted --> receipt
+
+A group is of up to GROUP updates, and waits 50 ms at most, if anyone else is uploading at all. A receipt is given for what is in the
+journal, and for nothing else.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fleetgrad.broker import events as ev
 from fleetgrad.broker.announcing import Announcer
-from fleetgrad.broker.attempt import Open
+from fleetgrad.broker.attempt import SPOOL, Open
 from fleetgrad.broker.cohort import Cohort
 from fleetgrad.broker.intake import Intake
 from fleetgrad.broker.journal import Contribution, Ledger, Row
+from fleetgrad.broker.merge import Sum
+from fleetgrad.broker.pace import Pace, Parallel
+from fleetgrad.broker.uploads import NoRoom, Upload, Uploads
 from fleetgrad.wire import frames
 from fleetgrad.wire.codecs import CodecError
-from fleetgrad.wire.files import Files, put
-from fleetgrad.wire.messages import MAX_WEIGHT_SUM, Verdict
+from fleetgrad.wire.files import DiskError, Files
+from fleetgrad.wire.messages import MAX_WEIGHT_SUM, RetryAfter, Verdict
 from fleetgrad.wire.seal import SealError
-from fleetgrad.wire.signing import PublicKey, Untrusted
+from fleetgrad.wire.signing import SIGNATURE_BYTES, PublicKey, Untrusted
+
+GROUP = 64
+AT_ONCE = 8  # bodies in memory
+DISK_RETRY_SECONDS = 2.0  # after a commit that the disk refused
+# What a device may do that brings nothing new, in an attempt: a repeated chunk or a question costs 1, a body begun anew RESTART.
+IDLE_RATE, IDLE_BURST, RESTART = 20.0, 256.0, 32.0
+RETRY_SECONDS = (5.0, 30.0)  # of a device that there is no room for
+HUSH_SECONDS = 1.0  # between two retry-afters to one device
 
 
 @dataclass(slots=True)
 class Admission:
-    """Lets updates into the open attempt."""
+    """Lets updates into the open attempt, whose sum is `total`."""
 
+    federation: str
     ledger: Ledger
     files: Files
     say: Announcer
     cohort: Cohort
     intake: Intake
+    uploads: Uploads
+    total: Sum
+    parallel: Parallel
+    group_seconds: float
+    due: float | None = None  # when the group is to be committed
+    _group: dict[str, tuple[Upload, PublicKey]] = field(default_factory=dict)
+    _judged: dict[str, Contribution] = field(default_factory=dict)  # those of the group that are in the sum
+    _pace: dict[str, Pace] = field(default_factory=dict)
+    _hushed: dict[str, float] = field(default_factory=dict)
+
+    def begin(self, attempt: Open | None, total: Sum, now: float) -> None:
+        """Another attempt begins, or after a start goes on."""
+        self.total, self.due = total, None
+        self._group, self._judged, self._pace, self._hushed = {}, {}, {}, {}
+        self.uploads.begin(attempt, self.intake.most_bytes, now)
 
     def on_frame(self, name: str, key: PublicKey, raw: bytes, attempt: Open | None, now: float) -> list[ev.Effect]:
         """A frame on a device's topic; raises Untrusted."""
         header, chunk = self.intake.parse(raw, name)
         if header.type == frames.QUERY:
+            if not self._may(name, 1, now):
+                return self._hush(name, now)
             self.intake.query(header, chunk, key)
-            return self._answer(name, header, attempt)
+            return self._answer(name, key, header, attempt, now)
         return self._on_chunk(name, key, header, chunk, attempt, now)
 
     def _on_chunk(
@@ -42,62 +74,147 @@ class Admission:
     ) -> list[ev.Effect]:
         if attempt is None or not attempt.has(header):
             raise Untrusted("chunk of another round than the open one")
-        if header.model != bytes.fromhex(attempt.params):
-            raise Untrusted("chunk of an update to another model")
-        if header.config != bytes.fromhex(attempt.config):
-            raise Untrusted("chunk of an update under another policy")
-        if name in attempt.members:
+        if wrong := attempt.mismatch(header):
+            raise Untrusted(f"chunk of an update {wrong}")
+        if name in attempt.members or name in self._group:
             return []
         if self.cohort.is_out(name):
             raise Untrusted(f"{name} is out of this attempt")
-        assembly, new = self.intake.chunk(header, chunk, name, now)
-        if assembly.complete:
-            return self._accept(name, key, attempt)
-        arrived = header.nchunks - assembly.missing
-        return (
-            [self.say.bitmap(name, header, self.intake.received(name, header.payload_sha256))]
-            if new and arrived % (self.cohort.window() // 2 or 1) == 0
-            else []
-        )
-
-    def _accept(self, name: str, key: PublicKey, attempt: Open) -> list[ev.Effect]:
-        """Proven, checked, on disk, in the journal, and only then receipted."""
-        whole = self.intake.finish(name, key)
-        left = MAX_WEIGHT_SUM - sum(c.weight for c in attempt.members.values())
+        held = self.uploads.get(name)
+        if held is not None and not held.takes(header) and not self._may(name, RESTART, now):
+            return self._hush(name, now)
         try:
-            info = self.intake.check(self.intake.open(whole), attempt.keys(name), left)
-        except (CodecError, SealError) as e:
-            self.cohort.put_out(name)
-            reason = f"update from {name} refused: {e}"
-            note = ev.Log("update_refused", {"device": name, "round": attempt.round, "reason": reason})
-            self.intake.dropped("refused after verification")
-            return [note, self.say.receipt(name, whole.header, "refused", reason)]
-        put(self.files, attempt.payload_name(name), whole.payload)
-        row = Contribution(
-            attempt.round, attempt.attempt, name, whole.header.payload_sha256.hex(), len(whole.payload), info.weight,
-            info.steps, info.loss, info.rate,
-        )  # fmt: skip
-        rows: list[Row] = [row]
-        if attempt.state != "collecting":
-            attempt.state = "collecting"
-            rows.append(attempt.row())
-        self.ledger.commit(rows)
-        attempt.members[name] = row
-        fields = {
-            "device": name,
-            "round": attempt.round,
-            "bytes": row.size,
-            "bits": round(row.rate, 4),
-            "weight": row.weight,
-        }
-        return [self.say.receipt(name, whole.header, "accepted"), ev.Log("update_accepted", fields)]
+            upload, new = self.uploads.take(attempt, name, header, chunk, now)
+        except NoRoom as e:
+            self.intake.dropped("no room for another upload")
+            return [*self._hush(name, now), ev.Log("upload_put_off", {"device": name, "reason": str(e)})]
+        if upload.complete:
+            return self._gather(name, key, upload, attempt, now)
+        if not new:
+            return [] if self._may(name, 1, now) else self._hush(name, now)
+        arrived = header.nchunks - upload.missing
+        return [self._bitmap(name, header)] if arrived % (self.cohort.window() // 2 or 1) == 0 else []
 
-    def _answer(self, name: str, header: frames.Header, attempt: Open | None) -> list[ev.Effect]:
+    def _gather(self, name: str, key: PublicKey, upload: Upload, attempt: Open, now: float) -> list[ev.Effect]:
+        """A whole body waits for others, if there are any."""
+        self._group[name] = upload, key
+        if self.due is None:
+            self.due = now + self.group_seconds
+        full = len(self._group) >= GROUP or self.uploads.only(len(self._group))
+        return self.commit(attempt, now) if full else []
+
+    def commit(self, attempt: Open, now: float) -> list[ev.Effect]:
+        """Judges the group, makes what is good durable, and only then says so."""
+        effects: list[ev.Effect] = []
+        try:
+            while waiting := [name for name in self._group if name not in self._judged][:AT_ONCE]:
+                bodies = self.parallel(self._prove, waiting)
+                for name, payload in zip(waiting, bodies, strict=True):
+                    effects += self._judge(name, payload, attempt)
+            if self._judged:
+                effects += self._count(attempt)
+        except DiskError as e:
+            self.due = now + DISK_RETRY_SECONDS
+            return [*effects, ev.Log("disk_failed", {"reason": str(e)})]
+        self._group, self._judged, self.due = {}, {}, None
+        return effects
+
+    def _prove(self, name: str) -> bytes | Untrusted | SealError:
+        """The payload as its device made it, or what is wrong with the upload."""
+        upload, key = self._group[name]
+        try:
+            return self.intake.open(upload.header, self.intake.prove(upload.header, self.uploads.body(upload), key))
+        except (Untrusted, SealError) as e:
+            return e
+
+    def _judge(self, name: str, payload: bytes | Untrusted | SealError, attempt: Open) -> list[ev.Effect]:
+        """Decodes and adds a proven payload; what isn't proven, doesn't open or doesn't decode is forgotten."""
+        header = self._group[name][0].header
+        reason = f"update from {name} refused: {payload}" if isinstance(payload, SealError) else ""
+        if isinstance(payload, bytes):
+            left = MAX_WEIGHT_SUM - attempt.weight - sum(row.weight for row in self._judged.values())
+            try:
+                info = self.total.add(name, payload, attempt.keys(name), left)
+            except CodecError as e:
+                reason = f"update from {name} refused: {e}"
+            else:
+                self._judged[name] = Contribution(
+                    attempt.round, attempt.attempt, name, header.payload_sha256.hex(),
+                    header.total_len - SIGNATURE_BYTES, info.weight, info.steps,
+                    info.loss, info.rate,
+                )  # fmt: skip
+                return []
+        del self._group[name]
+        self.uploads.forget(name)
+        if isinstance(payload, Untrusted):
+            self.intake.dropped(str(payload))
+            return [ev.Log("message_dropped", {"device": name, "reason": str(payload)})]
+        self.cohort.put_out(name)
+        self.intake.dropped("refused after verification")
+        note = ev.Log("update_refused", {"device": name, "round": attempt.round, "reason": reason})
+        return [note, self.say.receipt(name, header, "refused", reason)]
+
+    def _count(self, attempt: Open) -> list[ev.Effect]:
+        """The judged updates become durable, then members; raises DiskError."""
+        try:
+            list(self.parallel(self.files.fsync, [self._group[name][0].name for name in self._judged]))
+        except DiskError:
+            # What a failed sync has left of the files is anyone's guess: the devices send them again.
+            names = list(self._judged)
+            self._judged = {}
+            self.total.clear()
+            for name in names:
+                del self._group[name]
+                self.uploads.forget(name)
+            raise
+        self.files.fsync_directory(SPOOL)
+        rows: list[Row] = [*self._judged.values()]
+        if attempt.state != "collecting":
+            rows.append(attempt.row("collecting"))
+        self.ledger.commit(rows)
+        attempt.state = "collecting"
+        attempt.admit(self._judged.values())
+        self.cohort.stirred = True
+        effects: list[ev.Effect] = []
+        for name, row in self._judged.items():
+            fields: dict[str, object] = {
+                "device": name,
+                "round": attempt.round,
+                "bytes": row.size,
+                "bits": round(row.rate, 4),
+                "weight": row.weight,
+            }
+            receipt = self.say.receipt(name, self._group[name][0].header, "accepted")
+            effects += [receipt, ev.Log("update_accepted", fields)]
+            self.uploads.settle(name)
+        return effects
+
+    def _may(self, name: str, cost: float, now: float) -> bool:
+        return self._pace.setdefault(name, Pace(IDLE_RATE, IDLE_BURST)).take(cost, now)
+
+    def _hush(self, name: str, now: float) -> list[ev.Effect]:
+        """Tells a device to come later, though not at each of its messages."""
+        self.intake.dropped("device over its allowance")
+        if now < self._hushed.get(name, now):
+            return []
+        self._hushed[name] = now + HUSH_SECONDS
+        least, most = RETRY_SECONDS
+        return [self.say.command(name, RetryAfter(federation=self.federation, device=name, least=least, most=most))]
+
+    def _answer(
+        self, name: str, key: PublicKey, header: frames.Header, attempt: Open | None, now: float
+    ) -> list[ev.Effect]:
         """What a device that asks is told: the receipt if there is one, else what has arrived."""
-        verdict = self._verdict(name, header, attempt)
-        if verdict:
+        if verdict := self._verdict(name, header, attempt):
             return [self.say.receipt(name, header, *verdict)]
-        return [self.say.bitmap(name, header, self.intake.received(name, header.payload_sha256))]
+        upload = self.uploads.get(name)
+        if attempt and upload and upload.complete and name not in self._group:
+            # It was whole when the aggregator was stopped, or couldn't be read when its last chunk came.
+            return self._gather(name, key, upload, attempt, now)
+        return [self._bitmap(name, header)]
+
+    def _bitmap(self, name: str, header: frames.Header) -> ev.Effect:
+        return self.say.bitmap(name, header, self.uploads.received(name, header))
 
     def _verdict(self, name: str, header: frames.Header, attempt: Open | None) -> tuple[Verdict, str] | None:
         """The last word on an update and its reason; None while there is none."""
@@ -113,10 +230,8 @@ class Admission:
             if known.state == "abandoned":
                 return "stale", f"attempt {header.attempt} was abandoned"
             return "late", f"round {header.round} is closed"
-        if header.model != bytes.fromhex(attempt.params):
-            return "stale", "update to another model than this round's"
-        if header.config != bytes.fromhex(attempt.config):
-            return "refused", "update under another policy than this round's"
+        if wrong := attempt.mismatch(header):
+            return "stale" if "model" in wrong else "refused", f"update {wrong} than this round's"
         if self.cohort.is_out(name):
             return "refused", "the device is out of this attempt"
         return None

@@ -1,14 +1,14 @@
 """The attempt at a round that is under way, and the settings that attempts are opened by."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from fleetgrad.broker.journal import Attempt, Contribution
-from fleetgrad.wire import frames, seeds
+from fleetgrad.wire import seeds
 from fleetgrad.wire.frames import Header
 from fleetgrad.wire.messages import Link, Policy, RoundState
-from fleetgrad.wire.topics import name_hash
 
-SPOOL = "spool"  # folder of the open attempt's payloads
+SPOOL, SUFFIX = "spool", ".update"  # folder and file names of the open attempt's updates
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,7 @@ class RoundSettings:
     """The policy of a federation's rounds: of those that are yet to be opened. `goal` 0 means every device of the roster; `deadline` in seconds.
 
     `link` says how the broker is to be used; its reconnect_seconds follow from the roster and `reconnects`, devices a second.
+    Whole updates wait `group_seconds` at most for others to be committed with.
     """
 
     federation: str
@@ -28,6 +29,7 @@ class RoundSettings:
     shards: int = 1
     link: Link = field(default_factory=Link)
     reconnects: float = 50.0
+    group_seconds: float = 0.05
 
 
 @dataclass(slots=True)
@@ -48,10 +50,23 @@ class Open:
     began: float
     deadline_at: float | None = None
     members: dict[str, Contribution] = field(default_factory=dict)
+    weight: int = 0
+
+    def admit(self, rows: Iterable[Contribution]) -> None:
+        """Counts updates that are in the journal."""
+        for row in rows:
+            self.members[row.device] = row
+            self.weight += row.weight
 
     def has(self, header: Header) -> bool:
         """Whether an update says that it is of this attempt."""
         return (header.round, header.attempt) == (self.round, self.attempt)
+
+    def mismatch(self, header: Header) -> str:
+        """What is wrong with an update's model or policy, in words that follow "update"; nothing if both are this attempt's."""
+        if header.model != bytes.fromhex(self.params):
+            return "to another model"
+        return "" if header.config == bytes.fromhex(self.config) else "under another policy"
 
     def row(self, state: RoundState | None = None) -> Attempt:
         """The attempt as it is now, or in another state."""
@@ -61,11 +76,11 @@ class Open:
         """Keys of the codec for a device's update."""
         return seeds.codec_keys(self.federation, device, self.round, self.attempt)
 
-    def sealed_with(self, device: str) -> bytes:
-        """What a device's update opens with."""
-        ids = name_hash(self.federation), self.round, self.attempt, name_hash(device)
-        return frames.sealed_with(*ids, bytes.fromhex(self.params), bytes.fromhex(self.config))
+    def file_of(self, device: str) -> str:
+        """File name of a device's update: on its way in, and when it is accepted, sealed as it came."""
+        return f"{SPOOL}/{self.round}-{self.attempt}-{device}{SUFFIX}"
 
-    def payload_name(self, device: str) -> str:
-        """File name of a device's accepted payload, sealed as it came."""
-        return f"{SPOOL}/{self.round}-{self.attempt}-{device}.payload"
+    def device_of(self, name: str) -> str | None:
+        """Whose update a file of the spool is, or None if it is none of this attempt."""
+        mine = f"{self.round}-{self.attempt}-"
+        return name[len(mine) : -len(SUFFIX)] if name.startswith(mine) and name.endswith(SUFFIX) else None

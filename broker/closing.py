@@ -1,6 +1,6 @@
 """The end of a round: its members' payloads become the next version, durably, and only then is it anyone's to see."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -8,12 +8,12 @@ from fleetgrad.broker import events as ev
 from fleetgrad.broker.announcing import object_name, version_record
 from fleetgrad.broker.attempt import Open
 from fleetgrad.broker.journal import Contribution, Ledger, Version
-from fleetgrad.broker.merge import merge
+from fleetgrad.broker.merge import MergeError, Sum, complete
+from fleetgrad.broker.uploads import stored_payload
 from fleetgrad.wire import frames
-from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.files import Files, put
 from fleetgrad.wire.messages import ObjectRef, Policy
-from fleetgrad.wire.seal import SealKey, open_with
+from fleetgrad.wire.seal import SealError, SealKey, open_with
 from fleetgrad.wire.signing import SIGNATURE_BYTES
 
 KEPT_VERSIONS = 8  # whose params stay on disk; the last two are also on the broker
@@ -38,27 +38,23 @@ class Closing:
 
     ledger: Ledger
     files: Files
-    layout: VectorLayout
     seals: Sequence[SealKey]
     chunk_bytes: int
 
-    def close(self, attempt: Open, now: float) -> tuple[ObjectRef, ev.Published]:
-        """The new version's params, and what there is to say of its round."""
+    def close(self, attempt: Open, total: Sum, now: float) -> tuple[ObjectRef, ev.Published]:
+        """The new version's params, and what there is to say of its round; raises MergeError where an update can't be read any more.
+
+        `total` may lack members: those that were counted before the aggregator was started.
+        """
         memory = self.ledger.memory
         if attempt.state != "committing":
             attempt.state = "committing"
             self.ledger.commit([attempt.row()])
         members = sorted(attempt.members)
-        payloads = ((n, self.files.read(attempt.payload_name(n))) for n in members)
-        base = self.files.read(object_name(attempt.params))
-        params = merge(
-            base,
-            payloads,
-            attempt.policy.codec,
-            self.layout,
-            attempt.keys,
-            lambda n, sealed: open_with(self.seals, sealed, attempt.sealed_with(n)),
-        )
+        if not total.devices <= attempt.members.keys():
+            total.clear()  # of updates that a failing disk has kept out
+        complete(total, self._stored(attempt, [n for n in members if n not in total.devices]), attempt.keys)
+        params = total.apply(self.files.read(object_name(attempt.params)))
         ref = ObjectRef(sha256=sha256(params).hexdigest(), size=len(params))
         put(self.files, object_name(ref.sha256), params)
         counted = [attempt.members[n] for n in members]
@@ -70,3 +66,18 @@ class Closing:
                 self.files.unlink(object_name(old.params))
         seconds = now - attempt.began
         return ref, report(version, attempt.round, attempt.policy, counted, seconds, self.chunk_bytes)
+
+    def _stored(self, attempt: Open, devices: list[str]) -> Iterator[tuple[str, bytes]]:
+        """Payloads of members, one in memory at a time."""
+        for device in devices:
+            try:
+                header, sealed = stored_payload(self.files, attempt.file_of(device))
+            except (FileNotFoundError, ValueError) as e:
+                raise MergeError(f"update of {device} can't be read: {e}") from e
+            if sha256(sealed).hexdigest() != attempt.members[device].payload:
+                raise MergeError(f"update of {device} has changed on disk: its SHA-256 isn't the one that was accepted")
+            try:
+                payload = open_with(self.seals, sealed, header.sealed_with())
+            except SealError as e:
+                raise MergeError(f"update of {device} can't be opened: {e}") from e
+            yield device, payload

@@ -39,9 +39,11 @@ class Cohort:
     say: Announcer
     random: random.Random
     devices: dict[str, Device] = field(default_factory=dict)
+    stirred: bool = True  # something has changed since the round was last looked at
 
     def begin(self) -> None:
         """Another attempt begins: nobody is asked yet."""
+        self.stirred = True
         for device in self.devices.values():
             device.selected = device.answered = device.out = False
 
@@ -53,7 +55,7 @@ class Cohort:
             raise Untrusted(f"birth of {name} is older than its last")
         if device is None:
             device = self.devices[name] = Device(birth)
-        device.birth = birth
+        device.birth, self.stirred = birth, True
         if attempt:
             mine = (birth.round, birth.attempt) == (attempt.round, attempt.attempt)
             busy = birth.state in ("training", "uploading")
@@ -75,7 +77,7 @@ class Cohort:
     def put_out(self, name: str) -> None:
         """A device's update was refused: nothing more comes from it in this attempt."""
         if name in self.devices:
-            self.devices[name].out = True
+            self.devices[name].out = self.stirred = True
 
     def unable(self, attempt: Open) -> int:
         """How many have said that nothing will come from them."""

@@ -17,11 +17,14 @@ import msgspec
 from fleetgrad.broker import events as ev
 from fleetgrad.broker.admission import Admission
 from fleetgrad.broker.announcing import GENESIS, Announcer, version_record
-from fleetgrad.broker.attempt import SPOOL, Open, RoundSettings
+from fleetgrad.broker.attempt import Open, RoundSettings
 from fleetgrad.broker.closing import KEPT_VERSIONS, Closing
 from fleetgrad.broker.cohort import Cohort
 from fleetgrad.broker.intake import Intake
 from fleetgrad.broker.journal import Attempt, Boot, Config, Journal, Ledger, Row
+from fleetgrad.broker.merge import MergeError, Sum
+from fleetgrad.broker.pace import Parallel
+from fleetgrad.broker.uploads import Upload, Uploads
 from fleetgrad.wire import seal
 from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.files import DiskError, Files
@@ -49,10 +52,12 @@ class Rounds:
         layout: VectorLayout,
         random: random.Random,
         now: float,
+        parallel: Parallel = map,
     ) -> None:
         """`plan` and `initial` are objects (files objects/{sha256}); `initial` is version 0 where the journal has none.
 
-        `layout` is the plan's. `seals` open updates; devices seal to the first.
+        `layout` is the plan's. `seals` open updates; devices seal to the first. `parallel` maps hashing and syncing over several
+        updates: a thread pool's, or one after another.
         """
         self._settings, self._files = settings, files
         self._roster, self._roster_size = roster, roster_size
@@ -67,12 +72,28 @@ class Rounds:
         self._ledger.commit(rows)
         self._intake = Intake(settings.federation, layout, settings.policy.codec, seals)
         self._cohort = Cohort(settings, self._say, random)
-        self._admission = Admission(self._ledger, files, self._say, self._cohort, self._intake)
-        self._closing = Closing(self._ledger, files, layout, seals, settings.link.chunk_bytes)
+        self._total = Sum(settings.policy.codec, layout)
+        self._admission = Admission(
+            settings.federation,
+            self._ledger,
+            files,
+            self._say,
+            self._cohort,
+            self._intake,
+            Uploads(files, parallel),
+            self._total,
+            parallel,
+            settings.group_seconds,
+        )
+        self._closing = Closing(self._ledger, files, seals, settings.link.chunk_bytes)
+        self._layout = layout
         self._connected = False
         self._open: Open | None = None
         self._shown = b""
         self._disk_retry_at: float | None = None
+        self._look_at: float | None = None  # when the round is next to be looked at, if nothing happens
+        self._goal = 0
+        self._begun = False  # whether the attempt that follows from the journal is open
         self._begin(now)
 
     # --- what the shell calls ---------------------------------------------------------------------------------------
@@ -82,8 +103,9 @@ class Rounds:
         match event:
             case ev.Connected():
                 effects += self._on_connected()
+                self._cohort.stirred = True
             case ev.Disconnected():
-                self._connected = False
+                self._connected, self._cohort.stirred = False, True
             case ev.Message():
                 try:
                     effects += self._on_message(event, now)
@@ -94,10 +116,15 @@ class Rounds:
                     effects.append(ev.Log("disk_failed", {"reason": str(e)}))
             case ev.Tick():
                 pass
-        if self._disk_retry_at is None or now >= self._disk_retry_at:
+        if self._open and self._admission.due is not None and now >= self._admission.due:
+            effects += self._admission.commit(self._open, now)
+        due = self._cohort.stirred or (self._look_at is not None and now >= self._look_at)
+        if due and (self._disk_retry_at is None or now >= self._disk_retry_at):
             self._disk_retry_at = None
             try:
-                effects += self._advance(now)
+                self._advance(effects, now)
+                self._cohort.stirred = False
+                self._look_at = self._next_look()
             except DiskError as e:
                 self._disk_retry_at = now + DISK_RETRY_SECONDS
                 effects.append(ev.Log("disk_failed", {"reason": str(e)}))
@@ -105,10 +132,12 @@ class Rounds:
 
     def wake_at(self) -> float | None:
         """When to be called with Tick, or None."""
+        look = self._look_at if self._disk_retry_at is None else self._disk_retry_at
+        return min((t for t in (look, self._admission.due) if t is not None), default=None)
+
+    def _next_look(self) -> float | None:
         if self._open is None:
             return None
-        if self._disk_retry_at is not None:
-            return self._disk_retry_at
         times = (self._cohort.wake_at(self._open) if self._connected else None, self._open.deadline_at)
         return min((t for t in times if t is not None), default=None)
 
@@ -118,7 +147,12 @@ class Rounds:
 
     @property
     def finished(self) -> bool:
-        return self._open is None
+        return self._open is None and self._begun
+
+    @property
+    def uploads(self) -> dict[str, Upload]:
+        """Uploads under way, by device."""
+        return self._admission.uploads.held
 
     @property
     def drops(self) -> dict[str, int]:
@@ -155,7 +189,6 @@ class Rounds:
 
         An attempt that is taken up keeps the policy under which devices were asked: they are training by it.
         """
-        self._cohort.begin()
         last = max(self._memory.attempts, default=None)
         held = self._memory.attempts[last] if last else None
         if held is None or held.state == "published":
@@ -164,16 +197,14 @@ class Rounds:
             round_, attempt = held.round, held.attempt + 1
         else:
             round_, attempt = held.round, held.attempt
-        mine = f"{round_}-{attempt}-"
-        for name in self._files.names(SPOOL):
-            if not name.startswith(mine):
-                self._files.unlink(f"{SPOOL}/{name}")
         asked = held is not None and (held.round, held.attempt) == (round_, attempt) and held.state != "open"
         known = self._memory.configs.get(held.config) if held and asked else None
         self._policy = msgspec.json.decode(known, type=Policy) if known else self._settings.policy
-        self._intake.begin(self._policy.codec)
+        self._intake.codec = self._policy.codec
+        self._total = Sum(self._policy.codec, self._layout)
         if round_ > self._settings.rounds:
-            self._open = None
+            self._admission.begin(None, self._total, now)
+            self._begun = True
             return
         current, config = self._memory.current, self._policy.sha256()
         if not held or (held.round, held.attempt) != (round_, attempt):
@@ -182,37 +213,46 @@ class Rounds:
             held = replace(held, config=config)
             policy = msgspec.json.encode(self._policy, order="deterministic").decode()
             self._ledger.commit([Config(config, policy), held])
-        members = {c.device: c for (r, a, _), c in self._memory.contributions.items() if (r, a) == (round_, attempt)}
-        self._open = Open(
+        opened = Open(
             self._settings.federation, round_, attempt, held.version, current.params, self._policy, config, held.state,
-            now, members=members,
+            now,
         )  # fmt: skip
+        opened.admit(c for (r, a, _), c in self._memory.contributions.items() if (r, a) == (round_, attempt))
         if held.state == "committing":
-            self._open.deadline_at = now  # it was closing when we were stopped: it has its members
+            opened.deadline_at = now  # it was closing when we were stopped: it has its members
         elif held.state != "open":
-            self._open.deadline_at = now + self._settings.deadline
+            opened.deadline_at = now + self._settings.deadline
+        self._admission.begin(opened, self._total, now)
+        self._cohort.begin()
+        self._open, self._begun = opened, True
 
-    def _goal(self) -> int:
-        return self._settings.goal or max(1, self._roster_size())
-
-    def _advance(self, now: float) -> list[ev.Effect]:
-        """Selects who can be selected; closes the round when it is time."""
-        attempt = self._open
-        if attempt is None:
-            return []
-        goal = self._goal()
-        enough = max(1, math.ceil(self._settings.minimum * goal))
-        due = attempt.deadline_at is not None and now >= attempt.deadline_at
-        # Nobody is waited for who has said that nothing will come.
-        coming = self._roster_size() - self._cohort.unable(attempt)
-        complete = len(attempt.members) >= min(goal, max(enough, coming))
-        if complete or (due and len(attempt.members) >= enough):
-            effects = self._close(attempt, now)
-            return effects + self._advance(now)
-        if due:
-            effects = self._abandon(attempt, now)
-            return effects + self._advance(now)
-        return self._select(attempt, goal, now) if self._connected else []
+    def _advance(self, effects: list[ev.Effect], now: float) -> None:
+        """Selects who can be selected; closes the round when it is time and begins the next. Adds to `effects` as it goes."""
+        while True:
+            if not self._begun:
+                self._begin(now)
+                if self._connected:
+                    effects.append(self._say.head(self._memory, self._policy))
+                if self._open is None:
+                    effects.append(ev.Finished())
+            attempt = self._open
+            if attempt is None:
+                return
+            fleet = self._roster_size()
+            goal = self._goal = self._settings.goal or max(1, fleet)
+            enough = max(1, math.ceil(self._settings.minimum * goal))
+            due = attempt.deadline_at is not None and now >= attempt.deadline_at
+            if due:
+                effects += self._admission.commit(attempt, now)
+            # Nobody is waited for who has said that nothing will come.
+            coming = fleet - self._cohort.unable(attempt)
+            if len(attempt.members) >= (enough if due else min(goal, max(enough, coming))):
+                effects += self._close(attempt, now)
+            elif due:
+                effects += self._abandon(attempt)
+            else:
+                effects += self._select(attempt, goal, now) if self._connected else []
+                return
 
     def _select(self, attempt: Open, goal: int, now: float) -> list[ev.Effect]:
         effects = self._cohort.select(attempt, goal, now)
@@ -221,30 +261,24 @@ class Rounds:
         return effects
 
     def _close(self, attempt: Open, now: float) -> list[ev.Effect]:
-        ref, published = self._closing.close(attempt, now)
+        try:
+            ref, published = self._closing.close(attempt, self._total, now)
+        except MergeError as e:
+            note = ev.Log("merge_failed", {"round": attempt.round, "reason": str(e)})
+            return [note, *self._abandon(attempt)]
+        self._open, self._begun = None, False
         effects: list[ev.Effect] = [published]
-        self._begin(now)
         if self._connected:
             effects += self._say.chunks(ref)
-            effects.append(self._say.head(self._memory, self._policy))
             for old in self._memory.versions[-3:-2]:
                 effects += self._say.clear(old, self._memory)
-        if self._open is None:
-            effects.append(ev.Finished())
         return effects
 
-    def _abandon(self, attempt: Open, now: float) -> list[ev.Effect]:
+    def _abandon(self, attempt: Open) -> list[ev.Effect]:
         self._ledger.commit([attempt.row("abandoned")])
-        fields: dict[str, object] = {
-            "round": attempt.round,
-            "attempt": attempt.attempt,
-            "members": len(attempt.members),
-        }
-        self._begin(now)
-        return [
-            ev.Log("round_abandoned", fields),
-            *([self._say.head(self._memory, self._policy)] if self._connected else []),
-        ]
+        self._open, self._begun = None, False
+        members = len(attempt.members)
+        return [ev.Log("round_abandoned", {"round": attempt.round, "attempt": attempt.attempt, "members": members})]
 
     # --- status ------------------------------------------------------------------------------------------------------
     def _status_bytes(self, state: RoundState | None = None) -> bytes:
@@ -258,7 +292,7 @@ class Rounds:
             attempt=attempt.attempt if attempt else None,
             members=len(self._cohort.devices),
             received=len(attempt.members) if attempt else 0,
-            goal=self._goal(),
+            goal=self._goal,
             rounds=self._settings.rounds,
         )
         return msgspec.json.encode(status)

@@ -7,6 +7,7 @@ import secrets
 import sys
 import time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -29,6 +30,7 @@ from fleetgrad.wire.messages import Metrics
 from fleetgrad.wire.topics import Topics
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_NO_BROKER = 0, 1, 2, 3
+THREADS = 8  # that hash and sync updates: more than processors, as syncing waits
 JOURNAL, KEY = "journal.sqlite", "keys/aggregator.key"
 SEAL, OLD_SEAL = "keys/seal.key", "keys/seal-before.key"  # the second opens what was sealed before a rotation
 
@@ -69,6 +71,7 @@ class Server:
             layout,
             seed,
             time.monotonic(),
+            ThreadPoolExecutor(THREADS, "intake").map,
         )
         self._topics = Topics(config.name)
         self._monitor = Monitor(directory, plan, config.data, self._loop.inbox.put)

@@ -67,15 +67,21 @@ class Header:
 
     def pack(self) -> bytes:
         """The 160 bytes."""
+        return self._pack(self.seq, self.crc)
+
+    def bare(self, seq: int = 0) -> bytes:
+        """The 160 bytes of chunk `seq` without its CRC: those of chunk 0 tell bodies apart."""
+        return self._pack(seq, 0)
+
+    def _pack(self, seq: int, crc: int) -> bytes:
         return _LAYOUT.pack(
             MAGIC, VERSION, self.type, self.flags, self.federation, self.round, self.attempt, self.device, self.model,
-            self.config, self.seq, self.nchunks, self.total_len, self.crc, self.payload_sha256,
-            self.chunk_bytes,
+            self.config, seq, self.nchunks, self.total_len, crc, self.payload_sha256, self.chunk_bytes,
         )  # fmt: skip
 
     def signed_bytes(self) -> bytes:
         """What the signature covers: the same for every chunk."""
-        return CONTEXT + self.whole().pack()
+        return CONTEXT + self.bare()
 
     def sealed_with(self) -> bytes:
         """What a sealed payload opens with alone: the fields that say whose it is and what for, not how it is cut."""
@@ -153,11 +159,14 @@ def signature_holds(key: PublicKey, header: Header, body: bytes | bytearray | me
     return key.verify(bytes(view[-SIGNATURE_BYTES:]), header.signed_bytes())
 
 
+def checksum(header: Header, seq: int, chunk: bytes | memoryview) -> int:
+    """CRC32C of chunk `seq` of a body with its header."""
+    return kernels.crc32c(chunk, kernels.crc32c(header.bare(seq)))
+
+
 def frame(header: Header, seq: int, chunk: bytes | memoryview) -> bytes:
     """Chunk `seq` of a body as a frame: header, then the chunk."""
-    bare = replace(header, seq=seq, crc=0).pack()
-    crc = kernels.crc32c(chunk, kernels.crc32c(bare))
-    return replace(header, seq=seq, crc=crc).pack() + bytes(chunk)
+    return replace(header, seq=seq, crc=checksum(header, seq, chunk)).pack() + bytes(chunk)
 
 
 def frames(header: Header, body: bytes | memoryview) -> Iterator[bytes]:
@@ -167,16 +176,13 @@ def frames(header: Header, body: bytes | memoryview) -> Iterator[bytes]:
         yield frame(header, seq, view[header.span(seq)])
 
 
-def parse(raw: bytes | memoryview, *, most: int) -> tuple[Header, memoryview]:
-    """Header and chunk of one frame; raises Untrusted.
+def unpack(raw: bytes | memoryview, *, most: int) -> Header:
+    """The header that bytes start with, if it could be a body's of at most `most` bytes; raises Untrusted.
 
-    `most` is the largest body that the reader accepts, in bytes; it comes from the reader's own configuration, and is
-    compared before anything else that the sender says is used.
+    The checksum isn't looked at: it says nothing without the chunk.
     """
-    view = memoryview(raw)
-    longest = HEADER_BYTES + MOST_CHUNK_BYTES
-    if not HEADER_BYTES < len(view) <= longest:
-        raise Untrusted(f"frame of {len(view)} bytes, expected {HEADER_BYTES + 1} to {longest}")
+    if len(raw) < HEADER_BYTES:
+        raise Untrusted(f"header of {len(raw)} bytes, expected {HEADER_BYTES}")
     (
         magic,
         version,
@@ -194,12 +200,12 @@ def parse(raw: bytes | memoryview, *, most: int) -> tuple[Header, memoryview]:
         crc,
         sha,
         chunk_bytes,
-    ) = _LAYOUT.unpack_from(view)
+    ) = _LAYOUT.unpack_from(raw)
     if magic != MAGIC:
         raise Untrusted(f"frame starts with {magic!r}, expected {MAGIC!r}")
     if version != VERSION:
         raise Untrusted(f"frame has protocol version {version}, this side speaks {VERSION}")
-    if type_ not in (UPDATE, QUERY, OBJECT) or any(view[158:HEADER_BYTES]):
+    if type_ not in (UPDATE, QUERY, OBJECT) or any(raw[158:HEADER_BYTES]):
         raise Untrusted(f"frame of type {type_}: unknown, or its reserved bytes aren't zero")
     if flags != (SEALED if type_ == UPDATE else 0):
         raise Untrusted(f"frame of type {type_} with flags {flags:#x}: an update is sealed (1), all else has none")
@@ -211,13 +217,25 @@ def parse(raw: bytes | memoryview, *, most: int) -> tuple[Header, memoryview]:
         raise Untrusted(
             f"chunk {seq} of {nchunks}, a body of {total} bytes has {chunks_of(total, chunk_bytes)} of {chunk_bytes}"
         )
-    chunk = view[HEADER_BYTES:]
-    expected = min(chunk_bytes, total - seq * chunk_bytes)
-    if len(chunk) != expected:
-        raise Untrusted(f"chunk {seq} has {len(chunk)} bytes, expected {expected}")
-    header = Header(
+    return Header(
         type_, federation, round_, attempt, device, model, config, nchunks, total, sha, seq, crc, flags, chunk_bytes
     )
-    if kernels.crc32c(chunk, kernels.crc32c(replace(header, crc=0).pack())) != crc:
-        raise Untrusted(f"chunk {seq}: CRC32C doesn't match")
+
+
+def parse(raw: bytes | memoryview, *, most: int) -> tuple[Header, memoryview]:
+    """Header and chunk of one frame; raises Untrusted.
+
+    `most` is the largest body that the reader accepts, in bytes; it comes from the reader's own configuration, and is
+    compared before anything else that the sender says is used.
+    """
+    view = memoryview(raw)
+    longest = HEADER_BYTES + MOST_CHUNK_BYTES
+    if not HEADER_BYTES < len(view) <= longest:
+        raise Untrusted(f"frame of {len(view)} bytes, expected {HEADER_BYTES + 1} to {longest}")
+    header, chunk = unpack(view, most=most), view[HEADER_BYTES:]
+    span = header.span(header.seq)
+    if len(chunk) != span.stop - span.start:
+        raise Untrusted(f"chunk {header.seq} has {len(chunk)} bytes, expected {span.stop - span.start}")
+    if checksum(header, header.seq, chunk) != header.crc:
+        raise Untrusted(f"chunk {header.seq}: CRC32C doesn't match")
     return header, chunk

@@ -26,6 +26,12 @@ class RunningStatistics:
         self._sum = np.zeros(layout.count - layout.trained.count, np.int64)
         self._weight = 0
 
+    def check(self, delta: NDArray[np.float32]) -> None:
+        """Raises binding.KernelError if a statistic of a whole delta is out of range."""
+        units = self._layout.summed(delta)[self._layout.trained.count :]
+        if units.size:
+            kernels.ring_add(np.zeros(units.size, np.int64), units, 1)
+
     def add(self, delta: NDArray[np.float32], weight: int) -> None:
         """Adds one member's whole delta; raises binding.KernelError and adds nothing if a statistic is out of range."""
         kernels.ring_add(self._sum, self._layout.summed(delta)[self._layout.trained.count :], weight)

@@ -46,6 +46,13 @@ class MemoryFiles:
     def write(self, name: str, data: bytes | bytearray | memoryview) -> None:
         self.held[name] = bytes(data)
 
+    def write_at(self, name: str, offset: int, data: bytes | bytearray | memoryview) -> None:
+        old = self.held.get(name, b"").ljust(offset, b"\0")
+        self.held[name] = old[:offset] + bytes(data) + old[offset + len(data) :]
+
+    def read_at(self, name: str, offset: int, size: int) -> bytes:
+        return self.read(name)[offset : offset + size]
+
     def fsync(self, name: str) -> None:
         assert name in self.held
 

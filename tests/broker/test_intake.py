@@ -235,7 +235,7 @@ def test_a_body_beyond_the_rounds_codec_is_dropped_at_its_first_chunk(codec: Cod
     effects = world.send("dev-1", frames[:1])
     (note,) = [e.fields["reason"] for e in effects if isinstance(e, ev.Log) and e.event == "message_dropped"]
     assert f"body of {most + 113} bytes, at most {most + 112}" in str(note)  # sealed (48) and signed (64)
-    assert not world.rounds._intake._under_way, "nothing is kept of it"
+    assert world.files.names("spool") == [], "nothing is kept of it"
 
 
 def test_a_policy_changed_over_a_restart_judges_each_attempt_by_its_own() -> None:

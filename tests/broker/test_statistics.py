@@ -12,8 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 from fleetgrad.broker import founding
-from fleetgrad.broker.intake import Intake
-from fleetgrad.broker.merge import merge
+from fleetgrad.broker.merge import Sum, merge
 from fleetgrad.broker.registry import objects
 from fleetgrad.broker.settings import Settings
 from fleetgrad.edge import feedback
@@ -101,12 +100,14 @@ def test_statistics_are_merged_exactly_in_their_own_unit_and_in_any_order() -> N
 
 
 def test_a_statistic_beyond_its_own_range_is_refused_by_name() -> None:
-    intake, values = Intake("test", LAYOUT, RAW32, []), delta(3)
+    total, values, old = Sum(RAW32, LAYOUT), delta(3), bytes(4 * LAYOUT.count)
     values[VAR.start + 4] = 64 * 4096
-    assert intake.check(payload(values), KEYS, 100).weight == 3
+    assert total.add("a", payload(values), KEYS).weight == 3
+    before = total.apply(old)
     values[VAR.start + 4] *= np.float32(1.01)
     with pytest.raises(CodecError, match="tensor 'var', value 4 of 9 is 264765"):
-        intake.check(payload(values), KEYS, 100)
+        total.add("b", payload(values), KEYS)
+    assert (total.devices, total.apply(old)) == ({"a"}, before), "nothing of it is added"
 
 
 def test_statistics_have_no_residual_and_are_no_reason_to_give_one_up() -> None:

@@ -78,11 +78,13 @@ class Collector:
                 continue
             for entry in entries:
                 kept = self._into / f"{folder.name}-{entry.name}"
-                if not entry.name.endswith(TEMPORARY) and not kept.exists():
-                    try:
-                        os.link(entry.path, kept)
-                    except (FileNotFoundError, FileExistsError):
-                        continue
+                if entry.name.endswith(TEMPORARY) or (kept.exists() and kept.stat().st_ino == entry.inode()):
+                    continue
+                kept.unlink(missing_ok=True)  # an upload that was begun anew is another file
+                try:
+                    os.link(entry.path, kept)
+                except (FileNotFoundError, FileExistsError):
+                    continue
 
     def stop(self) -> None:
         self._stopping.set()
@@ -141,13 +143,12 @@ class Evidence:
                 continue
             old, new = self.memory.versions[attempt.version], self.memory.versions[attempt.version + 1]
             params = [self.collected / f"objects-{v.params}" for v in (old, new)]
-            payloads = [
-                (c.device, self.collected / f"spool-{c.round}-{c.attempt}-{c.device}.payload")
-                for c in invariants.members(self.memory.contributions, attempt.round, attempt.attempt)
-            ]
+            counted = invariants.members(self.memory.contributions, attempt.round, attempt.attempt)
+            payloads = [(c.device, self.collected / f"spool-{c.round}-{c.attempt}-{c.device}.update") for c in counted]
             if not all(path.exists() for path in [*params, *(path for _, path in payloads)]):
                 continue
-            sealed = [path.read_bytes() for _, path in payloads]
+            whole = [path.read_bytes() for _, path in payloads]
+            sealed = [raw[frames.HEADER_BYTES :][: c.size] for raw, c in zip(whole, counted, strict=True)]
             made = [
                 Made(
                     raw, key.open(raw, self._sealed_with(attempt, device, old.params)), self.settings.codec,

@@ -53,6 +53,15 @@ class Disk:
             raise DiskError(28, f"can't write {name}: No space left on device")
         self.held[name] = bytes(data)
 
+    def write_at(self, name: str, offset: int, data: bytes | bytearray | memoryview) -> None:
+        if self.full:
+            raise DiskError(28, f"can't write {name}: No space left on device")
+        old = self.held.get(name, b"").ljust(offset, b"\0")
+        self.held[name] = old[:offset] + bytes(data) + old[offset + len(data) :]
+
+    def read_at(self, name: str, offset: int, size: int) -> bytes:
+        return self.read(name)[offset : offset + size]
+
     def fsync(self, name: str) -> None:
         assert name in self.held
 

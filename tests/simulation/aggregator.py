@@ -13,6 +13,7 @@ from fleetgrad.broker.attempt import RoundSettings
 from fleetgrad.broker.journal import Attempt, Boot, Contribution, Memory, Row, Version
 from fleetgrad.broker.rounds import Rounds
 from fleetgrad.wire.files import DiskError
+from fleetgrad.wire.frames import HEADER_BYTES
 from fleetgrad.wire.messages import COMMAND, Bitmap, Command, ObjectRef, Policy, Receipt, Select
 from fleetgrad.wire.signing import verify_message
 from tests import invariants
@@ -55,6 +56,9 @@ class CheckedJournal:
             self.owner.note(f"commits {str(row)[:120]}")
             if isinstance(row, Attempt) and row.state == "committing":
                 self.owner.provoke(0.5, 16)
+        counted = sum(isinstance(row, Contribution) for row in rows)
+        if counted:
+            self.owner.saw("several updates in one commit" if counted > 1 else "one update in a commit")
         self.owner.crash_point("after commit")
 
     def _check(self, row: Row, rows: list[Row]) -> None:
@@ -94,8 +98,8 @@ class CheckedJournal:
             raise Violation(f"I7: {key} is counted in an attempt that is {attempt.state}")
         if row.payload not in self.world.made:
             raise Violation(f"I1: {key} counts a payload that no trainer made")
-        name = f"spool/{row.round}-{row.attempt}-{row.device}.payload"
-        if self.owner.disk.durable(name) != self.world.made[row.payload].sealed:
+        stored = self.owner.disk.durable(f"spool/{row.round}-{row.attempt}-{row.device}.update") or b""
+        if stored[HEADER_BYTES : HEADER_BYTES + row.size] != self.world.made[row.payload].sealed:
             raise Violation(f"I2: {key} is counted, but its payload isn't durable")
 
     def _check_version(self, row: Version, rows: list[Row]) -> None:
@@ -129,6 +133,7 @@ class Aggregator(Process):
             minimum=scenario.minimum,
             over_selection=scenario.over_selection,
             deadline=scenario.deadline,
+            group_seconds=scenario.group_seconds,
         )
         self.journal = CheckedJournal(self)
         self.accepted: set[tuple[int, int, str, str]] = set()
@@ -151,6 +156,8 @@ class Aggregator(Process):
         after = {k: a.state for k, a in self.journal.memory.attempts.items() if a.state not in ENDED}
         if before and before.keys() != after.keys():
             raise Violation(f"I7: a restart went from {before} to {after}")
+        if any(u.missing < u.header.nchunks for u in machine.uploads.values()):
+            self.saw("upload taken up after a restart")
         self._will = machine.will()
         return machine
 

@@ -1,6 +1,7 @@
 """A simulated disk that keeps after a power cut exactly what was promised, and of the rest whatever it likes.
 
-    write      page cache only                    power cut: old bytes, no bytes, or a torn prefix of the new ones
+    write      page cache only                    power cut: old bytes, no bytes, a torn prefix of the new ones, or some pages of each
+    write_at   the same
     fsync      the file's bytes are durable
     rename     directory entry in memory only     power cut: entries of a directory go in order, cut off anywhere
     unlink     the same
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 
 from fleetgrad.wire.files import DiskError
 
+PAGE = 512  # bytes that are lost or kept together
 Entry = tuple[str, "Inode | None"]
 
 
@@ -60,6 +62,32 @@ class Disk:
         inode.data = whole
         self.most_bytes = max(self.most_bytes, self.used())
         self._end(f"write {name}")
+
+    def write_at(self, name: str, offset: int, data: bytes | bytearray | memoryview) -> None:
+        self._start(f"write_at {name}")
+        inode = self._seen.get(name)
+        if inode is None:
+            inode = self._seen[name] = Inode()
+            self._pending.append((name, inode))
+        part = bytes(data)
+
+        def with_part(length: int) -> bytes:
+            """The file with `length` bytes of the part in it."""
+            old = inode.data.ljust(offset, b"\0") if length else inode.data
+            return old[:offset] + part[:length] + old[offset + length :]
+
+        torn = with_part(self.random.randrange(len(part) + 1))
+        if self.full:
+            inode.data = torn
+            raise DiskError(errno.ENOSPC, f"can't write {name}: No space left on device")
+        whole, inode.data = with_part(len(part)), torn
+        self.before(f"inside write_at {name}")
+        inode.data = whole
+        self.most_bytes = max(self.most_bytes, self.used())
+        self._end(f"write_at {name}")
+
+    def read_at(self, name: str, offset: int, size: int) -> bytes:
+        return self._find(name).data[offset : offset + size]
 
     def fsync(self, name: str) -> None:
         self._start(f"fsync {name}")
@@ -124,10 +152,16 @@ class Disk:
         for inode in dict.fromkeys(self._durable.values()):
             if inode.durable != inode.data:
                 torn = inode.data[: self.random.randrange(len(inode.data) + 1)]
-                left = [inode.durable or b"", b"", torn, inode.data]
+                left = [inode.durable or b"", b"", torn, inode.data, self._patchy(inode.durable or b"", inode.data)]
                 inode.data = left[0] if keeps_none else self.random.choice(left)
             inode.durable = inode.data
         self._seen = dict(self._durable)
+
+    def _patchy(self, old: bytes, new: bytes) -> bytes:
+        """Some pages of the new bytes, the others as they were, or zeros where there was nothing."""
+        old = old[: len(new)].ljust(len(new), b"\0")
+        pages = (self.random.choice((old, new))[at : at + PAGE] for at in range(0, len(new), PAGE))
+        return b"".join(pages)
 
     def _apply(self, entries: list[Entry]) -> None:
         for name, inode in entries:

@@ -66,6 +66,7 @@ class Scenario:
     storm_ends: float
     clone: bool
     spool: int  # updates that a device keeps
+    group_seconds: float
 
     def calm(self) -> "Scenario":
         """The same federation on a fine day."""
@@ -118,4 +119,5 @@ def draw(seed: int) -> Scenario:
         storm_ends=storm,
         clone=not patient and r.random() < 0.7,
         spool=r.choice([1, 2, 3, 3]),
+        group_seconds=r.choice([0.05, 0.5, 3.0]),
     )

@@ -37,7 +37,8 @@ SOMETIMES = [
     "policy changed under an open attempt", "receipt accepted", "receipt duplicate", "receipt late", "receipt refused",
     "receipt stale", "residual checked", "residual damaged", "residual lost", "residual of an undelivered update",
     "restart fetching", "restart idle", "restart in collecting", "restart in committing", "restart in open",
-    "restart in selecting", "restart uploading", "start refused by a full disk", "trainer died", "training cancelled",
+    "restart in selecting", "restart uploading", "several updates in one commit", "start refused by a full disk", "trainer died", "training cancelled",
+    "upload taken up after a restart",
 ]  # fmt: skip
 
 

@@ -5,14 +5,16 @@ from typing import Any
 
 import pytest
 
-from fleetgrad.broker import admission, closing, rounds
-from fleetgrad.broker.merge import merge
+from fleetgrad.broker import closing, rounds
+from fleetgrad.broker.attempt import SUFFIX
+from fleetgrad.broker.merge import Sum
 from fleetgrad.edge import participant
 from fleetgrad.edge.events import Disconnected
 from fleetgrad.edge.link import delivery, fate, outbox
 from fleetgrad.wire.files import TEMPORARY, Files
 from tests.invariants import Violation
 from tests.simulation import device
+from tests.simulation.disk import Disk
 from tests.simulation.scenario import draw
 from tests.simulation.world import World
 
@@ -30,8 +32,12 @@ def unsynced_payload(patch: pytest.MonkeyPatch) -> None:
 
 
 def unsynced_intake(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(admission, "put", put_without_sync)
     patch.setattr(closing, "put", put_without_sync)
+
+
+def unsynced_group(patch: pytest.MonkeyPatch) -> None:
+    whole = Disk.fsync
+    patch.setattr(Disk, "fsync", lambda self, name: None if name.endswith(SUFFIX) else whole(self, name))
 
 
 def forgetful_device(patch: pytest.MonkeyPatch) -> None:
@@ -47,7 +53,17 @@ def forgetful_device(patch: pytest.MonkeyPatch) -> None:
 
 
 def lossy_merge(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(closing, "merge", lambda old, payloads, *rest: merge(old, list(payloads)[1:], *rest))
+    whole = Sum.add
+
+    def add(self: Any, device: str, payload: Any, keys: Any, *rest: Any) -> Any:
+        """Leaves the first member's values out."""
+        if self.devices:
+            return whole(self, device, payload, keys, *rest)
+        info = whole(self, device, payload, keys, *rest)
+        self._rule._sum[:] = 0
+        return info
+
+    patch.setattr(Sum, "add", add)
 
 
 def mute_device(patch: pytest.MonkeyPatch) -> None:
@@ -66,7 +82,8 @@ def amnesic_attempts(patch: pytest.MonkeyPatch) -> None:
     def begin(self: Any, now: float) -> None:
         whole(self, now)
         if self._open and self._open.state == "collecting" and self._open.members and not self._cohort.devices:
-            self._abandon(self._open, now)
+            self._abandon(self._open)
+            whole(self, now)
 
     patch.setattr(rounds.Rounds, "_begin", begin)
 
@@ -93,7 +110,8 @@ PLANTED = [
     (lossy_feedback, "I13"),
     (presuming_device, "I13"),
     (unsynced_payload, "I3|I6"),
-    (unsynced_intake, "I2|I6"),
+    (unsynced_intake, "I6"),
+    (unsynced_group, "I2"),
     (forgetful_device, "I3"),
     (lossy_merge, "I5"),
     (mute_device, "I10"),

@@ -49,6 +49,12 @@ class Stopping:
     def read(self, name: str) -> bytes:
         return self.inner.read(name)
 
+    def write_at(self, name: str, offset: int, data: bytes | bytearray | memoryview) -> None:
+        self._call("write_at", name, offset, data)
+
+    def read_at(self, name: str, offset: int, size: int) -> bytes:
+        return self.inner.read_at(name, offset, size)
+
     def names(self, directory: str) -> list[str]:
         return self.inner.names(directory)
 
