@@ -87,10 +87,10 @@ class Watch:
 
     def until(self, done: Callable[[View], bool], seconds: float) -> None:
         """Follows until `done`; raises WatchError after `seconds`, with the connection's last word."""
-        end, reason = time.monotonic() + seconds, "nothing was heard of the federation"
+        end, reason = time.monotonic() + seconds, f"{self._address}: nothing was heard of the federation"
         while not done(self.view):
             if (left := end - time.monotonic()) <= 0:
-                raise WatchError(f"{self._address}: {reason} within {seconds:g} s")
+                raise WatchError(f"{reason} within {seconds:g} s")
             event = self.step(left)
             if isinstance(event, mqtt.Down):
                 reason = event.reason

@@ -148,7 +148,8 @@ def test_status_for_programs_is_json_even_without_a_broker(run: Run, model: Path
     found = json.loads(out)
     assert code == 0
     assert (found["federation"], found["rounds"], found["aggregator"]) == ("digits", [], None)
-    assert "127.0.0.1:1" in found["problem"]
+    assert found["problem"].startswith("mqtt://127.0.0.1:1: ")
+    assert found["problem"].count("127.0.0.1:1") == 1
 
 
 def unsupported() -> onnx.ModelProto:
