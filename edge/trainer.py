@@ -30,7 +30,7 @@ from fleetgrad.edge.config import Data
 from fleetgrad.edge.data import npz
 from fleetgrad.edge.data.dataset import DataError, Dataset
 from fleetgrad.edge.link.residual import Residual
-from fleetgrad.edge.training import memory
+from fleetgrad.edge.training import gate, memory
 from fleetgrad.edge.training import trainer as training
 from fleetgrad.edge.training.plan_dir import Plan, open_plan
 from fleetgrad.wire import bundle, codecs, seal
@@ -122,6 +122,7 @@ def _unpacked(bundled: Path, plans: Path) -> Plan:
         shutil.rmtree(folder, ignore_errors=True)
         bundle.unpack(bundled.read_bytes(), folder)
         plan = open_plan(folder)
+    gate.check_plan(plan)
     for other in plans.iterdir():
         if other != folder:
             shutil.rmtree(other, ignore_errors=True)

@@ -28,6 +28,7 @@ from fleetgrad.edge.autodiff.registry import objections, path, reached
 from fleetgrad.edge.autodiff.rehearsal import index_limits, rehearse
 from fleetgrad.edge.autodiff.statistics import in_training, merging
 from fleetgrad.edge.autodiff.survey import notes, untrained
+from fleetgrad.edge.training import gate
 from fleetgrad.native.kernels import OP_ABI
 from fleetgrad.wire import plan
 from fleetgrad.wire.choice import ALL, Choice
@@ -136,6 +137,11 @@ def compile_model(
     limits = index_limits(found.nodes, found.shapes, found.inputs)
     memory, trial = rehearse(manifest, files, vector, limits, notice)
     manifest = msgspec.structs.replace(manifest, memory=memory, trial=trial)
+    for file in (plan.TRAIN, plan.EVAL, plan.INFER):
+        try:
+            gate.check(file, files[file], manifest)
+        except gate.Refused as e:
+            raise ModelError(f"no board would open this model's plan: {e}") from e
     write({**files, plan.MANIFEST: plan.encode(manifest)}, output)
     return manifest
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,12 +11,13 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
 
 from fleetgrad.edge.autodiff import zoo
 from fleetgrad.edge.autodiff.compiling import compile_model
 from fleetgrad.edge.training.plan_dir import open_plan
-from fleetgrad.wire import bundle
+from fleetgrad.wire import bundle, plan
 from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.messages import Policy
 from fleetgrad.wire.seal import SealKey
@@ -214,3 +216,20 @@ def test_the_trainer_ends_when_its_daemon_is_gone(child: Child) -> None:
     assert child.process.stdin is not None
     child.process.stdin.close()
     assert child.process.wait(60) == 0
+
+
+def test_a_plan_that_the_gate_refuses_fails_for_good_and_reaches_no_session(
+    child: Child, request_: dict[str, Any], tmp_path: Path
+) -> None:
+    graph = onnx.load(str(tmp_path / "plan" / "train.onnx"))
+    graph.graph.node[0].domain = "com.evil"
+    raw = graph.SerializeToString()
+    manifest = plan.decode((tmp_path / "plan" / "manifest.json").read_bytes())
+    files = {**manifest.files, "train.onnx": hashlib.sha256(raw).hexdigest()}
+    (tmp_path / "plan" / "train.onnx").write_bytes(raw)
+    (tmp_path / "plan" / "manifest.json").write_bytes(plan.encode(msgspec.structs.replace(manifest, files=files)))
+    (tmp_path / "objects" / "aa").write_bytes(bundle.pack(tmp_path / "plan"))
+    child.ask(request_)
+    reply = child.last()
+    assert (reply["kind"], reply["lasting"]) == ("failed", True)
+    assert re.search("plan refused: train.onnx: op '.*' of the domain 'com.evil'", reply["reason"])

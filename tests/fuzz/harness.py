@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 CORPORA = HERE / "corpus"
 WORK = programs.ROOT / "build" / "fuzz"
 DECODERS = tuple(sorted(path.stem for path in (HERE / "targets").glob("*.c") if path.stem != "driver"))
-PARSERS = ("frame", "message", "payload", "manifest")
+PARSERS = ("frame", "message", "payload", "manifest", "gate")
 TARGETS = (*DECODERS, *PARSERS)
 LONGEST = 4096  # bytes of an input
 CORPUS_BYTES = 40_000  # of a committed corpus; the smallest inputs come first

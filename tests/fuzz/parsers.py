@@ -1,6 +1,6 @@
 """The fuzz targets in Python, under atheris: what arrives over MQTT is refused in the documented way, or comes back as it was sent.
 
-python tests/fuzz/parsers.py frame|message|payload|manifest LIBFUZZER-OPTIONS
+python tests/fuzz/parsers.py frame|message|payload|manifest|gate LIBFUZZER-OPTIONS
 """
 
 import base64
@@ -13,6 +13,8 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 try:
     import atheris
@@ -20,6 +22,8 @@ except ImportError:  # seeds.py uses the rest of this file
     atheris = None
 
 with atheris.instrument_imports(include=["fleetgrad"]) if __name__ == "__main__" else contextlib.nullcontext():
+    from fleetgrad.edge.training import gate as gates
+    from fleetgrad.edge.training import onnx_tables
     from fleetgrad.native import kernels
     from fleetgrad.wire import chunks, codecs, frames, plan
     from fleetgrad.wire import messages as wire
@@ -27,6 +31,13 @@ with atheris.instrument_imports(include=["fleetgrad"]) if __name__ == "__main__"
     from fleetgrad.wire.coding.spec import DEFAULTS, NAMES, CodecSpec
     from fleetgrad.wire.seeds import Keys
     from fleetgrad.wire.signing import MALFORMED, PrivateKey, Untrusted, sign_message, verify_message
+
+PLAN = plan.Manifest(
+    schema=plan.SCHEMA, model="m", loss="cross-entropy", profile="cpu-native", gradients="int8", op_abi=1,
+    inputs=(plan.Feed(name="x", shape=(4,), dtype="float32"),), label=plan.Feed(name=plan.LABEL, shape=(), dtype="int64"),
+    output=(3,), tensors=plan.lay_out([("w", (4, 3), "trainable")]), travels=16, length=16,
+    optimizer=plan.Optimizer(learning_rate=0.1, momentum=0.0, weight_decay=0.0, batch_size=4), files={},
+)  # fmt: skip
 
 KEY = PrivateKey.from_seed(bytes(range(32)))
 KEYS = Keys(own=1, shared=2)
@@ -124,6 +135,31 @@ def manifest(data: bytes) -> None:
     assert read.travels <= read.length <= plan.MAX_FLOATS
 
 
+def gate(data: bytes) -> None:
+    """u8 which file of a plan | an ONNX file; what onnx's own parser reads of one that passes is within the rules, too."""
+    if not data:
+        return
+    try:
+        gates.check((plan.TRAIN, plan.EVAL, plan.INFER)[data[0] % 3], data[1:], PLAN)
+    except gates.Refused:
+        return
+    try:
+        read = onnx.ModelProto.FromString(data[1:])
+    except DecodeError:
+        return  # in a part that says nothing of what is computed
+    own = {(f.domain, f.name) for f in read.functions}
+    nodes = nodes_of(read.graph) + [n for f in read.functions for n in f.node]
+    assert all((n.domain, n.op_type) in own or n.op_type in onnx_tables.OPS[n.domain] for n in nodes)
+    outside = [t for t in read.graph.initializer if t.external_data or t.data_location]
+    assert all((t.name, list(t.dims), t.external_data[0].value) == ("w", [4, 3], plan.PARAMS) for t in outside)
+    assert not any(a.t.external_data or a.t.data_location for n in nodes for a in n.attribute)
+
+
+def nodes_of(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """A graph's nodes, and those of the graphs within."""
+    return [*graph.node, *(n for each in graph.node for a in each.attribute if a.HasField("g") for n in nodes_of(a.g))]
+
+
 def sign(typ: str, raw: bytes) -> bytes:
     """Any bytes as the message of a JWS that verifies."""
     header = msgspec.json.encode({"alg": "EdDSA", "typ": typ, "kid": KEY.public.kid})
@@ -136,6 +172,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "message": message,
     "payload": payload,
     "manifest": manifest,
+    "gate": gate,
 }
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import itertools
 import json
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from fleetgrad.native import codecs, entropy, lossless, rotation, topk
 from fleetgrad.wire import frames, plan, trial
 from fleetgrad.wire.codecs import encode_payload, read_info
+from tests.edge import onnx_bytes
 from tests.fuzz import parsers
 from tests.native import programs
 
@@ -157,6 +159,16 @@ def _payload() -> Iterator[bytes]:
         payload = encode_payload(spec, layout, values, keys=parsers.KEYS, weight=5, steps=2, loss=0.25)
         yield bytes([number]) + payload
         yield bytes([number | 128]) + bytes(read_info(payload)[1])
+
+
+def _gate() -> Iterator[bytes]:
+    made = [(0, onnx_bytes.model()), (2, onnx_bytes.placed(*onnx_bytes.PLACE)), (0, onnx_bytes.nested(3))]
+    made += [(2, onnx_bytes.functions(onnx_bytes.function("f", "g"), onnx_bytes.function("g", "Relu")))]
+    texts = onnx_bytes.attribute("a", 8, f9=["x", "y"]), onnx_bytes.attribute("b", 6, f7=struct.pack("<3f", 1, 2, 3))
+    made += [(0, onnx_bytes.with_attribute(*texts, onnx_bytes.attribute("c", 7, f8=[1, 2, 1 << 40])))]
+    made += [(0, onnx_bytes.with_tensor(onnx_bytes.tensor("t", [2, 3], kind=7, f7=b"\1\2\3\4\5\6")))]
+    for kind, raw in made:
+        yield bytes([kind]) + raw
 
 
 def _manifest() -> Iterator[bytes]:
