@@ -32,6 +32,7 @@ from fleetgrad.edge.link.delivery import LIMITS, Delivery, Limits
 from fleetgrad.edge.link.inbox import Inbox, object_name
 from fleetgrad.edge.link.outbox import Record, Upload, payload_name, plain_name
 from fleetgrad.edge.link.residual import residual_name
+from fleetgrad.edge.link.slots import Slots
 from fleetgrad.edge.link.store import Held, Put, Store
 from fleetgrad.edge.reporting import Identity, Reporter
 from fleetgrad.wire import frames, seeds
@@ -82,19 +83,23 @@ class Participant:
         self._memory, self._notes = memory.load(held, random)
         self._remember(boot=self._memory.boot + 1)
         self._head = self._load_head(held)
-        self._inbox = Inbox(self._topics, files)
+        self._report = Reporter(identity, self._memory.boot)
+        self._inbox = Inbox(self._topics, identity.device, files, self._report.want)
+        self._slots = Slots(store, self._inbox)
+        self._notes += self._slots.load(held)
         if self._head:
-            self._inbox.load([self._head.plan, self._head.params])
-            self._inbox.keep({self._head.plan.sha256, self._head.params.sha256})  # and no half of a download
-            self._inbox.want(
-                [self._head.plan, self._head.params], self._head.link.chunk_bytes, connected=False, now=0.0
-            )
+            for ref in (self._head.plan, self._head.params):
+                if ref.sha256 not in self._inbox.held:
+                    self._inbox.load(ref)  # whole, though a power cut came before it was committed
+            self._notes += self._inbox.want(self._head, connected=False, now=0.0)
+            self._inbox.keep(self._slots.needed | {self._head.plan.sha256, self._head.params.sha256})
+            self._install(self._head)
         self._job: Job | None = None
         self._delivery = Delivery(identity, files, store, random, limits)
         last = self._memory.round, self._memory.attempt
         self._notes += self._delivery.load(held, self._head, last, self._memory.ended)
-        upload = self._delivery.upload
-        self._report = Reporter(identity, self._memory.boot, upload.record.rate if upload else None)
+        if upload := self._delivery.upload:
+            self._report.rate = upload.record.rate
         self._unstored: Trained | TrainingFailed | None = None  # the trainer's word, while the disk has no room for it
         self._refused: str | None = None  # the plan that can't be trained here; forgotten by a restart
         self._disk_retry_at: float | None = None
@@ -123,7 +128,7 @@ class Participant:
                 case Trained():
                     effects += self._on_trained(event, now)
                 case TrainingFailed():
-                    effects += self._on_failed(event)
+                    effects += self._on_failed(event, now)
                 case Tick():
                     effects += self._on_tick(now)
         except DiskError as e:
@@ -185,7 +190,10 @@ class Participant:
 
     def _subscribe(self) -> Effect:
         """The device's own topics; subscribed again, retained messages are delivered again."""
-        return Subscribe([self._topics.head, self._topics.aggregator, self._topics.command(self._id.device)])
+        device = self._id.device
+        return Subscribe(
+            [self._topics.head, self._topics.aggregator, self._topics.command(device), self._topics.served(device)]
+        )
 
     def _heard(self, now: float) -> None:
         """The aggregator has said something new: silence is counted from here."""
@@ -206,9 +214,18 @@ class Participant:
             return [Log("message_dropped", {"topic": message.topic, "reason": str(e)})]
         effects, installed = self._inbox.take(message.topic, message.payload, now)
         if installed and not self._inbox.wanted and self._head:
-            self._inbox.keep({self._head.plan.sha256, self._head.params.sha256})
             effects += [Log("model_installed", {"version": self._head.version}), *self._birth()]
+            self._notes += effects  # they hold, whether or not the disk takes the slot now
+            self._install(self._head)
+            effects = self._noted()
         return effects
+
+    def _install(self, head: Head) -> None:
+        """Commits the head's model, once all of it is here."""
+        current = self._slots.current
+        installed = current and (current.version, current.params) == (head.version, head.params)
+        if not self._inbox.wanted and not installed:
+            self._slots.install(head)
 
     def _on_head(self, raw: bytes, now: float) -> list[Effect]:
         head = verify_message(self._id.aggregator, HEAD, raw, Head)
@@ -222,7 +239,9 @@ class Participant:
         self._head = head
         self._heard(now)
         effects = self._end_if_closed(head, now)
-        return effects + self._inbox.want([head.plan, head.params], head.link.chunk_bytes, self._connected, now)
+        effects += self._inbox.want(head, self._connected, now)
+        self._install(head)  # where the release has another version of the same model
+        return effects
 
     def _end_if_closed(self, head: Head, now: float) -> list[Effect]:
         """What the head says of the attempts that something hangs on; nothing new happens when it is asked again."""
@@ -354,15 +373,19 @@ class Participant:
         )
         return [*self._noted(), note, *(upload.tick(now) if self._connected else [])]
 
-    def _on_failed(self, failed: TrainingFailed) -> list[Effect]:
+    def _on_failed(self, failed: TrainingFailed, now: float) -> list[Effect]:
         if not self._job or not self._is(failed.round, failed.attempt):
             return []
         self._unstored = failed
         ended = self._end(delivered=False)
         self._report.reason = failed.reason[:500]
-        if failed.lasting and self._head:
+        damage = self._slots.check()  # a file that rotted is fetched again, and no reason to refuse the plan
+        if damage and self._head:
+            damage += self._inbox.want(self._head, self._connected, now)
+        elif failed.lasting and self._head:
             self._refused = self._head.plan.sha256
-        return [*ended, Log("training_failed", {"round": failed.round, "reason": failed.reason}), *self._birth()]
+        note = Log("training_failed", {"round": failed.round, "reason": failed.reason})
+        return [*ended, note, *damage, *self._birth()]
 
     def _on_tick(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
@@ -378,10 +401,11 @@ class Participant:
             ]
         if self._head:
             effects += self._end_if_closed(self._head, now)
+            self._install(self._head)
         if isinstance(self._unstored, Trained):
             effects += self._on_trained(self._unstored, now)
         elif self._unstored:
-            effects += self._on_failed(self._unstored)
+            effects += self._on_failed(self._unstored, now)
         if self._connected and self.state in RESTING and now >= self._refresh_at:
             self._silence = min(MOST_REFRESH_SECONDS, self._silence * 2)
             self._refresh_at = now + self._silence * self._random.uniform(0.5, 1.0)

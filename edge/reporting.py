@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import msgspec
 
 from fleetgrad.edge.events import Publish
-from fleetgrad.wire.messages import BIRTH, Birth, DeviceState, DeviceStatus, Head
+from fleetgrad.wire.messages import BIRTH, WANT, Birth, DeviceState, DeviceStatus, Head, ObjectRef, Want
 from fleetgrad.wire.signing import PrivateKey, PublicKey, sign_message
 from fleetgrad.wire.topics import Topics
 
@@ -27,13 +27,13 @@ class Identity:
 class Reporter:
     """Speaks for one life of a device; (boot, seq) grows over all of them. The fields are what only people read, and the reason."""
 
-    def __init__(self, identity: Identity, boot: int, rate: float | None) -> None:
+    def __init__(self, identity: Identity, boot: int) -> None:
         self._id, self._boot, self._seq = identity, boot, 0
         self._topics = Topics(identity.federation)
         self.reason = ""
         self.steps = self.updates = 0
         self.loss: float | None = None
-        self.rate = rate
+        self.rate: float | None = None
         self._shown: DeviceStatus | None = None
 
     def birth(self, state: DeviceState, holds: Head | None, round_: int | None, attempt: int | None) -> Publish:
@@ -54,6 +54,15 @@ class Reporter:
             reason=self.reason,
         )
         return Publish(self._topics.birth(self._id.device), sign_message(self._id.key, BIRTH, birth))
+
+    def want(self, ref: ObjectRef, received: bytes) -> Publish:
+        """Asks the aggregator for the chunks of an object that `received`, a bitmap, doesn't mark."""
+        self._seq += 1
+        want = Want(
+            federation=self._id.federation, device=self._id.device, boot=self._boot, seq=self._seq, object=ref,
+            received=received.hex(),
+        )  # fmt: skip
+        return Publish(self._topics.want(self._id.device), sign_message(self._id.key, WANT, want))
 
     def status(
         self, state: DeviceState, version: int | None, round_: int | None, attempt: int | None, up: int, down: int

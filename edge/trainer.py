@@ -42,6 +42,7 @@ from fleetgrad.wire.plan import PlanError
 from fleetgrad.wire.seeds import Keys
 
 PR_SET_PDEATHSIG = 1
+HASH_LETTERS = 64
 CACHE = "cache"  # in the plan's folder, and gone with it
 DISK_RETRY_SECONDS, MOST_DISK_RETRY_SECONDS = 1.0, 60.0
 
@@ -120,13 +121,21 @@ def _unpacked(bundled: Path, plans: Path) -> Plan:
         plan = open_plan(folder)
     except PlanError:  # not there yet, or torn by a power cut: unpacking isn't synced, since it can be done again
         shutil.rmtree(folder, ignore_errors=True)
-        bundle.unpack(bundled.read_bytes(), folder)
+        bundle.unpack(_verified(bundled), folder)
         plan = open_plan(folder)
     gate.check_plan(plan)
     for other in plans.iterdir():
         if other != folder:
             shutil.rmtree(other, ignore_errors=True)
     return plan
+
+
+def _verified(path: Path) -> bytes:
+    """An object's bytes; a file named by a SHA-256 is held to it. Raises ValueError where the disk has changed them since they were stored."""
+    raw = path.read_bytes()
+    if len(path.name) == HASH_LETTERS and hashlib.sha256(raw).hexdigest() != path.name:
+        raise ValueError(f"{path.parent.name}/{path.name[:16]} isn't what its name says: damaged on the disk")
+    return raw
 
 
 def _when_there_is_room(round_: int, act: Callable[[], T]) -> T:
@@ -146,7 +155,7 @@ def _when_there_is_room(round_: int, act: Callable[[], T]) -> T:
 def train(request: Request, loaded: _Loaded, replies: IO[bytes]) -> Reply:
     """Trains one attempt and stores its payload; raises ValueError or OSError with the reason."""
     trainer, policy = loaded.trainer, request.policy
-    base = np.fromfile(Path(request.spool) / request.params, "<f4").astype(np.float32)
+    base = np.frombuffer(_verified(Path(request.spool) / request.params), "<f4").astype(np.float32)
     trainer.load(base)
     epoch = 0
 

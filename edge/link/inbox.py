@@ -1,22 +1,31 @@
-"""Downloads of content-addressed objects: verified, stored, at most WINDOW chunk topics subscribed at a time.
+"""Downloads of content-addressed objects: chunks are checked as they come, stored in parts, and the whole before it is used.
 
-An object is used only under the hash and size that a signed head gave it; until then it is bytes in memory.
+    retained chunks   at most WINDOW topics subscribed at a time; the broker delivers them
+    wanted chunks     where a broker retains nothing, or has lost them: a want names what is missing, the aggregator sends the next
+                      WINDOW of it on the device's own topic; then the device asks again
+
+Where the head names a delta from params that are held, that is fetched in place of the snapshot. An object is used only under the hash and
+size that a signed head gave it.
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fleetgrad.edge.events import Effect, Log, Subscribe, Unsubscribe
-from fleetgrad.wire import frames
+from fleetgrad.edge.link import partial
+from fleetgrad.wire import deltas, frames
 from fleetgrad.wire.chunks import Assembly, absent
 from fleetgrad.wire.files import DiskError, Files, put
-from fleetgrad.wire.messages import ObjectRef
+from fleetgrad.wire.frames import Header
+from fleetgrad.wire.messages import Delta, Head, Link, ObjectRef
 from fleetgrad.wire.signing import Untrusted
 from fleetgrad.wire.topics import Topics
 
 FOLDER = "objects"
-WINDOW = 8  # chunk topics subscribed at a time: a thousand retained chunks at once overrun a broker's queue
-RETRY_SECONDS = 5.0
+WINDOW = 8  # chunks on their way at a time: a thousand retained ones at once overrun a broker's queue
+RETRY_SECONDS, MOST_RETRY_SECONDS = 5.0, 60.0
+PATIENCE = 2  # times that a broker which should retain chunks is asked in vain, before the aggregator is
 
 
 def object_name(sha256: str) -> str:
@@ -25,40 +34,58 @@ def object_name(sha256: str) -> str:
 
 
 @dataclass(slots=True)
+class Fetch:
+    """The object under way; with `delta`, what it will be applied to, for params of the hash `result`."""
+
+    ref: ObjectRef
+    assembly: Assembly
+    delta: Delta | None = None
+    parts: int = 0
+    unstored: list[bytes] = field(default_factory=list)
+    unanswered: int = 0  # times that it was asked for since something came
+    wanting: bool = False  # the aggregator is asked, though the broker should have retained it
+    served: int = 0  # chunks that came for the last want
+
+
+@dataclass(slots=True)
 class Inbox:
-    """Objects held and the one being fetched."""
+    """Objects held and the one being fetched; `ask` makes a signed want of an object, with the chunks that have come."""
 
     topics: Topics
+    device: str
     files: Files
+    ask: Callable[[ObjectRef, bytes], Effect]
     held: set[str] = field(default_factory=set)
     wanted: list[ObjectRef] = field(default_factory=list)
-    chunk_bytes: int = frames.DATA_BYTES
     bytes_down: int = 0
     retry_at: float | None = None
-    _assembly: Assembly | None = None
+    _link: Link = field(default_factory=Link)
+    _deltas: tuple[Delta, ...] = ()
+    _params: str = ""
+    _spoiled: set[str] = field(default_factory=set)  # deltas that came whole and led nowhere
+    _fetch: Fetch | None = None
     _open: list[str] = field(default_factory=list)
 
-    def load(self, refs: list[ObjectRef]) -> None:
-        """Takes stock of what is stored of `refs`; what doesn't match its hash is thrown away."""
-        for ref in refs:
-            try:
-                raw = self.files.read(object_name(ref.sha256))
-            except FileNotFoundError:
-                continue
-            if len(raw) == ref.size and hashlib.sha256(raw).hexdigest() == ref.sha256:
-                self.held.add(ref.sha256)
-            else:
-                self.files.unlink(object_name(ref.sha256))
+    def load(self, ref: ObjectRef) -> bool:
+        """Takes stock of a stored object; one that doesn't match its hash is thrown away."""
+        name = object_name(ref.sha256)
+        try:
+            raw = self.files.read(name)
+        except FileNotFoundError:
+            self.held.discard(ref.sha256)
+            return False
+        if len(raw) == ref.size and hashlib.sha256(raw).hexdigest() == ref.sha256:
+            self.held.add(ref.sha256)
+            return True
+        self.held.discard(ref.sha256)
+        self.files.unlink(name)
+        return False
 
-    def want(self, refs: list[ObjectRef], chunk_bytes: int, connected: bool, now: float) -> list[Effect]:
-        """Sets what is needed, in chunks of which length; objects that no one needs any more are removed by `keep`."""
-        before = (self.wanted[0].sha256, self.chunk_bytes) if self.wanted else None
-        self.wanted, self.chunk_bytes = [r for r in refs if r.sha256 not in self.held], chunk_bytes
-        if self.wanted and before == (self.wanted[0].sha256, chunk_bytes):
-            return []
-        effects = self._close()
-        self._assembly = None
-        return effects + (self.resume(now) if connected else [])
+    def want(self, head: Head, connected: bool, now: float) -> list[Effect]:
+        """Sets what is needed; objects that no one needs any more are removed by `keep`."""
+        self._link, self._deltas, self._params = head.link, head.deltas, head.params.sha256
+        self.wanted = [r for r in (head.plan, head.params) if r.sha256 not in self.held]
+        return self._aim(connected, now)
 
     def keep(self, needed: set[str]) -> None:
         """Removes stored objects but those needed."""
@@ -67,70 +94,153 @@ class Inbox:
                 self.files.unlink(f"{FOLDER}/{sha256}")
         self.held &= needed
 
-    def resume(self, now: float) -> list[Effect]:
-        """Subscribes anew to the next missing chunks: retained messages are delivered again."""
-        if not self.wanted:
-            self.retry_at = None
+    # --- which object -------------------------------------------------------------------------------------------------
+    def _aim(self, connected: bool, now: float) -> list[Effect]:
+        """Goes after the next object that is wanted; the one under way is kept if it still is."""
+        ref, delta = self._next()
+        fetch = self._fetch
+        if fetch and (fetch.ref, fetch.delta, fetch.assembly.header.chunk_bytes) == (
+            ref,
+            delta,
+            self._link.chunk_bytes,
+        ):
             return []
         effects = self._close()
-        self._open = self._next_topics()
-        self.retry_at = now + RETRY_SECONDS
-        return [*effects, Subscribe(list(self._open))]
+        self._fetch = None
+        if ref is None:
+            partial.sweep(self.files)
+            self.retry_at = None
+            return effects
+        header = frames.object_header(ref.size, bytes.fromhex(ref.sha256), self._link.chunk_bytes)
+        self._fetch = Fetch(ref, Assembly(header), delta)
+        effects += self._restore(self._fetch, header)
+        return effects + (self.resume(now) if connected else [])
+
+    def _next(self) -> tuple[ObjectRef | None, Delta | None]:
+        if not self.wanted:
+            return None, None
+        ref = self.wanted[0]
+        for delta in self._deltas if ref.sha256 == self._params else ():
+            usable = delta.base in self.held and delta.object.sha256 not in self._spoiled
+            if usable and delta.object.size < ref.size:
+                return delta.object, delta
+        return ref, None
+
+    def _restore(self, fetch: Fetch, header: Header) -> list[Effect]:
+        partial.sweep(self.files, fetch.ref.sha256)
+        for found, chunk in partial.load(self.files, fetch.ref.sha256, header.whole()):
+            fetch.assembly.add(found, chunk)
+        names = self.files.names(partial.FOLDER)
+        fetch.parts = max((int(n.rpartition(".")[2]) + 1 for n in names), default=0)
+        came = header.nchunks - fetch.assembly.missing
+        fields: dict[str, object] = {"object": fetch.ref.sha256[:16], "chunks": came, "of": header.nchunks}
+        return [Log("download_resumed", fields)] if came else []
+
+    # --- chunks -------------------------------------------------------------------------------------------------------
+    def resume(self, now: float) -> list[Effect]:
+        """Asks for the next missing chunks: subscribed anew, retained messages are delivered again."""
+        fetch = self._fetch
+        if fetch is None:
+            self.retry_at = None
+            return []
+        if fetch.assembly.complete:  # from its parts, or the disk had no room for the whole
+            return self._complete(fetch, now)[0]
+        effects = self._close()
+        self.retry_at = now + min(MOST_RETRY_SECONDS, RETRY_SECONDS * 2.0 ** min(max(0, fetch.unanswered - 1), 5))
+        if self._link.retained:
+            self._open = self._next_topics(fetch)
+            effects.append(Subscribe(list(self._open)))
+        fetch.wanting |= not self._link.retained or fetch.unanswered >= PATIENCE
+        if fetch.wanting:
+            fetch.served = 0
+            effects.append(self.ask(fetch.ref, bytes(fetch.assembly.received)))
+        fetch.unanswered += 1
+        return effects
 
     def disconnected(self) -> None:
         self._open, self.retry_at = [], None
+        if self._fetch:
+            self._fetch.unanswered = 0
 
     def take(self, topic: str, payload: bytes, now: float) -> tuple[list[Effect], bool]:
         """One chunk; (effects, whether an object has just been completed and stored)."""
-        if not self.wanted or topic not in self._open or not payload:
+        served = topic == self.topics.served(self.device)
+        fetch = self._fetch
+        if fetch is None or not payload or not (served or topic in self._open):
             return [], False
-        ref = self.wanted[0]
         try:
-            header, chunk = frames.parse(payload, most=ref.size)
-            expected = frames.object_header(ref.size, bytes.fromhex(ref.sha256), self.chunk_bytes)
-            if header.whole() != expected.whole():
+            header, chunk = frames.parse(payload, most=fetch.ref.size)
+            if header.whole() != fetch.assembly.header:
                 raise Untrusted("chunk of another object")
-            if self._assembly is None:
-                self._assembly = Assembly(expected)
-            new = self._assembly.add(header, chunk)
+            new = fetch.assembly.add(header, chunk)
         except Untrusted as e:
-            return [Log("chunk_dropped", {"object": ref.sha256[:16], "reason": str(e)})], False
+            return [Log("chunk_dropped", {"object": fetch.ref.sha256[:16], "reason": str(e)})], False
         self.bytes_down += len(payload)
         if not new:
             return [], False
+        fetch.unanswered = 0
         self.retry_at = now + RETRY_SECONDS
-        if self._assembly.complete:
-            return self._complete(ref, self._assembly, now)
+        if fetch.assembly.complete:
+            return self._complete(fetch, now)
+        effects = self._store_part(fetch, payload)
+        if served:
+            fetch.served += 1
+            return effects + (self.resume(now) if fetch.served >= WINDOW else []), False
         self._open.remove(topic)
-        effects: list[Effect] = [Unsubscribe([topic])]
-        if more := [t for t in self._next_topics() if t not in self._open][:1]:
+        effects.append(Unsubscribe([topic]))
+        if more := [t for t in self._next_topics(fetch) if t not in self._open][:1]:
             self._open += more
             effects.append(Subscribe(more))
         return effects, False
 
-    def _complete(self, ref: ObjectRef, assembly: Assembly, now: float) -> tuple[list[Effect], bool]:
-        self._assembly = None
-        effects = self._close()
-        if hashlib.sha256(assembly.body).hexdigest() != ref.sha256:
-            self.retry_at = now + RETRY_SECONDS
-            return [
-                *effects,
-                Log("object_dropped", {"object": ref.sha256[:16], "reason": "SHA-256 doesn't match"}),
-            ], False
+    def _store_part(self, fetch: Fetch, frame: bytes) -> list[Effect]:
+        """A part that the disk refuses is fetched again after a restart; nothing else hangs on it."""
+        fetch.unstored.append(frame)
+        if len(fetch.unstored) < partial.SEGMENT:
+            return []
+        segment, fetch.unstored = fetch.unstored, []
         try:
-            put(self.files, object_name(ref.sha256), assembly.body)
+            partial.store(self.files, fetch.ref.sha256, fetch.parts, segment)
+        except DiskError as e:
+            return [Log("disk_failed", {"reason": str(e)})]
+        fetch.parts += 1
+        return []
+
+    def _complete(self, fetch: Fetch, now: float) -> tuple[list[Effect], bool]:
+        effects = self._close()
+        raw = bytes(fetch.assembly.body)
+        reason = "" if hashlib.sha256(raw).hexdigest() == fetch.ref.sha256 else "SHA-256 doesn't match"
+        if not reason and fetch.delta:
+            try:
+                raw = deltas.apply(self.files.read(object_name(fetch.delta.base)), raw)
+            except (deltas.DeltaError, FileNotFoundError) as e:
+                reason = f"delta: {e}"
+            if not reason and hashlib.sha256(raw).hexdigest() != self._params:
+                reason = "delta to other params than the head's"
+        if reason:
+            partial.sweep(self.files)
+            if fetch.delta:
+                self._spoiled.add(fetch.ref.sha256)
+            self._fetch = None
+            effects.append(Log("object_dropped", {"object": fetch.ref.sha256[:16], "reason": reason}))
+            effects += self._aim(connected=False, now=now)
+            self.retry_at = now + RETRY_SECONDS
+            return effects, False
+        got = self._params if fetch.delta else fetch.ref.sha256
+        try:
+            put(self.files, object_name(got), raw)
         except DiskError as e:
             self.retry_at = now + RETRY_SECONDS
             return [*effects, Log("disk_failed", {"reason": str(e)})], False
-        self.held.add(ref.sha256)
-        self.wanted = self.wanted[1:]
-        return [*effects, *self.resume(now)], True
+        if fetch.delta:
+            effects.append(Log("delta_applied", {"object": got[:16], "bytes": fetch.ref.size, "of": len(raw)}))
+        self.held.add(got)
+        self.wanted = [r for r in self.wanted if r.sha256 != got]
+        return [*effects, *self._aim(connected=True, now=now)], True
 
-    def _next_topics(self) -> list[str]:
-        ref = self.wanted[0]
-        count = frames.chunks_of(ref.size, self.chunk_bytes)
-        missing = absent(self._assembly.received if self._assembly else b"", count)
-        return [self.topics.object(ref.sha256, i) for i in missing[:WINDOW]]
+    def _next_topics(self, fetch: Fetch) -> list[str]:
+        missing = absent(fetch.assembly.received, fetch.assembly.header.nchunks)
+        return [self.topics.object(fetch.ref.sha256, i) for i in missing[:WINDOW]]
 
     def _close(self) -> list[Effect]:
         topics, self._open = self._open, []

@@ -134,6 +134,7 @@ class Aggregator(Process):
             over_selection=scenario.over_selection,
             deadline=scenario.deadline,
             group_seconds=scenario.group_seconds,
+            link=scenario.link,
         )
         self.journal = CheckedJournal(self)
         self.accepted: set[tuple[int, int, str, str]] = set()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fleetgrad.edge import events, feedback
 from fleetgrad.edge.link import outbox, residual
 from fleetgrad.edge.link.delivery import Limits
+from fleetgrad.edge.link.inbox import FOLDER
 from fleetgrad.edge.participant import HEAD_ROW, Participant
 from fleetgrad.edge.reporting import Identity
 from fleetgrad.wire.codecs import read_info
@@ -53,6 +54,7 @@ class Device(Process):
         self.book = Book(self.name)
         self.excused: set[str] = set()  # a crash fell into the handling of what ends these: gone or not, both are right
         self.expired: set[tuple[int, int]] = set()
+        self.rotten: set[str] = set()  # objects that the disk has damaged
         self.version = -1
         self.store = SimulatedStore(self)
         self.limits = Limits(world.scenario.spool)
@@ -136,6 +138,8 @@ class Device(Process):
             case events.Log(event, fields):
                 self.note(f"log {event} {fields}")
                 self.saw(f"device {event}")
+                if event == "model_damaged" and fields["fell_back_to"] is not None:
+                    self.saw("fell back to the other slot")
                 if event == "update_expired":
                     self.expired.add((int(str(fields["round"])), int(str(fields["attempt"]))))
                     self.saw("update expired: over the cap" if "holds" in str(fields["reason"]) else "update expired")
@@ -157,14 +161,24 @@ class Device(Process):
         if job is None:
             return
         params = self.disk.read(job.params)
-        if hashlib.sha256(params).hexdigest() != job.params.rpartition("/")[2]:
-            raise Violation(f"I6: {self.name} trains a model whose bytes aren't what its name says")
+        for name, raw in ((job.params, params), (job.plan, self.disk.read(job.plan))):
+            if hashlib.sha256(raw).hexdigest() != name.rpartition("/")[2]:
+                if name not in self.rotten:
+                    raise Violation(f"I6: {self.name} trains a model whose bytes aren't what its name says")
+                self._timer = self.world.clock.after(1.0, lambda: self._trainer_fails(job))
+                return
         seconds = self.world.scenario.train_seconds * self.slow * self.random.lognormvariate(0, 0.4)
         deaths = self.world.scenario.faults.trainer_deaths if self.world.storm else 0.0
         if self.random.random() < deaths * seconds:
             self._timer = self.world.clock.after(seconds * self.random.random(), self._trainer_dies)
         else:
             self._timer = self.world.clock.after(seconds, lambda: self._trainer_done(job, params))
+
+    def _trainer_fails(self, job: events.Train) -> None:
+        self.job = None
+        self.feed(
+            events.TrainingFailed(job.round, job.attempt, "an object isn't what its name says: damaged on the disk")
+        )
 
     def _trainer_dies(self) -> None:
         self.saw("trainer died")
@@ -292,7 +306,10 @@ class Device(Process):
             self.book.check(values, self.world.aggregator.published)
 
     def damage(self) -> None:
-        """A fault of the disk: what is carried, or is to be, is gone or rotten."""
+        """A fault of the disk: what is carried, or is to be, or an object is gone or rotten."""
+        if self.random.random() < 0.5:
+            self.damage_object()
+            return
         names = [f"{residual.FOLDER}/{n}" for n in self.disk.names(residual.FOLDER)]
         names = [n for n in names if self.disk.durable(n) is not None]
         if (residual.CARRIED, "") in self.store.rows:
@@ -306,6 +323,15 @@ class Device(Process):
                 self.store.damage(name, "")
             else:
                 self.disk.install(name, b"" if self.random.random() < 0.5 else bytes(20))
+
+    def damage_object(self) -> None:
+        """A fault of the disk: bytes of an object change, and whoever reads it next sees that."""
+        name = f"{FOLDER}/{self.random.choice(self.disk.names(FOLDER) or [''])}"
+        if self.disk.durable(name):
+            self.saw("object damaged")
+            self.note(f"disk damages {name}")
+            self.rotten.add(name)
+            self.disk.install(name, bytes(20))
 
     def _check_start(self) -> None:
         for record in self._records():

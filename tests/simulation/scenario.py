@@ -12,6 +12,7 @@ import random
 from dataclasses import dataclass, replace
 
 from fleetgrad.wire.coding.spec import CodecSpec
+from fleetgrad.wire.messages import Link
 from tests.simulation.network import Weather
 
 CODECS = (
@@ -67,6 +68,7 @@ class Scenario:
     clone: bool
     spool: int  # updates that a device keeps
     group_seconds: float
+    link: Link
 
     def calm(self) -> "Scenario":
         """The same federation on a fine day."""
@@ -120,4 +122,5 @@ def draw(seed: int) -> Scenario:
         clone=not patient and r.random() < 0.7,
         spool=r.choice([1, 2, 3, 3]),
         group_seconds=r.choice([0.05, 0.5, 3.0]),
+        link=Link(chunk_bytes=r.choice([4096, 60 * 1024])),
     )

@@ -207,7 +207,7 @@ class World:
         model = 4 * s.length
         for process, cap in [
             *(
-                (d, len(PLAN) + (6 if any(c.feedback for c in codecs) else 3) * model + (s.spool + 2) * payload + 65536)
+                (d, len(PLAN) + (8 if any(c.feedback for c in codecs) else 5) * model + (s.spool + 2) * payload + 65536)
                 for d in self.devices
             ),
             (
