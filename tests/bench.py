@@ -31,6 +31,7 @@ NATIVE = "native"
 RESULTS = ROOT / "native" / "bench" / "RESULTS.md"
 BENCHES = {
     "aggregate": "fleetgrad.broker.bench.aggregate",
+    "link": "fleetgrad.broker.bench.link",
     "step": "fleetgrad.edge.bench.step",
     "training": "fleetgrad.edge.bench.training",
     "memory": "fleetgrad.edge.bench.memory",
