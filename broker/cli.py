@@ -3,7 +3,6 @@
 Exit codes: 0 fine; 1 failed at work; 2 bad usage, settings or input; 3 no broker within --timeout; 130 interrupted.
 """
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -13,18 +12,19 @@ import msgspec
 import typer
 from rich.console import Group
 from rich.live import Live
-from rich.table import Table
 
 from fleetgrad.broker.codec_options import Bits, Bytes, Codec, Fraction, Rounding_, Step, spec_of
+from fleetgrad.broker.registrar import cli as registrar
 from fleetgrad.edge.training.scores import told
 from fleetgrad.wire import address, model_options
 from fleetgrad.wire.command_line import EXIT_FAILED, Format, make_app, make_console, parse_shape, run_app
 from fleetgrad.wire.loss import parse
 from fleetgrad.wire.plan import Gradients
+from fleetgrad.wire.signing import load_public_key
 
 app = make_app("Federated learning that runs on boards: the operator's side.\n\nBegin with `fleetgrad demo`.")
-devices = typer.Typer(no_args_is_help=True, help="Add devices to a federation, and list them.")
-app.add_typer(devices, name="device")
+app.add_typer(registrar.devices, name="device")
+app.command("broker-files")(registrar.broker_files)
 out, err = make_console(), make_console(stderr=True)
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A federation's directory.")]
@@ -62,12 +62,19 @@ def new(
     fraction: Fraction = None,
     step: Step = None,
     rounding: Rounding_ = None,
-    broker: Annotated[str, typer.Option(help="mqtt://host:port")] = "mqtt://127.0.0.1:1883",
+    broker: Annotated[
+        str, typer.Option(help="mqtts://host:port, as devices see it; mqtt:// where nothing needs to be hidden.")
+    ] = "mqtts://localhost:8883",
     insecure: Insecure = False,
+    registrar: Annotated[
+        Path | None,
+        typer.Option(help="Where the registrar's folder, with the fleet's CA key, is made; default: in DIR."),
+    ] = None,
 ) -> None:
-    """Make a federation from an ONNX model.
+    """Make a federation from an ONNX model: the aggregator's folder, the registrar's, and the broker's files.
 
-    Example: `fleetgrad new digits --model model.onnx --codec auto --bits 2`, then `fleetgrad device add dev-01 --dir digits`.
+    Example: `fleetgrad new digits --model model.onnx --broker mqtts://broker.lan --registrar digits-registrar`, then
+    `fleetgrad device add dev-01 --dir digits-registrar`.
     """
     from fleetgrad.broker import founding
     from fleetgrad.broker.settings import Broker, Round, Settings, Training
@@ -95,16 +102,25 @@ def new(
         activations=activations,
         recompute=recompute,
         dims=model_options.dims_of(dim),
+        registrar=registrar,
         notice=lambda text: err.print(f"note: {text}", soft_wrap=True),
     )
     if reason := shortfall(settings.codec, VectorLayout.of(manifest)):
         err.print(f"warning: {reason}", highlight=False)
     out.print(
         f"{directory}: federation {settings.name!r}, {sum(t.size for t in manifest.of_role('trainable')):,} parameters train\n"
-        f"settings are in {directory}/federation.toml; next:\n"
-        f"  fleetgrad device add dev-01 --dir {directory} --data data.npz\n  fleetgrad serve {directory}",
+        f"settings are in {directory}/aggregator/federation.toml; next:\n"
+        + (f"  mosquitto -c {directory}/broker/mosquitto.conf\n" if address.parse(broker).tls else "")
+        + f"  fleetgrad device add dev-01 --dir {registrar or directory} --data data.npz\n  fleetgrad serve {directory}",
         highlight=False,
+        soft_wrap=True,
     )
+    if registrar is None:
+        out.print(
+            f"note: {directory}/registrar holds the fleet's CA key, and serve refuses to start beside it: move it to another machine or user "
+            "(or give --registrar PATH next time)",
+            soft_wrap=True,
+        )
 
 
 @app.command()
@@ -120,54 +136,6 @@ def serve(
     raise typer.Exit(server.serve(directory, insecure=insecure, timeout=timeout, exit_when_done=exit_when_done))
 
 
-@devices.command("add")
-def device_add(
-    name: Annotated[str, typer.Argument(help="The device's id: a-z, 0-9 and '-'.")],
-    directory: Annotated[Path, typer.Option("--dir", help="The federation's directory.")] = Path(),
-    data: Annotated[str, typer.Option(help="The data's .npz file, as seen from the device's edge.toml.")] = "data.npz",
-    x: Annotated[str, typer.Option(help="Name of the array of samples.")] = "x",
-    y: Annotated[str, typer.Option(help="Name of the array of targets.")] = "y",
-    scale: Annotated[float, typer.Option(help="Factor for the samples.")] = 1.0,
-    shape: Shape = None,
-    broker: Annotated[str | None, typer.Option(help="mqtt://host:port as seen from the device.")] = None,
-) -> None:
-    """Add a device: writes what to copy to it (edge.toml and keys) and lists it in the roster.
-
-    Example: `fleetgrad device add dev-01 --dir digits --data digits-01.npz --scale 0.0625 --shape 1,8,8`
-    """
-    from fleetgrad.broker import founding
-
-    folder = founding.add_device(
-        directory, name, data=data, x=x, y=y, scale=scale, shape=parse_shape(shape), broker=broker
-    )
-    out.print(
-        f"{folder}: copy this folder to the device, put its data beside it as {data}, and run there\n"
-        f"  fleetgrad-edge run --config {name}/edge.toml",
-        highlight=False,
-    )
-
-
-@devices.command("list")
-def device_list(
-    directory: Annotated[Path, typer.Option("--dir", help="The federation's directory.")] = Path(),
-    format: Format = "table",  # noqa: A002
-) -> None:
-    """List the devices of a federation's roster."""
-    from fleetgrad.broker import settings
-    from fleetgrad.broker.roster import Roster
-
-    settings.load(directory)
-    roster = Roster(directory)
-    rows = [(n, k.kid if (k := roster.key(n)) else "unreadable key") for n in roster.names()]
-    if format == "json":
-        sys.stdout.write(json.dumps([{"device": n, "key": k} for n, k in rows]) + "\n")
-        return
-    table = Table("device", "key")
-    for row in rows:
-        table.add_row(*row)
-    out.print(table)
-
-
 @app.command()
 def status(
     directory: Directory,
@@ -180,7 +148,9 @@ def status(
     from fleetgrad.broker.monitor import ROUNDS, read_rounds
     from fleetgrad.broker.roster import Roster
 
+    directory = settings.home(directory)
     config = settings.load(directory)
+    roster = Roster(directory, load_public_key(directory / settings.REGISTRAR_KEY), config.name)
     rows = read_rounds(directory / ROUNDS)
     live, problem = watching.View(), ""
     try:
@@ -192,15 +162,13 @@ def status(
         problem = str(e)
     if format == "json":
         found = {
-            "federation": config.name, "roster": Roster(directory).names(), "rounds": rows, "aggregator": live.aggregator,
+            "federation": config.name, "roster": roster.names(), "rounds": rows, "aggregator": live.aggregator,
             "devices": live.devices, "problem": problem,
         }  # fmt: skip
         sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
         return
     last = rows[-1] if rows else None
-    out.print(
-        f"{config.name}: {len(rows)} of {config.round.rounds} rounds published, {Roster(directory).size()} devices"
-    )
+    out.print(f"{config.name}: {len(rows)} of {config.round.rounds} rounds published, {roster.size()} devices")
     if last:
         accuracy = "" if last.accuracy is None else f", accuracy {last.accuracy:.2%}"
         scores = f", {told(last.scores)}" if last.scores else ""
@@ -229,6 +197,7 @@ def watch(
     from fleetgrad.broker import settings, watching
     from fleetgrad.wire.mqtt import BrokerSettings
 
+    directory = None if directory is None else settings.home(directory)
     if directory is not None and broker is None:
         config = settings.load(directory)
         where, federation = config.broker.endpoint(directory, insecure=insecure), federation or config.name

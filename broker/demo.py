@@ -18,7 +18,7 @@ from fleetgrad.broker import founding, report, watching
 from fleetgrad.broker.demo_data import FEDERATION, DemoError, Held, Options, evaluation_data, set_up
 from fleetgrad.broker.monitor import MODEL, ROUNDS, read_rounds
 from fleetgrad.broker.screen import Screen
-from fleetgrad.broker.settings import Data
+from fleetgrad.broker.settings import FOLDER, Data
 from fleetgrad.edge.data.dataset import fit
 from fleetgrad.hardware.fleet import Fleet, FleetError, find_mosquitto, free_port
 from fleetgrad.wire import address, mqtt
@@ -122,7 +122,7 @@ def _finish(
 ) -> None:
     """Tables, report, and the model proven by a bare onnxruntime session."""
     root = options.directory
-    federation = root / FEDERATION
+    federation = root / FEDERATION / FOLDER
     rows = read_rounds(federation / ROUNDS)
     shutil.copyfile(federation / ROUNDS, root / ROUNDS)
     shutil.copyfile(federation / MODEL, root / MODEL)

@@ -8,11 +8,12 @@ import onnx
 from numpy.typing import NDArray
 
 from fleetgrad.broker import founding
-from fleetgrad.broker.settings import Broker, Data, Round, Settings, Training
+from fleetgrad.broker.registrar.registrar import forget_authority
+from fleetgrad.broker.settings import FOLDER, Broker, Data, Round, Settings, Training
 from fleetgrad.edge.autodiff import zoo
 from fleetgrad.edge.data import npz, split
 from fleetgrad.edge.data.dataset import fit
-from fleetgrad.wire import address
+from fleetgrad.wire import address, kit
 from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.loss import LossName, LossOptions
 from fleetgrad.wire.plan import Gradients, Manifest
@@ -89,11 +90,13 @@ def set_up(
         kept, held = split.held_out(labels, HELD_OUT, options.seed)
         held_x, held_y = x[held], y[held]
     parts = split.dirichlet(labels[kept], options.devices, options.alpha, options.seed)
-    np.savez(federation / data.path, x=held_x, y=held_y)
+    np.savez(federation / FOLDER / data.path, x=held_x, y=held_y)
     width = len(str(options.devices))
     for number, part in enumerate(parts, 1):
-        folder = founding.add_device(federation, f"dev-{number:0{width}}", scale=data.scale, shape=data.shape)
+        samples = kit.Data(scale=data.scale, shape=data.shape)
+        folder = founding.enlist(federation, f"dev-{number:0{width}}", samples)
         np.savez(folder / "data.npz", x=x[kept[part]], y=y[kept[part]])
+    forget_authority(federation)
     return manifest, held_x, held_y
 
 

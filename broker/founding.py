@@ -1,11 +1,11 @@
-"""Makes a federation's directory, and adds devices to it.
+"""Makes a federation's directory.
 
-DIR/federation.toml   settings            DIR/keys/        the aggregator's identity
-DIR/model.onnx        the model           DIR/roster/      NAME.pub, one public key a member
-DIR/plan/             what devices train  DIR/devices/     NAME/, what to copy to the board
+DIR/aggregator/federation.toml  settings            DIR/aggregator/keys/    its identity, its login, whom it believes
+DIR/aggregator/model.onnx       the model           DIR/aggregator/roster/  NAME.jws, who belongs
+DIR/aggregator/plan/            what devices train  DIR/broker/             certificate and configuration for mosquitto
+DIR/registrar/                  the fleet's CA (broker/registrar/registrar.py), here or wherever it is to be
 """
 
-import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -16,17 +16,22 @@ import msgspec
 import onnx
 
 from fleetgrad.broker import settings as settings_file
+from fleetgrad.broker.registrar import broker_files
+from fleetgrad.broker.registrar import registrar as registrar_
 from fleetgrad.broker.roster import FOLDER as ROSTER
 from fleetgrad.broker.server import KEY, SEAL
-from fleetgrad.broker.settings import Settings
+from fleetgrad.broker.settings import Broker, Settings
 from fleetgrad.edge.autodiff.compiling import compile_model
+from fleetgrad.wire.address import PORTS, parse
 from fleetgrad.wire.choice import ALL, Choice
+from fleetgrad.wire.kit import Data, install
+from fleetgrad.wire.mqtt import BrokerSettings
 from fleetgrad.wire.plan import Activations, Manifest, Optimizer, Recompute
 from fleetgrad.wire.seal import SealKey, save_seal_key
-from fleetgrad.wire.signing import PrivateKey, load_private_key, save_private_key
+from fleetgrad.wire.signing import PrivateKey, save_private_key
 from fleetgrad.wire.topics import check_name
 
-DEVICES = "devices"
+BROKER, DEVICES, REGISTRAR = "broker", "devices", registrar_.FOLDER
 
 
 class FoundingError(ValueError):
@@ -43,11 +48,12 @@ def create(
     activations: Activations = "int8",
     recompute: Recompute = "none",
     dims: Mapping[str, int] | None = None,
+    registrar: Path | None = None,
     notice: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
     """Makes a federation in a new or empty folder from an ONNX file; raises FoundingError, SettingsError and edge.autodiff's ModelError.
 
-    `choice`, `batch_norm`, `activations`, `recompute`, `dims` and `notice` are the compiler's.
+    `registrar` is where the registrar's folder is made if not in the federation's. `choice`, `batch_norm`, `activations`, `recompute`, `dims` and `notice` are the compiler's.
     """
     settings_file.check(settings)
     check_name(settings.name, "federation name")
@@ -57,12 +63,18 @@ def create(
         raise FoundingError(f"model {model}: no such file")
     parent = directory.resolve().parent
     temporary = parent / f".{directory.name}.{os.getpid()}.tmp"
+    made: Path | None = None
+    aggregator = temporary / settings_file.FOLDER
+    settings = msgspec.structs.replace(
+        settings,
+        broker=msgspec.structs.replace(settings.broker, **_login(settings.broker, settings_file.CA, settings_file.TLS)),
+    )
     t = settings.training
     optimizer = Optimizer(
         learning_rate=t.learning_rate, momentum=t.momentum, weight_decay=t.weight_decay, batch_size=t.batch_size
     )
     try:
-        temporary.mkdir(parents=True)
+        aggregator.mkdir(parents=True)
         manifest = compile_model(
             model,
             loss=settings.loss,
@@ -74,81 +86,79 @@ def create(
             choice=choice,
             dims=dims,
             notice=notice,
-            output=temporary / "plan",
+            output=aggregator / "plan",
             optimizer=optimizer,
         )
-        onnx.save(onnx.load(model), temporary / "model.onnx")  # with the weights that lie in other files
-        for folder in ("keys", ROSTER, DEVICES):
-            (temporary / folder).mkdir(mode=0o700 if folder == "keys" else 0o755)
+        onnx.save(onnx.load(model), aggregator / "model.onnx")  # with the weights that lie in other files
+        for folder in ("keys", ROSTER):
+            (aggregator / folder).mkdir(mode=0o700)
         key = PrivateKey.generate()
-        save_private_key(key, temporary / KEY)
-        (temporary / KEY).with_suffix(".pub").write_bytes(key.public.pem())
-        save_seal_key(SealKey.generate(), temporary / SEAL)
-        settings_file.write(settings, temporary)
+        save_private_key(key, aggregator / KEY)
+        (aggregator / KEY).with_suffix(".pub").write_bytes(key.public.pem())
+        save_seal_key(SealKey.generate(), aggregator / SEAL)
+        settings_file.write(settings, aggregator)
+        broker = temporary / BROKER
+        broker.mkdir()
+        made = temporary / REGISTRAR if registrar is None else _beside(registrar)
+        _make_registrar(made, settings, key, directory, temporary, apart=registrar is not None)
+        where = parse(settings.broker.url)
+        broker_files.write(
+            "mosquitto",
+            settings.name,
+            broker,
+            where.port if where.tls else PORTS["mqtts"],
+            directory.resolve() / BROKER,
+        )
+        if registrar is not None:
+            made.rename(registrar)
         if directory.exists():
             directory.rmdir()
         temporary.rename(directory)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for left in filter(None, (temporary, made)):
+            shutil.rmtree(left, ignore_errors=True)
     return manifest
 
 
-def add_device(
-    directory: Path,
-    name: str,
-    *,
-    data: str = "data.npz",
-    x: str = "x",
-    y: str = "y",
-    scale: float = 1.0,
-    shape: tuple[int, ...] | None = None,
-    broker: str | None = None,
-) -> Path:
-    """Makes a device's folder (edge.toml, device.key, aggregator.pub) and lists its key in the roster; the folder.
+def _make_registrar(
+    folder: Path, settings: Settings, key: PrivateKey, directory: Path, temporary: Path, *, apart: bool
+) -> None:
+    """Makes the registrar in `folder`, and what it gives the aggregator and the broker; `directory` is where these will be."""
+    base = str(directory.resolve()) if apart else ".."
+    where = parse(settings.broker.url)
+    hosts = list(dict.fromkeys([where.host, "localhost", "127.0.0.1"]))
+    own = msgspec.structs.replace(settings.broker, **_login(settings.broker, "ca.pem", "tls.pem"))
+    plain = BrokerSettings(**{f: getattr(own, f) for f in BrokerSettings.__struct_fields__})
+    made = registrar_.Settings(
+        federation=settings.name, roster=f"{base}/{settings_file.FOLDER}/{ROSTER}", broker_files=f"{base}/{BROKER}",
+        enrol_url=f"mqtts://{_bracketed(where.host)}:{where.port + 1}" if where.tls else settings.broker.url, broker=plain,
+    )  # fmt: skip
+    aggregator = temporary / settings_file.FOLDER
+    registrar_.create(folder, made, key, hosts, temporary / BROKER, aggregator / settings_file.TLS)
+    shutil.copyfile(folder / registrar_.PUBLIC, aggregator / settings_file.REGISTRAR_KEY)
+    shutil.copyfile(folder / "ca.pem", aggregator / settings_file.CA)
 
-    `data` is the .npz file's path as the device sees it, relative to its edge.toml; `broker` overrides the federation's.
-    """
-    check_name(name, "device id")
-    if not 0 < scale < math.inf:
-        raise FoundingError(f"--scale {scale:g}: samples are multiplied by it, so it must be above 0 and finite")
-    settings = settings_file.load(directory)
-    folder, member = directory / DEVICES / name, directory / ROSTER / f"{name}.pub"
-    if member.exists() or folder.exists():
-        raise FoundingError(f"device {name!r} is in the roster of {directory} already")
-    aggregator = load_private_key(directory / KEY).public
-    key = PrivateKey.generate()
-    folder.mkdir(parents=True)
-    save_private_key(key, folder / "device.key")
-    (folder / "aggregator.pub").write_bytes(aggregator.pem())
 
-    def text(value: object) -> str:
-        return msgspec.json.encode(value).decode()
+def _login(broker: Broker, ca: str, tls: str) -> dict[str, str | None]:
+    """Where the certificates lie that TLS needs; nothing without TLS."""
+    secure = parse(broker.url).tls
+    return {"ca": ca if secure else None, "certificate": tls if secure else None, "key": None}
 
-    lines = [
-        "[device]",
-        f'id = "{name}"',
-        'key = "device.key"',
-        'spool = "spool"              # what must survive a restart; keep it on a disk, not in memory',
-        "threads = 1",
-        "",
-        "[federation]",
-        f'name = "{settings.name}"',
-        'aggregator-key = "aggregator.pub"',
-        "",
-        "[broker]",
-        f"url = {text(broker or settings.broker.url)}",
-        f"insecure = {text(settings.broker.insecure)}",
-        "timeout = 0                  # seconds to wait for a broker that is down; 0 waits for ever",
-        "",
-        "[data]                       # never leaves the device",
-        f"path = {text(data)}",
-        f"x = {text(x)}",
-        f"y = {text(y)}",
-        f"scale = {text(float(scale))}",
-        *([f"shape = {text(list(shape))}"] if shape else []),
-    ]
-    (folder / "edge.toml").write_text("\n".join(lines) + "\n")
-    temporary = member.with_suffix(".tmp")
-    temporary.write_bytes(key.public.pem())
-    temporary.rename(member)
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _beside(path: Path) -> Path:
+    """A name in the folder that `path` will be in; raises FoundingError if `path` exists."""
+    if path.exists():
+        raise FoundingError(f"--registrar {path} exists: the registrar gets a folder of its own")
+    path.resolve().parent.mkdir(parents=True, exist_ok=True)
+    return path.resolve().parent / f".{path.name}.{os.getpid()}.tmp"
+
+
+def enlist(directory: Path, name: str, data: Data | None = None) -> Path:
+    """Adds a device and installs its kit on this machine, in DIR/devices/NAME; the folder. For demonstrations and tests."""
+    folder = directory / DEVICES / name
+    install(registrar_.Registrar(directory).add(name, data=data), folder)
     return folder

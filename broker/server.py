@@ -27,6 +27,7 @@ from fleetgrad.wire.frames import check_chunks
 from fleetgrad.wire.log import log
 from fleetgrad.wire.loop import GaveUp, Loop, Stop
 from fleetgrad.wire.messages import Metrics
+from fleetgrad.wire.settings import SettingsError
 from fleetgrad.wire.topics import Topics
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_NO_BROKER = 0, 1, 2, 3
@@ -40,13 +41,16 @@ class Server:
 
     def __init__(self, directory: Path, *, insecure: bool, timeout: float, exit_when_done: bool) -> None:
         config = settings_file.load(directory)
+        check_no_authority(directory)
         broker = config.broker.endpoint(directory, insecure=insecure)
         self._address = broker.address
         self._link = config.broker.link()
         self._exit_when_done = exit_when_done
         self._loop = Loop(self._address, timeout, log)
         key = signing.load_private_key(directory / KEY)
-        files, roster = PosixFiles(directory), Roster(directory)
+        files = PosixFiles(directory)
+        registrar = signing.load_public_key(directory / settings_file.REGISTRAR_KEY)
+        self._roster = roster = Roster(directory, registrar, config.name)
         journal = SqliteJournal(directory / JOURNAL)
         plan, bundle, initial = objects.initial(files, directory)
         for ref in (bundle, initial):
@@ -112,9 +116,13 @@ class Server:
                 case ev.Disconnected():
                     self._backlog.clear()
                     self._execute(self._rounds.handle(item, now))
+                case ev.Message() if self._topics.parts(item.topic)[0] == "reg":
+                    self._on_member(item)
+                    self._execute(self._rounds.handle(ev.Tick(), now))
                 case ev.Connected() | ev.Message() | ev.Tick():
                     if isinstance(item, ev.Connected):
                         self._compare(item)
+                        self._session.subscribe([self._topics.every("member")])
                     self._execute(self._rounds.handle(item, now))
             self._drain()
             if self._rounds.finished and self._exit_when_done and not self._backlog and self._loop.connected:
@@ -131,6 +139,22 @@ class Server:
             )
         if self._link.retained and not broker.retained:
             log("broker_retains_nothing", broker=self._address, set="[broker] profile")
+
+    def _on_member(self, message: ev.Message) -> None:
+        """The registrar's word on a device."""
+        device = self._topics.parts(message.topic)[1]
+        try:
+            said = self._roster.take(device, message.payload)
+        except (signing.Untrusted, DiskError) as e:
+            log("statement_dropped", topic=message.topic, reason=str(e))
+            return
+        if said:
+            log(
+                "device_revoked" if said.revoked else "device_enrolled",
+                device=device,
+                serial=said.serial,
+                reason=said.reason,
+            )
 
     def _leave(self, event: str) -> int:
         self._monitor.close()
@@ -181,10 +205,22 @@ def _seal_keys(directory: Path) -> list[seal.SealKey]:
     return [seal.load_seal_key(p) for p in (directory / SEAL, before) if p != before or p.exists()]
 
 
+def check_no_authority(directory: Path) -> None:
+    """Raises SettingsError where this process can read the fleet's CA key: who has both can make up devices."""
+    for key in (directory / "ca.key", directory.resolve().parent / "registrar" / "ca.key"):
+        if os.access(key, os.R_OK):
+            raise SettingsError(
+                f"serve refused: it could read the fleet's CA key {key}, and an aggregator that is broken into must not be able to make "
+                f"up devices. Move {key.parent} to another machine or user, as 'fleetgrad new --registrar PATH' does"
+            )
+
+
 def serve(directory: Path, *, insecure: bool = False, timeout: float = 0.0, exit_when_done: bool = False) -> int:
     """Runs the aggregator of a federation's directory until SIGTERM or SIGINT, or to the end; returns the exit code."""
     try:
-        server = Server(directory, insecure=insecure, timeout=timeout, exit_when_done=exit_when_done)
+        server = Server(
+            settings_file.home(directory), insecure=insecure, timeout=timeout, exit_when_done=exit_when_done
+        )
     except (ValueError, DiskError) as e:
         sys.stderr.write(f"fleetgrad: {e}\n")
         return EXIT_USAGE

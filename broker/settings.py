@@ -15,6 +15,8 @@ from fleetgrad.wire.plan import Gradients
 from fleetgrad.wire.settings import SettingsError, load_toml
 
 FILE = "federation.toml"
+FOLDER = "aggregator"  # of the directory that 'fleetgrad new' makes
+REGISTRAR_KEY, CA, TLS = "keys/registrar.pub", "keys/ca.pem", "keys/tls.pem"
 EXAMPLE_DATA = (
     "# [data]                    # without it versions aren't evaluated; the file stays here",
     '# path = "eval.npz"',
@@ -33,7 +35,7 @@ class Broker(BrokerSettings, frozen=True, kw_only=True):
     """Where the broker is and how it is used. `chunk_bytes`, unless it is the profile's, is under the broker's limit on messages by
     200 bytes at least; `reconnects` is how many devices may come back in a second after the broker was gone."""
 
-    url: str = "mqtt://127.0.0.1:1883"
+    url: str = "mqtts://localhost:8883"
     chunk_bytes: Annotated[int, Meta(ge=1024, le=120 * 1024)] | None = None
     reconnects: Annotated[float, Meta(ge=0.1, le=1e6)] = 50.0
 
@@ -98,10 +100,21 @@ class Settings(_Struct, frozen=True, kw_only=True):
         )  # fmt: skip
 
 
+def home(directory: Path) -> Path:
+    """The aggregator's folder: `directory`, or the one in it; raises SettingsError."""
+    for folder in (directory, directory / FOLDER):
+        if (folder / FILE).is_file():
+            if not (folder / REGISTRAR_KEY).is_file():
+                raise SettingsError(
+                    f"{folder} was made by an older version: it has no {REGISTRAR_KEY}, so nobody can say who its devices are. "
+                    f"Make a new federation with 'fleetgrad new', from {folder / 'model.onnx'}, and add the devices again"
+                )
+            return folder
+    raise SettingsError(f"{directory} holds no {FILE}: 'fleetgrad new {directory} --model MODEL.onnx' makes one")
+
+
 def load(directory: Path) -> Settings:
-    """The settings of a federation's directory; raises SettingsError."""
-    if not (directory / FILE).is_file():
-        raise SettingsError(f"{directory} holds no {FILE}: 'fleetgrad new {directory} --model MODEL.onnx' makes one")
+    """The settings of an aggregator's folder; raises SettingsError."""
     return load_toml(directory / FILE, Settings)
 
 

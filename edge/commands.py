@@ -277,6 +277,31 @@ def train(
     out.print(f"{len(kept)} samples, seed {seed}" + (f"; model in {output}" if output else ""))
 
 
+@app.command()
+def join(
+    kit: Annotated[Path, typer.Argument(help="A kit: the file that `fleetgrad device add` wrote.")],
+    into: Annotated[Path | None, typer.Option(help="The device's folder; default: named by its id, here.")] = None,
+) -> None:
+    """Make this board a member of a federation: installs a kit's keys and settings.
+
+    Example: `fleetgrad-edge join dev-01.kit --into /var/lib/fleetgrad/edge`
+    """
+    from fleetgrad.wire import kit as kits
+
+    read = kits.read(kit)
+    folder = into or Path(read.device or "")
+    new = kits.install(read, folder, str(kit))
+    if not new:
+        out.print(f"{folder} is {read.device} of {read.federation} already, by this very kit: nothing is changed")
+        return
+    out.print(
+        f"{folder}: this board is {read.device} of {read.federation}; remove {kit}, put the data at {folder / read.data.path}, and run\n"
+        f"  fleetgrad-edge run --config {folder / kits.SETTINGS}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 def run_command() -> int:
     """Runs the command line; the exit code."""
     return run_app(app, "fleetgrad-edge", err, {training.TrainingError: EXIT_FAILED})

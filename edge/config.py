@@ -50,6 +50,7 @@ class Device(_Struct, frozen=True, kw_only=True):
 class Federation(_Struct, frozen=True, kw_only=True):
     name: Name
     aggregator_key: str = "aggregator.pub"
+    registrar_key: str = "registrar.pub"
 
 
 class Broker(BrokerSettings, frozen=True, kw_only=True):

@@ -107,19 +107,27 @@ def save_private(pem: bytes, path: Path) -> None:
 
 def load_private_key(path: Path) -> PrivateKey:
     """Reads a PEM file with an Ed25519 private key."""
-    return PrivateKey(load_private(path, Ed25519PrivateKey))  # type: ignore[type-abstract]
+    return parse_private_key(_read(path), str(path))
+
+
+def parse_private_key(pem: bytes, where: str) -> PrivateKey:
+    """The Ed25519 key in a PEM text; `where` names it in the error."""
+    return PrivateKey(_parse_private(pem, where, Ed25519PrivateKey))  # type: ignore[type-abstract]
 
 
 def load_private(path: Path, kind: type[T]) -> T:
     """Reads a PEM file with a private key of this kind; raises KeyRefused."""
-    raw = _read(path)
+    return _parse_private(_read(path), str(path), kind)
+
+
+def _parse_private(pem: bytes, where: str, kind: type[T]) -> T:
     try:
-        key = serialization.load_pem_private_key(raw, password=None)
+        key = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as e:
-        raise KeyRefused(f"{path} isn't an unencrypted private key in PEM: {e}") from e
+        raise KeyRefused(f"{where} isn't an unencrypted private key in PEM: {e}") from e
     if not isinstance(key, kind):
         needed = kind.__name__.removesuffix("PrivateKey")
-        raise KeyRefused(f"{path} holds a {type(key).__name__}, an {needed} key is needed")
+        raise KeyRefused(f"{where} holds a {type(key).__name__}, an {needed} key is needed")
     return key
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 ROOT = "fl1"
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
 
-Sender = Literal["device", "aggregator"]
+Sender = Literal["device", "aggregator", "registrar"]
 
 
 class NameRefused(ValueError):
@@ -40,6 +40,11 @@ TABLE = {
     "update": Topic("up/{shard}/{device}", "device", 1, False, "frame", "chunks of an update, and queries"),
     "want": Topic("want/{device}", "device", 1, False, "JWS", "chunks of an object that didn't come"),
     "served": Topic("dl/{device}", "aggregator", 1, False, "frame", "the chunks that a device wanted"),
+    "member": Topic("reg/{device}", "registrar", 1, True, "JWS", "who belongs: a device's key, or that it was revoked"),
+    "renew": Topic("renew/{device}", "device", 1, False, "JWS", "a member asks for its next certificate, or leaves"),
+    "issued": Topic("issued/{device}", "registrar", 1, True, "JWS", "a member's next certificate, or that it is due"),
+    "enrol": Topic("enrol/{code}", "device", 1, False, "JSON", "who isn't a member yet asks, with a one-time code"),
+    "enrolled": Topic("enrolled/{code}", "registrar", 1, False, "JSON", "what is answered"),
     "aggregator": Topic("agg/st", "aggregator", 1, True, "JSON", "state of the round; last will: offline"),
     "metrics": Topic("agg/metrics", "aggregator", 1, True, "JSON", "accuracy, loss and bytes of the last round"),
 }
@@ -108,12 +113,27 @@ class Topics:
     def served(self, device: str) -> str:
         return self.fill("served", device=check_name(device, "device id"))
 
+    def member(self, device: str) -> str:
+        return self.fill("member", device=check_name(device, "device id"))
+
+    def renew(self, device: str) -> str:
+        return self.fill("renew", device=check_name(device, "device id"))
+
+    def issued(self, device: str) -> str:
+        return self.fill("issued", device=check_name(device, "device id"))
+
+    def enrol(self, code: str) -> str:
+        return self.fill("enrol", code=check_name(code, "code's id"))
+
+    def enrolled(self, code: str) -> str:
+        return self.fill("enrolled", code=check_name(code, "code's id"))
+
     def update(self, device: str, shards: int) -> str:
         return self.fill("update", shard=shard_of(device, shards), device=check_name(device, "device id"))
 
     def every(self, row: str) -> str:
         """MQTT filter for all topics of a row."""
-        return self.fill(row, **dict.fromkeys(("sha16", "index", "device", "shard"), "+"))
+        return self.fill(row, **dict.fromkeys(("sha16", "index", "device", "shard", "code"), "+"))
 
     def parts(self, topic: str) -> tuple[str, str]:
         """(row's first path element, last element) of a topic of this federation, or ('', '') if it is none.

@@ -11,11 +11,13 @@ import pytest
 from onnx import TensorProto, helper
 
 from fleetgrad.broker import cli, settings
+from fleetgrad.broker.roster import Roster
 from fleetgrad.edge import config
 from fleetgrad.edge.autodiff import zoo
 from fleetgrad.edge.training.plan_dir import open_plan
+from fleetgrad.wire import kit
 from fleetgrad.wire.coding.spec import CodecSpec
-from fleetgrad.wire.signing import load_private_key, load_public_key
+from fleetgrad.wire.signing import Untrusted, load_private_key, load_public_key
 from tests.edge.test_batch_norm import network
 from tests.edge.test_repeating import deep
 
@@ -49,7 +51,9 @@ def test_new_makes_a_federation_that_serve_can_load(run: Run, model: Path, tmp_p
     code, out, _ = run("new", folder, "--model", model, "--rounds", 7, "--gradients", "fp32")
     assert code == 0
     assert "parameters train" in out
+    folder = settings.home(folder)
     made = settings.load(folder)
+    assert made.broker.url == "mqtts://localhost:8883"
     assert (made.name, made.round.rounds, made.gradients) == ("digits", 7, "fp32")
     assert open_plan(folder / "plan").manifest.gradients == "fp32"
     key = load_private_key(folder / "keys" / "aggregator.key")
@@ -69,7 +73,7 @@ def test_new_takes_sizes_and_a_choice_and_says_what_the_compiler_notes(run: Run,
     assert (code, "--dim time=64" in err) == (2, True)
     code, _, err = run(*words, "--dim", "time=4")
     assert (code, err) == (0, "note: 'spare' stays as it is: doesn't reach the output\n")
-    manifest = open_plan(tmp_path / "fed" / "plan").manifest
+    manifest = open_plan(tmp_path / "fed" / "aggregator" / "plan").manifest
     assert [t.name for t in manifest.of_role("trainable")] == ["w"]
     assert manifest.inputs[0].shape == (4, 3)
 
@@ -79,7 +83,7 @@ def test_new_shares_running_statistics_unless_told_otherwise(run: Run, tmp_path:
     for flags, role in (((), "statistic"), (("--batch-norm", "frozen"), "frozen")):
         code, _, err = run("new", tmp_path / role, "--model", tmp_path / "m.onnx", *flags)
         assert code == 0, err
-        manifest = open_plan(tmp_path / role / "plan").manifest
+        manifest = open_plan(tmp_path / role / "aggregator" / "plan").manifest
         assert {t.role for t in manifest.tensors if t.name in {"mean", "var"}} == {role}
 
 
@@ -88,8 +92,8 @@ def test_new_passes_on_what_a_plan_keeps_in_memory(run: Run, tmp_path: Path) -> 
     for flags, kept, again in (((), "int8", False), (("--activations", "fp32", "--recompute", "cheap"), "fp32", True)):
         code, _, err = run("new", tmp_path / kept, "--model", tmp_path / "m.onnx", *flags)
         assert code == 0, err
-        assert open_plan(tmp_path / kept / "plan").manifest.activations == kept
-        names = {n.name for n in onnx.load(str(tmp_path / kept / "plan" / "train.onnx")).graph.node}
+        assert open_plan(tmp_path / kept / "aggregator" / "plan").manifest.activations == kept
+        names = {n.name for n in onnx.load(str(tmp_path / kept / "aggregator" / "plan" / "train.onnx")).graph.node}
         assert any(name.endswith(".again") for name in names) == again
 
 
@@ -111,7 +115,9 @@ def test_new_warns_of_a_codecs_budget_that_the_model_cannot_keep(run: Run, model
     assert "warning: codec auto: 256 bytes are too few for this model" in err
 
 
-def test_a_device_gets_its_keys_and_settings_and_a_place_in_the_roster(run: Run, model: Path, tmp_path: Path) -> None:
+def test_a_device_gets_its_keys_and_settings_as_one_kit_and_a_place_in_the_roster(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "digits"
     run("new", folder, "--model", model)
     flags = (
@@ -124,21 +130,57 @@ def test_a_device_gets_its_keys_and_settings_and_a_place_in_the_roster(run: Run,
         "--shape",
         "1,2,4",
         "--broker",
-        "mqtt://10.0.0.2:1884",
+        "mqtts://10.0.0.2:1884",
     )
     code, out, _ = run("device", "add", "dev-01", "--dir", folder, *flags)
     assert code == 0
-    assert "fleetgrad-edge run --config dev-01/edge.toml" in out
-    device = folder / "devices" / "dev-01"
-    assert sorted(p.name for p in device.iterdir()) == ["aggregator.pub", "device.key", "edge.toml"]
-    found, base = config.load(device / "edge.toml")
-    assert (found.device.id, found.federation.name, found.broker.url) == ("dev-01", "digits", "mqtt://10.0.0.2:1884")
+    assert "fleetgrad-edge join dev-01.kit" in out
+    path = folder / "registrar" / "kits" / "dev-01.kit"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    kit.install(kit.read(path), tmp_path / "board")
+    found, base = config.load(tmp_path / "board" / "edge.toml")
+    assert (found.device.id, found.federation.name, found.broker.url) == ("dev-01", "digits", "mqtts://10.0.0.2:1884")
     assert (found.data.path, found.data.x, found.data.scale, found.data.shape) == ("mine.npz", "images", 0.5, (1, 2, 4))
-    member = load_public_key(folder / "roster" / "dev-01.pub")
+    registrar = load_public_key(folder / "aggregator" / "keys" / "registrar.pub")
+    member = Roster(folder / "aggregator", registrar, "digits").key("dev-01")
+    assert member is not None
     assert load_private_key(base / found.device.key).public.kid == member.kid
-    assert stat.S_IMODE((device / "device.key").stat().st_mode) == 0o600
     code, out, _ = run("device", "list", "--dir", folder, "--format", "json")
-    assert (code, json.loads(out)) == (0, [{"device": "dev-01", "key": member.kid}])
+    (row,) = json.loads(out)
+    assert (code, row["device"], row["key"], row["revoked"]) == (0, "dev-01", member.kid, False)
+    code, out, _ = run("device", "revoke", "dev-01", "--dir", folder, "--reason", "stolen")
+    assert code == 0
+    with pytest.raises(Untrusted, match="was revoked: stolen"):
+        Roster(folder / "aggregator", registrar, "digits").key("dev-01")
+    assert run("device", "revoke", "dev-01", "--dir", folder)[0] == 2
+    code, out, _ = run("device", "list", "--dir", folder)
+    assert "revoked stolen" in out
+
+
+def test_the_registrar_is_made_where_it_is_to_be_and_serve_refuses_to_run_beside_its_key(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    code, out, _ = run("new", tmp_path / "one", "--model", model)
+    assert (code, "--registrar PATH" in out) == (0, True)
+    code, _, err = run("serve", tmp_path / "one")
+    assert code == 2
+    assert "could read the fleet's CA key" in err
+    apart = tmp_path / "away" / "reg"
+    code, out, err = run(
+        "new", tmp_path / "two", "--model", model, "--registrar", apart, "--broker", "mqtt://127.0.0.1:1"
+    )
+    assert (code, err, f"--dir {apart}" in out) == (0, "", True)
+    assert not (tmp_path / "two" / "registrar").exists()
+    assert [p.name for p in apart.parent.iterdir()] == ["reg"]
+    assert run("device", "add", "dev-01", "--dir", apart)[0] == 0
+    assert (tmp_path / "two" / "aggregator" / "roster" / "dev-01.jws").is_file()
+    code, _, err = run("serve", tmp_path / "two", "--timeout", 0.2)
+    assert (code, "gave_up" in err) == (3, True)
+    code, _, err = run("new", tmp_path / "three", "--model", model, "--registrar", apart)
+    assert (code, "exists" in err, (tmp_path / "three").exists()) == (2, True, False)
+    (tmp_path / "two" / "aggregator" / "keys" / "registrar.pub").unlink()
+    code, _, err = run("serve", tmp_path / "two")
+    assert (code, "older version" in err) == (2, True)
 
 
 def test_status_for_programs_is_json_even_without_a_broker(run: Run, model: Path, tmp_path: Path) -> None:
@@ -198,6 +240,7 @@ def test_a_model_that_cannot_train_names_every_node_and_leaves_nothing(run: Run,
         (("serve", "DIR"), "fleetgrad new"),
         (("status", "DIR"), "fleetgrad new"),
         (("device", "list", "--dir", "DIR"), "fleetgrad new"),
+        (("broker-files", "DIR", "--for", "mosquitto", "-o", "DIR/none"), "no such folder"),
         (("watch",), "--federation"),
         (("demo", "--devices", "0"), "--devices"),
         (("demo", "--shape", "1,x"), "--shape"),
@@ -224,12 +267,25 @@ def test_a_model_file_that_is_no_model_is_refused(run: Run, tmp_path: Path) -> N
     assert "noise.onnx" in err
 
 
-@pytest.mark.parametrize("words", [(), ("new",), ("serve",), ("device", "add"), ("status",), ("watch",), ("demo",)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("new",),
+        ("serve",),
+        ("device", "add"),
+        ("device", "revoke"),
+        ("broker-files",),
+        ("status",),
+        ("watch",),
+        ("demo",),
+    ],
+)
 def test_every_help_page_explains_its_flags(run: Run, words: tuple[str, ...]) -> None:
     code, out, _ = run(*words, "--help")
     assert code == 0
     assert " ".join(words) in out
-    if words in {("new",), ("device", "add"), ("watch",), ("demo",)}:
+    if words in {("new",), ("device", "add"), ("device", "revoke"), ("broker-files",), ("watch",), ("demo",)}:
         assert f"fleetgrad {' '.join(words)} " in " ".join(out.replace("│", " ").split()).partition("Usage:")[2][20:]
 
 
@@ -252,7 +308,7 @@ def test_a_codec_is_named_by_its_options(
 ) -> None:
     code, _, err = run("new", tmp_path / "digits", "--model", model, *flags)
     assert code == 0, err
-    assert settings.load(tmp_path / "digits").codec == spec
+    assert settings.load(tmp_path / "digits" / "aggregator").codec == spec
 
 
 @pytest.mark.parametrize(

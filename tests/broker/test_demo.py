@@ -43,7 +43,7 @@ def made(options: Options) -> tuple[list[set[int]], set[int]]:
             assert (arrays["y"] == numbers % 3).all()  # targets stay with their samples
             assert len(set(numbers)) == len(numbers)
             parts.append(set(numbers.tolist()))
-    with np.load(federation / "eval.npz", allow_pickle=False) as arrays:
+    with np.load(federation / "aggregator" / "eval.npz", allow_pickle=False) as arrays:
         return parts, set(arrays["x"][:, 0].astype(int).tolist())
 
 
@@ -85,7 +85,7 @@ def test_a_small_alpha_skews_the_labels_and_infinity_does_not(own: dict[str, Any
 
 def test_options_reach_the_federation(own: dict[str, Any]) -> None:
     made(Options(**own, rounds=3, codec=CodecSpec(name="raw32"), gradients="fp32"))
-    found = settings.load(own["directory"] / FEDERATION)
+    found = settings.load(settings.home(own["directory"] / FEDERATION))
     assert (found.round.rounds, found.codec.name, found.gradients) == (3, "raw32", "fp32")
     assert found.broker.url == str(WHERE)
     assert found.data is not None
@@ -98,7 +98,7 @@ def test_the_digits_are_the_default(tmp_path: Path) -> None:
     assert x.shape == (359, 8, 8)  # a fifth of 1,797, class by class
     assert set(y.tolist()) == set(range(10))
     assert manifest.inputs[0].shape == (1, 8, 8)
-    with np.load(tmp_path / "run" / FEDERATION / "eval.npz", allow_pickle=False) as arrays:
+    with np.load(tmp_path / "run" / FEDERATION / "aggregator" / "eval.npz", allow_pickle=False) as arrays:
         assert (arrays["x"] == x).all()
 
 

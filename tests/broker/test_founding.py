@@ -27,6 +27,6 @@ def test_the_model_of_a_federation_is_one_whole_file_though_its_weights_lay_in_a
     whole, apart = network(), tmp_path / "there" / "model.onnx"
     onnx.save(network(), apart, save_as_external_data=True, location="weights.bin", size_threshold=0)
     founding.create(tmp_path / "fed", apart, Settings(name="fed"))
-    found = onnx.load(tmp_path / "fed" / "model.onnx", load_external_data=False).graph.initializer
+    found = onnx.load(tmp_path / "fed" / "aggregator" / "model.onnx", load_external_data=False).graph.initializer
     for tensor, expected in zip(found, whole.graph.initializer, strict=True):
         np.testing.assert_array_equal(numpy_helper.to_array(tensor), numpy_helper.to_array(expected))

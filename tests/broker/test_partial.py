@@ -32,7 +32,7 @@ def federated(
     on both devices' data after each round, and the bytes of one update."""
     onnx.save(zoo.mlp(inputs=8, hidden=64, classes=3), str(folder / "model.onnx"))
     manifest = founding.create(folder / "fed", folder / "model.onnx", Settings(name="fed"), choice=choice)
-    opened, _, _ = objects.initial(MemoryFiles(), folder / "fed")
+    opened, _, _ = objects.initial(MemoryFiles(), folder / "fed" / "aggregator")
     layout = VectorLayout.of(manifest)
     random = np.random.default_rng(0)
     x = random.standard_normal((200, 8)).astype(np.float32)
@@ -69,7 +69,7 @@ def test_a_federation_of_the_last_layer_learns_sends_it_alone_and_changes_nothin
     assert 2 * 195 <= size < 2 * (192 + 16) + 100  # 195 numbers in fp16 and what says whose they are, not 4,931
     assert len(first) == 4 * (192 + 16)
     assert losses[-1] < losses[0] / 2
-    export_model(tmp_path / "fed" / "plan", trainer.model, tmp_path / "out.onnx")
+    export_model(tmp_path / "fed" / "aggregator" / "plan", trainer.model, tmp_path / "out.onnx")
     before, after = weights(tmp_path / "model.onnx"), weights(tmp_path / "out.onnx")
     assert before.keys() == after.keys()
     assert {n for n, w in after.items() if not np.array_equal(w, before[n])} == {"dense3.weight", "dense3.bias"}
@@ -82,7 +82,7 @@ def test_a_federation_of_adapters_learns_sends_the_factors_alone_and_publishes_w
     assert len(first) == 4 * (floats + 10)
     assert 2 * floats <= size < 2 * (floats + 10) + 200
     assert losses[-1] < losses[0] / 2
-    export_model(tmp_path / "fed" / "plan", trainer.model, tmp_path / "out.onnx")
+    export_model(tmp_path / "fed" / "aggregator" / "plan", trainer.model, tmp_path / "out.onnx")
     before, after = weights(tmp_path / "model.onnx"), weights(tmp_path / "out.onnx")
     assert before.keys() == after.keys()
     changed = {n for n, w in after.items() if not np.array_equal(w, before[n])}

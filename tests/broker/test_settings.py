@@ -106,4 +106,4 @@ def test_a_file_without_a_name_says_which_key_is_missing(tmp_path: Path) -> None
 
 def test_a_folder_that_is_no_federation_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=re.escape(f"fleetgrad new {tmp_path}")):
-        settings.load(tmp_path)
+        settings.home(tmp_path)

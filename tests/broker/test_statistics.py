@@ -130,7 +130,7 @@ def test_the_published_model_predicts_with_the_mean_of_the_devices_statistics(tm
     assert {t.name for t in manifest.of_role("statistic")} == {"mean", "var"}
     assert manifest.statistics == plan.Statistics(exponent=12, variances=("var",))
     assert manifest.travels == manifest.of_role("statistic")[-1].end
-    opened, _, first = objects.initial(MemoryFiles(), tmp_path / "fed")
+    opened, _, first = objects.initial(MemoryFiles(), tmp_path / "fed" / "aggregator")
     assert first.size == 4 * manifest.travels
     random = np.random.Generator(np.random.PCG64(4))
     x = random.standard_normal((200, 4)) * 3 + 5
@@ -158,7 +158,7 @@ def test_the_published_model_predicts_with_the_mean_of_the_devices_statistics(tm
     assert before.accuracy is not None
     assert after.accuracy is not None
     assert after.accuracy > max(0.9, before.accuracy)
-    export_model(tmp_path / "fed" / "plan", objects.whole_vector(opened, params), tmp_path / "out.onnx")
+    export_model(tmp_path / "fed" / "aggregator" / "plan", objects.whole_vector(opened, params), tmp_path / "out.onnx")
     weights = {t.name: numpy_helper.to_array(t) for t in onnx.load(str(tmp_path / "out.onnx")).graph.initializer}
     assert (weights["var"] > 2).all()
     assert np.abs(weights["mean"]).max() > 1

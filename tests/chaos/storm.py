@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 
 from fleetgrad.broker import founding, settings
+from fleetgrad.broker.registrar.registrar import forget_authority
 from fleetgrad.edge.autodiff import zoo
 from fleetgrad.hardware.fleet import Fleet, free_port
 from fleetgrad.wire.coding.spec import CodecSpec
@@ -55,7 +56,8 @@ class Storm:
         self.root.mkdir(parents=True, exist_ok=True)
         self.fleet, self.port = Fleet(self.root / "logs"), free_port()
         self.proxy = ProxyThread(self.port, self.seed)
-        self.directory = self.root / "federation"
+        self.directory = self.root / "federation" / "aggregator"
+        self.devices_folder = self.root / "federation" / "devices"
         self.names = [f"dev-{i:02d}" for i in range(self.devices)]
         self._resume_at: dict[int, float] = {}
         self._found()
@@ -66,7 +68,7 @@ class Storm:
         onnx.save(zoo.mlp(inputs=8, hidden=16, classes=3), str(self.root / "mlp.onnx"))
         url = f"mqtt://127.0.0.1:{self.proxy.port}"
         founding.create(
-            self.directory,
+            self.directory.parent,
             self.root / "mlp.onnx",
             settings.Settings(
                 name="chaos",
@@ -77,10 +79,11 @@ class Storm:
             ),
         )
         for number, name in enumerate(self.names):
-            folder = founding.add_device(self.directory, name)
+            folder = founding.enlist(self.directory.parent, name)
             rng = np.random.default_rng(number)
             x = rng.standard_normal((32 + number, 8)).astype(np.float32)
             np.savez(folder / "data.npz", x=x, y=(x[:, 0] > 0).astype(np.int64) + (x[:, 1] > 0.5))
+        forget_authority(self.directory.parent)
 
     # --- processes ---------------------------------------------------------------------------------------------------
     def start(self) -> None:
@@ -95,7 +98,7 @@ class Storm:
         elif name == "aggregator":
             self.fleet.aggregator(self.directory)
         else:
-            self.fleet.edge(name, self.directory / "devices" / name / "edge.toml")
+            self.fleet.edge(name, self.devices_folder / name / "edge.toml")
 
     def published(self) -> int:
         """The newest version that the aggregator's log tells of."""
@@ -182,7 +185,7 @@ class Storm:
 
     def evidence(self) -> Evidence:
         """After `stop`."""
-        spools = {name: self.directory / "devices" / name / "spool" for name in self.names}
+        spools = {name: self.devices_folder / name / "spool" for name in self.names}
         return Evidence(self.directory, spools, self.fleet.log("x").parent, self.root / "collected")
 
     # --- figures -----------------------------------------------------------------------------------------------------
@@ -196,7 +199,7 @@ class Storm:
                 handles = len(list((process / "fd").iterdir()))
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            spool = self.directory / ("spool" if name == "aggregator" else f"devices/{name}/spool")
+            spool = (self.directory if name == "aggregator" else self.devices_folder / name) / "spool"
             size = sum(p.stat().st_size for p in spool.rglob("*") if p.is_file()) if spool.is_dir() else 0
             found[name] = {
                 "pid": self.fleet.pid(name),

@@ -47,7 +47,7 @@ def test_the_pages_code_and_commands_run(tmp_path: Path, monkeypatch: pytest.Mon
     assert all("running" in name for name in found["still"])
     logits = onnxruntime.InferenceSession("trained.onnx").run(None, {"image": found["images"].astype(np.float32)})[0]
     assert (logits.argmax(1) == found["labels"]).mean() > 0.9
-    assert (tmp_path / "digits" / "devices" / "dev-01" / "edge.toml").exists()
+    assert (tmp_path / "digits" / "registrar" / "kits" / "dev-01.kit").exists()
 
 
 @pytest.mark.needs("torch", "onnxscript")

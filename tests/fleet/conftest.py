@@ -12,6 +12,7 @@ import onnx
 import pytest
 
 from fleetgrad.broker import founding, settings, watching
+from fleetgrad.broker.registrar.registrar import forget_authority
 from fleetgrad.edge.autodiff import zoo
 from fleetgrad.hardware.fleet import Fleet, free_port
 from fleetgrad.wire.address import Address
@@ -37,7 +38,11 @@ class Federation:
 
     @property
     def directory(self) -> Path:
-        return self.root / "federation"
+        """The aggregator's folder."""
+        return self.root / "federation" / "aggregator"
+
+    def folder(self, device: str) -> Path:
+        return self.root / "federation" / "devices" / device
 
     def start_broker(self) -> None:
         if self.kind == "mosquitto":
@@ -49,7 +54,7 @@ class Federation:
         self.fleet.aggregator(self.directory, *flags)
 
     def start_edge(self, name: str) -> None:
-        self.fleet.edge(name, self.directory / "devices" / name / "edge.toml")
+        self.fleet.edge(name, self.folder(name) / "edge.toml")
 
     def start(self) -> None:
         self.start_broker()
@@ -111,10 +116,11 @@ def make_federation(tmp_path: Path) -> Iterator[MakeFederation]:
                 data=settings.Data(path="eval.npz"),
             ),
         )
-        np.savez(root / "federation" / "eval.npz", **samples(200, 99))
+        np.savez(root / "federation" / "aggregator" / "eval.npz", **samples(200, 99))
         for number, device in enumerate(DEVICES):
-            folder = founding.add_device(root / "federation", device)
+            folder = founding.enlist(root / "federation", device)
             np.savez(folder / "data.npz", **samples(150 + 20 * number, number))
+        forget_authority(root / "federation")
         federation = Federation(root, port, Fleet(root / "logs"), rounds, kind)
         made.append(federation)
         return federation

@@ -52,7 +52,7 @@ def test_the_model_does_not_depend_on_the_broker_or_on_who_starts_first(make_fed
 def test_a_device_added_while_the_aggregator_runs_takes_part(make_federation: MakeFederation) -> None:
     federation = make_federation(rounds=3)
     federation.start_broker()
-    hidden = federation.directory / "roster" / "dev-3.pub"
+    hidden = federation.directory / "roster" / "dev-3.jws"
     key = hidden.read_bytes()
     hidden.unlink()
     federation.start_aggregator()

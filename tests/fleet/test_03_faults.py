@@ -27,7 +27,7 @@ def command(*words: object, code: int, cwd: Path | None = None) -> str:
 
 def test_a_broker_that_is_down_is_tried_again_until_the_timeout(make_federation: MakeFederation) -> None:
     federation = make_federation()
-    edge = federation.directory / "devices" / "dev-1" / "edge.toml"
+    edge = federation.folder("dev-1") / "edge.toml"
     text = command("fleetgrad-edge", "run", "--config", edge, "--timeout", 2, code=3)
     assert "broker_unreachable" in text
     assert "retry_in" in text
@@ -50,7 +50,7 @@ def test_two_daemons_on_one_spool_are_refused(make_federation: MakeFederation) -
     federation.start_broker()
     federation.start_edge("dev-1")
     federation.until(lambda v: "dev-1" in v.devices)
-    edge = federation.directory / "devices" / "dev-1" / "edge.toml"
+    edge = federation.folder("dev-1") / "edge.toml"
     assert "in use by another daemon" in command("fleetgrad-edge", "run", "--config", edge, code=2)
 
 
@@ -71,9 +71,9 @@ def test_a_port_in_use_is_named() -> None:
 @pytest.mark.parametrize("command_name", ["serve", "run"])
 def test_plain_mqtt_to_another_machine_needs_insecure(make_federation: MakeFederation, command_name: str) -> None:
     federation = make_federation()
-    for path in (federation.directory / "federation.toml", federation.directory / "devices" / "dev-1" / "edge.toml"):
+    for path in (federation.directory / "federation.toml", federation.folder("dev-1") / "edge.toml"):
         path.write_text(re.sub(r"mqtt://127.0.0.1:\d+", "mqtt://192.0.2.1:1883", path.read_text()))
-    edge = federation.directory / "devices" / "dev-1" / "edge.toml"
+    edge = federation.folder("dev-1") / "edge.toml"
     words = (
         ("fleetgrad", "serve", federation.directory)
         if command_name == "serve"
@@ -96,7 +96,7 @@ def test_plain_mqtt_to_another_machine_needs_insecure(make_federation: MakeFeder
 )
 def test_settings_that_are_wrong_are_named(make_federation: MakeFederation, old: str, new: str, match: str) -> None:
     federation = make_federation()
-    edge = federation.directory / "devices" / "dev-1" / "edge.toml"
+    edge = federation.folder("dev-1") / "edge.toml"
     assert old in edge.read_text()
     edge.write_text(edge.read_text().replace(old, new))
     text = command("fleetgrad-edge", "run", "--config", edge, "--timeout", 1, code=2)
@@ -107,13 +107,15 @@ def test_a_federation_is_not_made_over_another_nor_twice_a_device(make_federatio
     federation = make_federation()
     text = command("fleetgrad", "new", federation.directory, "--model", federation.root / "mlp.onnx", code=2)
     assert "isn't an empty folder" in text
-    text = command("fleetgrad", "device", "add", "dev-1", "--dir", federation.directory, code=2)
-    assert "already" in text
+    text = command("fleetgrad", "device", "add", "dev-1", "--dir", federation.directory.parent, code=2)
+    assert "exists" in text
     for scale in ("nan", "-1", "0"):
-        text = command("fleetgrad", "device", "add", "dev-9", "--dir", federation.directory, "--scale", scale, code=2)
+        text = command(
+            "fleetgrad", "device", "add", "dev-9", "--dir", federation.directory.parent, "--scale", scale, code=2
+        )
         assert "above 0" in text
-    assert not (federation.directory / "roster" / "dev-9.pub").exists()
-    text = command("fleetgrad", "device", "add", "Dev_1", "--dir", federation.directory, code=2)
+    assert not (federation.directory / "roster" / "dev-9.jws").exists()
+    text = command("fleetgrad", "device", "add", "Dev_1", "--dir", federation.directory.parent, code=2)
     assert "a-z" in text
     assert "fleetgrad new" in command("fleetgrad", "serve", federation.root, code=2)
 
@@ -129,7 +131,7 @@ def test_data_that_does_not_fit_the_plan_prints_both_shapes_and_trains_nothing(m
     import numpy as np
 
     federation = make_federation(kind="embedded")
-    folder = federation.directory / "devices" / "dev-1"
+    folder = federation.folder("dev-1")
     np.savez(folder / "data.npz", x=np.zeros((50, 5), np.float32), y=np.zeros(50, np.int64))
     federation.start()
     view = federation.until(lambda v: "dev-1" in v.devices and v.devices["dev-1"].reason != "")

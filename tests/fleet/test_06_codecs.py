@@ -57,7 +57,7 @@ def test_devices_killed_under_error_feedback_end_with_the_same_bytes(
     assert {r["members"] for r in rows} == {3}
     assert federation.model_hash() == calm.model_hash()
     for device in DEVICES:
-        found, _ = residual.load(store.look(federation.directory / "devices" / device / "spool"))
+        found, _ = residual.load(store.look(federation.folder(device) / "spool"))
         assert found is not None
         assert found.round in (3, 4), "each device carries what its last update left out"
 

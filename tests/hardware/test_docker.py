@@ -58,7 +58,7 @@ def test_the_founding_makes_once_what_the_other_containers_look_for(compose: dic
             ["sh", str(path)], env=environment, capture_output=True, text=True, timeout=120, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        keys.append((tmp_path / "run" / "federation" / "keys" / "aggregator.key").read_bytes())
+        keys.append((tmp_path / "run" / "federation" / "aggregator" / "keys" / "aggregator.key").read_bytes())
     assert keys[0] == keys[1]
     assert compose["services"]["aggregator"]["command"] == ["fleetgrad", "serve", "/federation/run/federation"]
     assert "for device in /federation/run/federation/devices/*/" in (DOCKER / "edge.sh").read_text()

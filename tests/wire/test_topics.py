@@ -38,6 +38,11 @@ def test_filters_have_a_plus_for_every_name_of_the_row() -> None:
         "update": "fl1/demo/up/+/+",
         "want": "fl1/demo/want/+",
         "served": "fl1/demo/dl/+",
+        "member": "fl1/demo/reg/+",
+        "renew": "fl1/demo/renew/+",
+        "issued": "fl1/demo/issued/+",
+        "enrol": "fl1/demo/enrol/+",
+        "enrolled": "fl1/demo/enrolled/+",
         "aggregator": "fl1/demo/agg/st",
         "metrics": "fl1/demo/agg/metrics",
     }
@@ -65,7 +70,13 @@ def test_a_name_that_could_leave_its_topic_is_refused(name: str) -> None:
         check_name(name, "device id")
     with pytest.raises(NameRefused):
         Topics(name)
-    for build in (Topics("demo").birth, Topics("demo").status, Topics("demo").command, Topics("demo").want):
+    for build in (
+        Topics("demo").birth,
+        Topics("demo").status,
+        Topics("demo").command,
+        Topics("demo").want,
+        Topics("demo").member,
+    ):
         with pytest.raises(NameRefused):
             build(name)
     with pytest.raises(NameRefused):

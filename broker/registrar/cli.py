@@ -1,0 +1,135 @@
+"""`fleetgrad device`, `fleetgrad broker-files`: the registrar's commands. They work on its folder alone."""
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from fleetgrad.broker.registrar.broker_files import Kind
+from fleetgrad.wire.command_line import Format, make_console, parse_shape
+
+devices = typer.Typer(no_args_is_help=True, help="Add devices to a federation, list and revoke them.")
+out = make_console()
+
+Folder = Annotated[Path, typer.Option("--dir", help="The registrar's folder, or the federation's that holds it.")]
+
+
+@devices.command("add")
+def device_add(
+    name: Annotated[str, typer.Argument(help="The device's id: a-z, 0-9 and '-'.")],
+    directory: Folder = Path(),
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The kit's file; default: kits/NAME.kit.")
+    ] = None,
+    data: Annotated[str, typer.Option(help="The data's .npz file, as seen from the device's edge.toml.")] = "data.npz",
+    x: Annotated[str, typer.Option(help="Name of the array of samples.")] = "x",
+    y: Annotated[str, typer.Option(help="Name of the array of targets.")] = "y",
+    scale: Annotated[float, typer.Option(help="Factor for the samples.")] = 1.0,
+    shape: Annotated[str | None, typer.Option(help="Shape of one sample, as 1,28,28.")] = None,
+    broker: Annotated[str | None, typer.Option(help="mqtts://host:port as seen from the device.")] = None,
+) -> None:
+    """Add a device: writes its kit, one file with its keys and settings, and lists it in the aggregator's roster.
+
+    Example: `fleetgrad device add dev-01 --dir digits --data digits-01.npz --scale 0.0625 --shape 1,8,8`
+    """
+    from fleetgrad.broker.registrar.registrar import KITS, Registrar, RegistrarError
+    from fleetgrad.wire import address, kit
+
+    if not 0 < scale < math.inf:
+        raise typer.BadParameter(f"--scale {scale:g}: samples are multiplied by it, so it must be above 0 and finite")
+    if broker:
+        address.parse(broker)
+    registrar = Registrar(directory)
+    path = output or registrar.folder / KITS / f"{name}{kit.SUFFIX}"
+    if path.exists() or not path.parent.is_dir():
+        raise RegistrarError(f"kit {path}: {'it exists already' if path.exists() else 'no such folder'}")
+    made = registrar.add(name, data=kit.Data(path=data, x=x, y=y, scale=scale, shape=parse_shape(shape)), url=broker)
+    kit.write(made, path)
+    out.print(
+        f"{path}: the whole of {name}, with its private keys. Carry it to the board by a way that nobody reads along, remove it "
+        f"here, and run there\n  fleetgrad-edge join {path.name}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@devices.command("list")
+def device_list(directory: Folder = Path(), format: Format = "table") -> None:  # noqa: A002
+    """List the devices that the registrar knows, the revoked ones too."""
+    from fleetgrad.broker.registrar.registrar import Registrar
+    from fleetgrad.wire.membership import Member
+
+    registrar = Registrar(directory)
+    found = registrar.register.devices()
+    kids = {
+        d.name: Member(
+            federation=registrar.federation, device=d.name, key=d.key, serial=d.serial, not_after=d.not_after
+        ).public().kid
+        for d in found
+    }  # fmt: skip
+    if format == "json":
+        rows = [
+            {"device": d.name, "key": kids[d.name], "not-after": d.not_after, "revoked": d.revoked, "reason": d.reason}
+            for d in found
+        ]
+        sys.stdout.write(json.dumps(rows) + "\n")
+        return
+    table = Table("device", "key", "certificate until", "state")
+    for d in found:
+        state = f"revoked {d.reason}".strip() if d.revoked else "member"
+        table.add_row(d.name, kids[d.name], time.strftime("%Y-%m-%d", time.gmtime(d.not_after)), state)
+    out.print(table)
+
+
+@devices.command("revoke")
+def device_revoke(
+    name: Annotated[str, typer.Argument(help="The device's id.")],
+    directory: Folder = Path(),
+    reason: Annotated[str, typer.Option(help="Told in the aggregator's log.")] = "",
+) -> None:
+    """End a device's membership, for good: the aggregator drops what it sends, the broker its certificate.
+
+    Example: `fleetgrad device revoke dev-01 --dir digits --reason stolen`
+    """
+    from fleetgrad.broker.registrar.registrar import CRL, Registrar
+
+    registrar = Registrar(directory)
+    registrar.revoke(name, reason)
+    out.print(
+        f"{name} is revoked: the aggregator drops it as soon as it hears of it (at once where its folder can be reached, else "
+        f"'fleetgrad registrar serve' tells it)\nthe broker refuses its certificate once it has {registrar.folder / CRL} and was restarted",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def broker_files(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The registrar's folder, or the federation's that holds it.")
+    ],
+    kind: Annotated[Kind, typer.Option("--for", help="Which broker.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="A folder for the files.")] = Path(),
+    seen_as: Annotated[
+        Path | None, typer.Option(help="Where the broker will find that folder, as /etc/mosquitto/fleetgrad.")
+    ] = None,
+) -> None:
+    """Write a broker's configuration and permissions: a device writes only its own topics, and reads only what is for it.
+
+    Example: `fleetgrad broker-files digits --for mosquitto -o digits/broker --seen-as /etc/mosquitto/fleetgrad`
+    """
+    from fleetgrad.broker.registrar import broker_files as files
+    from fleetgrad.broker.registrar.registrar import Registrar
+    from fleetgrad.wire import address
+
+    if not output.is_dir():
+        raise typer.BadParameter(f"--output {output}: no such folder")
+    registrar = Registrar(directory)
+    where = address.parse(registrar.settings.broker.url)
+    port = where.port if where.tls else address.PORTS["mqtts"]
+    for path in files.write(kind, registrar.federation, output, port, seen_as):
+        out.print(str(path), soft_wrap=True)

@@ -1,0 +1,151 @@
+"""The registrar's memory, registrar.sqlite: devices, the certificates they were given, and one-time codes.
+
+Each call is one transaction; several processes may use it (the commands beside `registrar serve`).
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+FILE = "registrar.sqlite"
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS devices (
+    name TEXT PRIMARY KEY, key TEXT NOT NULL, serial INTEGER NOT NULL, not_after INTEGER NOT NULL, revoked INTEGER NOT NULL,
+    reason TEXT NOT NULL, nonce TEXT NOT NULL, instance TEXT NOT NULL, count INTEGER NOT NULL, statement BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS certificates (
+    serial TEXT PRIMARY KEY, device TEXT NOT NULL, not_after INTEGER NOT NULL, pem TEXT NOT NULL, request TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS codes (
+    id TEXT PRIMARY KEY, key BLOB NOT NULL, expires INTEGER NOT NULL, auto INTEGER NOT NULL, wrong INTEGER NOT NULL,
+    state TEXT NOT NULL, request TEXT NOT NULL, device TEXT NOT NULL, reason TEXT NOT NULL
+);
+PRAGMA user_version = 1;
+"""
+BUSY_SECONDS = 10.0
+
+
+class RegisterError(ValueError):
+    """The register can't be used, or has no such device or code."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A member, or one that was. `serial` counts its statements, `count` its requests; `not_after` in Unix seconds."""
+
+    name: str
+    key: str
+    serial: int
+    not_after: int
+    revoked: bool = False
+    reason: str = ""
+    nonce: str = ""
+    instance: str = ""
+    count: int = 0
+    statement: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A one-time code: its id and key (never the code), when it ends, and what was asked with it.
+
+    `state`: open -> asked -> approved | refused; locked after too many wrong proofs. `request` is the body that was proven.
+    """
+
+    id: str
+    key: bytes
+    expires: int
+    auto: bool
+    wrong: int = 0
+    state: str = "open"
+    request: str = ""
+    device: str = ""
+    reason: str = ""
+
+
+class Register:
+    """The database; made when it is missing. Raises RegisterError."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE
+        try:
+            self._db = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
+            self._path.chmod(0o600)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.executescript(SCHEMA)
+        except (sqlite3.Error, OSError) as e:
+            raise RegisterError(f"register {self._path}: {e}") from e
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """What is done within is done wholly or not at all, and by one process at a time."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+        except sqlite3.Error as e:
+            raise RegisterError(f"register {self._path}: {e}") from e
+
+    def device(self, name: str) -> Device | None:
+        row = self._db.execute("SELECT * FROM devices WHERE name = ?", (name,)).fetchone()
+        return _device(row) if row else None
+
+    def devices(self) -> list[Device]:
+        return [_device(row) for row in self._db.execute("SELECT * FROM devices ORDER BY name")]
+
+    def put(self, d: Device) -> None:
+        """Writes a device whole."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO devices VALUES (?,?,?,?,?,?,?,?,?,?)",
+            (d.name, d.key, d.serial, d.not_after, int(d.revoked), d.reason, d.nonce, d.instance, d.count, d.statement),
+        )
+
+    def add_certificate(self, serial: int, device: str, not_after: int, pem: str, request: str) -> None:
+        row = (f"{serial:x}", device, not_after, pem, request)
+        self._db.execute("INSERT INTO certificates VALUES (?,?,?,?,?)", row)
+
+    def certificate(self, device: str, request: str) -> str | None:
+        """The certificate that was made for this very request."""
+        found = self._db.execute(
+            "SELECT pem FROM certificates WHERE device = ? AND request = ?", (device, request)
+        ).fetchone()
+        return str(found[0]) if found else None
+
+    def revoked_serials(self, now: int) -> list[int]:
+        """Serial numbers of the certificates of revoked devices that haven't ended by themselves."""
+        rows = self._db.execute(
+            "SELECT c.serial FROM certificates c JOIN devices d ON c.device = d.name WHERE d.revoked AND c.not_after > ?",
+            (now,),
+        )
+        return [int(serial, 16) for (serial,) in rows]
+
+    def code(self, id_: str) -> Code | None:
+        row = self._db.execute("SELECT * FROM codes WHERE id = ?", (id_,)).fetchone()
+        return _code(row) if row else None
+
+    def codes(self) -> list[Code]:
+        return [_code(row) for row in self._db.execute("SELECT * FROM codes ORDER BY expires, id")]
+
+    def put_code(self, c: Code) -> None:
+        row = (c.id, c.key, c.expires, int(c.auto), c.wrong, c.state, c.request, c.device, c.reason)
+        self._db.execute("INSERT OR REPLACE INTO codes VALUES (?,?,?,?,?,?,?,?,?)", row)
+
+
+def _device(row: tuple[object, ...]) -> Device:
+    name, key, serial, not_after, revoked, *rest = row
+    return Device(name, key, serial, not_after, bool(revoked), *rest)  # type: ignore[arg-type]
+
+
+def _code(row: tuple[object, ...]) -> Code:
+    id_, key, expires, auto, *rest = row
+    return Code(id_, key, expires, bool(auto), *rest)  # type: ignore[arg-type]

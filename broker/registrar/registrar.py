@@ -1,0 +1,241 @@
+"""The registrar's folder and acts: devices added, revoked and renewed. Each gives a signed statement on the device, which goes
+into the aggregator's roster where that folder can be reached, and to the broker by `registrar serve`.
+
+    registrar.toml                        settings
+    ca.key  ca.pem  crl.pem               the fleet's CA, and which certificates were revoked
+    registrar.key  registrar.pub          signs statements
+    tls.pem  aggregator.pub               the registrar's own login; the aggregator's key, for kits
+    registrar.sqlite  kits/               memory; kits that were made here: hand each over, then remove it
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric import ec
+from msgspec import Meta
+
+from fleetgrad.broker.registrar.authority import CA, CA_KEY, ROLE_DAYS, Authority, request_key, utc
+from fleetgrad.broker.registrar.register import Device, Register
+from fleetgrad.wire.certificates import key_pem, load_certificate, new_key, pair
+from fleetgrad.wire.kit import Data, Kit
+from fleetgrad.wire.membership import Member, check_device, sign_member
+from fleetgrad.wire.messages import Name
+from fleetgrad.wire.mqtt import BrokerSettings
+from fleetgrad.wire.settings import load_toml
+from fleetgrad.wire.signing import PrivateKey, load_private_key, save_private, save_private_key
+
+FILE, KEY, PUBLIC, TLS = "registrar.toml", "registrar.key", "registrar.pub", "tls.pem"
+AGGREGATOR, KITS, CRL, FOLDER = "aggregator.pub", "kits", "crl.pem", "registrar"
+DEVICE_DAYS = 90
+
+
+class RegistrarError(ValueError):
+    """What the registrar can't do; the message says why."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """registrar.toml. `roster` is the aggregator's folder of members, `broker_files` the broker's: written to where they exist."""
+
+    federation: Name
+    certificate_days: Annotated[int, Meta(ge=1, le=3650)] = DEVICE_DAYS
+    roster: str | None = None
+    broker_files: str | None = None
+    enrol_url: str | None = None
+    broker: BrokerSettings
+
+
+def home(directory: Path) -> Path:
+    """The registrar's folder: `directory`, or the one in it; raises RegistrarError."""
+    for folder in (directory, directory / FOLDER):
+        if (folder / FILE).is_file():
+            return folder
+    raise RegistrarError(
+        f"{directory} holds no {FILE}: give the registrar's folder, which 'fleetgrad new' made ({directory / FOLDER}, or "
+        "where --registrar said)"
+    )
+
+
+class Registrar:
+    """One federation's; `clock` gives Unix seconds. The CA's key is read when something is to be signed by it."""
+
+    def __init__(self, directory: Path, clock: Callable[[], float] = time.time) -> None:
+        self.folder = home(directory)
+        self.settings = load_toml(self.folder / FILE, Settings)
+        self.register = Register(self.folder)
+        self.key = load_private_key(self.folder / KEY)
+        self._clock = clock
+
+    @property
+    def federation(self) -> str:
+        return self.settings.federation
+
+    def now(self) -> datetime:
+        return utc(self._clock())
+
+    def seconds(self) -> int:
+        return int(self._clock())
+
+    # --- devices ----------------------------------------------------------------------------------------------------
+    def add(self, name: str, *, data: Data | None = None, url: str | None = None) -> Kit:
+        """A new device's kit; its statement is published. Raises NameRefused, RegistrarError, CertificateError."""
+        check_device(name)
+        data = data or Data()
+        identity, tls, nonce = PrivateKey.generate(), new_key(), os.urandom(16).hex()
+        with self.register.transaction():
+            self._check_free(name)
+            certificate, not_after = self.certify(name, tls.public_key(), request="")
+            device = self._signed(Device(name, identity.public.raw.hex(), 1, not_after, nonce=nonce))
+        self._deliver(device)
+        return msgspec.structs.replace(
+            self.fleet_kit(data, url), device=name, nonce=nonce, identity=identity.pem().decode(), certificate=certificate,
+            key=key_pem(tls),
+        )  # fmt: skip
+
+    def enlist(self, name: str, key: str, request: str, nonce: str) -> str:
+        """Takes in a device that made its own keys (within a transaction); its certificate. `deliver` publishes it."""
+        check_device(name)
+        self._check_free(name)
+        certificate, not_after = self.certify(name, request_key(request, f"request of {name}"), request)
+        self._signed(Device(name, key, 1, not_after, nonce=nonce))
+        return certificate
+
+    def fleet_kit(self, data: Data | None = None, url: str | None = None) -> Kit:
+        """What every device of the fleet may know, without an identity."""
+        broker = self.settings.broker
+        ca = self.folder / CA
+        return Kit(
+            federation=self.federation, url=url or broker.url, insecure=broker.insecure, data=data or Data(),
+            ca=ca.read_text() if ca.exists() else None, aggregator=(self.folder / AGGREGATOR).read_text(),
+            registrar=self.key.public.pem().decode(), enrol_url=self.settings.enrol_url,
+        )  # fmt: skip
+
+    def revoke(self, name: str, reason: str = "") -> None:
+        """Ends a device's membership, for good: its name isn't given again. Raises RegistrarError."""
+        with self.register.transaction():
+            device = self._known(name)
+            if device.revoked:
+                raise RegistrarError(f"device {name!r} was revoked already")
+            device = self._signed(replace(device, revoked=True, reason=reason[:200], serial=device.serial + 1))
+        self._deliver(device)
+        self.write_crl()
+
+    def certify(self, name: str, key: ec.EllipticCurvePublicKey, request: str) -> tuple[str, int]:
+        """A device's certificate, noted down, and when it ends."""
+        made = Authority.load(self.folder).client(name, key, self.now(), self.settings.certificate_days)
+        loaded = load_certificate(made, name)
+        not_after = int(loaded.not_valid_after_utc.timestamp())
+        self.register.add_certificate(loaded.serial_number, name, not_after, made, request)
+        return made, not_after
+
+    def renewed(self, device: Device, not_after: int) -> Device:
+        """The device's next statement, signed and noted down (within a transaction)."""
+        return self._signed(replace(device, not_after=not_after, serial=device.serial + 1))
+
+    def deliver(self, name: str) -> None:
+        """Puts a device's newest statement into the aggregator's roster, where that can be reached."""
+        self._deliver(self._known(name))
+
+    def write_crl(self) -> None:
+        """Writes the list of revoked certificates, here and beside the broker's files where these can be reached."""
+        text = Authority.load(self.folder).revoked(self.register.revoked_serials(self.seconds()), self.now())
+        beside = self._reachable(self.settings.broker_files)
+        for folder in filter(None, (self.folder, beside)):
+            _replace(folder / CRL, text.encode())
+
+    def _known(self, name: str) -> Device:
+        device = self.register.device(name)
+        if device is None:
+            raise RegistrarError(f"device {name[:64]!r} isn't known here: 'fleetgrad device list' says which are")
+        return device
+
+    def _check_free(self, name: str) -> None:
+        if held := self.register.device(name):
+            gone = " and was revoked" if held.revoked else ""
+            raise RegistrarError(f"device {name!r} exists{gone}: a name is given once")
+
+    def _signed(self, device: Device) -> Device:
+        member = Member(
+            federation=self.federation, device=device.name, key=device.key, serial=device.serial,
+            not_after=device.not_after, revoked=device.revoked, reason=device.reason,
+        )  # fmt: skip
+        signed = replace(device, statement=sign_member(self.key, member))
+        self.register.put(signed)
+        return signed
+
+    def _deliver(self, device: Device) -> None:
+        roster = self._reachable(self.settings.roster)
+        if roster:
+            _replace(roster / f"{device.name}.jws", device.statement)
+
+    def _reachable(self, path: str | None) -> Path | None:
+        found = self.folder / path if path else None
+        return found if found and found.is_dir() else None
+
+
+def create(
+    folder: Path, settings: Settings, aggregator: PrivateKey, hosts: list[str], broker: Path, login: Path
+) -> None:
+    """Makes a registrar in the new folder `folder`; the broker's certificate in `broker` and the aggregator's login in `login`."""
+    folder.mkdir(mode=0o700, parents=True)
+    (folder / KITS).mkdir(mode=0o700)
+    now = utc(time.time())
+    authority = Authority.create(settings.federation, now)
+    authority.save(folder)
+    key = PrivateKey.generate()
+    save_private_key(key, folder / KEY)
+    (folder / PUBLIC).write_bytes(key.public.pem())
+    (folder / AGGREGATOR).write_bytes(aggregator.public.pem())
+    save_private(role_login(authority, "registrar", now).encode(), folder / TLS)
+    save_private(role_login(authority, "aggregator", now).encode(), login)
+    tls = new_key()
+    save_private(key_pem(tls).encode(), broker / "server.key")
+    (broker / "server.pem").write_text(authority.server(hosts, tls.public_key(), now))
+    (broker / CA).write_text(authority.pem)
+    for place in (folder, broker):
+        (place / CRL).write_text(authority.revoked([], now))
+    (folder / FILE).write_text(_text(settings))
+
+
+def role_login(authority: Authority, role: str, now: datetime) -> str:
+    """Certificate and key of one of the operator's own processes."""
+    key = new_key()
+    return pair(authority.client(role, key.public_key(), now, ROLE_DAYS), key_pem(key), role)
+
+
+def forget_authority(directory: Path) -> None:
+    """Removes the CA's key for good: nobody can join any more. For demonstrations, whose fleet is never added to."""
+    (home(directory) / CA_KEY).unlink(missing_ok=True)
+
+
+def _text(settings: Settings) -> str:
+    def text(value: object) -> str:
+        return msgspec.json.encode(value).decode()
+
+    def lines(table: msgspec.Struct) -> list[str]:
+        return [f"{k} = {text(v)}" for k, v in msgspec.to_builtins(table).items() if v is not None and k != "broker"]
+
+    return "\n".join([*lines(settings), "", "[broker]", *lines(settings.broker)]) + "\n"
+
+
+def _replace(path: Path, raw: bytes) -> None:
+    """Puts a file in its place, durably."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as e:
+        raise RegistrarError(f"can't write {path}: {e.strerror}") from e
+    handle = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,96 @@
+"""What the registrar says of devices, and what members ask of it, as strict structs inside JWS (wire/signing.py).
+
+    member    registrar -> aggregator   this device has that key; or it was revoked (kind MEMBER)
+    renewal   device -> registrar       a request for the next certificate (kind RENEWAL, by the device's key)
+    issued    registrar -> device       the next certificate, or that one is due (kind ISSUED)
+
+A member's statements are numbered: the highest holds, so that an old one says nothing when it is sent again.
+"""
+
+from typing import Annotated
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from msgspec import Meta
+
+from fleetgrad.wire.messages import Count, Name, Reason, Sha256
+from fleetgrad.wire.signing import PrivateKey, PublicKey, Untrusted, sign_message, verify_message
+from fleetgrad.wire.topics import NAME, NameRefused, check_name
+
+MEMBER, RENEWAL, ISSUED = "fl1-member", "fl1-renewal", "fl1-issued"
+ROLES = ("aggregator", "registrar", "operator")  # common names of certificates that no device may have
+MAX_PEM = 16 * 1024
+
+Pem = Annotated[str, Meta(min_length=1, max_length=MAX_PEM)]
+Nonce = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
+RawKey = Sha256  # 32 bytes in hex, as a hash is
+
+
+class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    pass
+
+
+class Member(_Struct, frozen=True, kw_only=True):
+    """`key` is the device's Ed25519 key; `not_after` is when its certificate ends, in Unix seconds, for people to read."""
+
+    federation: Name
+    device: Name
+    key: RawKey
+    serial: Count
+    not_after: Count
+    revoked: bool = False
+    reason: Reason = ""
+
+    def public(self) -> PublicKey:
+        return PublicKey(Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.key)))
+
+
+class Renewal(_Struct, frozen=True, kw_only=True):
+    """What a member asks: the next certificate by a certificate request, or to be let go.
+
+    `instance` is drawn where a kit is installed: two of one device are two boards. `count` grows with each request of a device.
+    """
+
+    federation: Name
+    device: Name
+    instance: Nonce
+    count: Count
+    request: Pem | None = None
+    leaves: bool = False
+
+
+class Issued(_Struct, frozen=True, kw_only=True):
+    """`certificate` for the request with that `count`; without one: the device's certificate is `due`, whatever its clock says.
+
+    `now` is the registrar's time in Unix seconds: signed, so it has passed.
+    """
+
+    federation: Name
+    device: Name
+    now: Count
+    count: Count = 0
+    certificate: Pem | None = None
+    due: bool = False
+
+
+def check_device(name: str) -> str:
+    """Returns `name`, or raises NameRefused: as a topic's part, and for the names of the federation's own roles."""
+    check_name(name, "device id")
+    if name in ROLES:
+        raise NameRefused(
+            f"device id {name!r} refused: it is the name of a role of the federation ({', '.join(ROLES)})"
+        )
+    return name
+
+
+def sign_member(key: PrivateKey, member: Member) -> bytes:
+    """The statement as the registrar publishes it."""
+    return sign_message(key, MEMBER, member)
+
+
+def verify_member(key: PublicKey, federation: str, raw: bytes, device: str) -> Member:
+    """The registrar's statement on `device`; raises Untrusted."""
+    member = verify_message(key, MEMBER, raw, Member)
+    if (member.federation, member.device) != (federation, device) or not NAME.fullmatch(device):
+        raise Untrusted(f"statement on {member.device} of {member.federation}, expected {device[:64]} of {federation}")
+    return member
