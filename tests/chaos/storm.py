@@ -72,7 +72,7 @@ class Storm:
             self.root / "mlp.onnx",
             settings.Settings(
                 name="chaos",
-                broker=settings.Broker(url=url),
+                broker=settings.Broker(url=url, chunk_bytes=1024),
                 codec=CodecSpec(name="blk8"),
                 training=settings.Training(local_epochs=1),
                 round=settings.Round(rounds=self.rounds, goal=self.devices * 3 // 4, minimum=0.5, deadline=DEADLINE),
