@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 TOOLS: dict[str, Callable[[], bool]] = {
+    "nats": lambda: shutil.which("nats-server", path=os.environ.get("PATH", "") + ":/usr/sbin") is not None,
+    "rabbitmq": lambda: any(Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*")),
+    "amqtt": lambda: importlib.util.find_spec("amqtt") is not None,
     "mosquitto": lambda: shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin") is not None,
     "gcc": lambda: shutil.which("gcc") is not None,
     "clang": lambda: shutil.which("clang") is not None,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
 SUM_SECONDS = 18 * 60
-PROCESSES = ("fleet", "chaos")  # these start many processes of their own: their tests run one after another
+PROCESSES = ("fleet", "chaos", "brokers")  # these start many processes of their own: their tests run one after another
 
 
 def commit() -> str:
