@@ -219,7 +219,7 @@ class Admission:
     def _verdict(self, name: str, header: frames.Header, attempt: Open | None) -> tuple[Verdict, str] | None:
         """The last word on an update and its reason; None while there is none."""
         memory = self.ledger.memory
-        counted = memory.contributions.get((header.round, header.attempt, name))
+        counted = self.ledger.counted(header.round, header.attempt, name)
         if counted:
             same = counted.payload == header.payload_sha256.hex()
             return ("accepted", "") if same else ("duplicate", "another update was counted")

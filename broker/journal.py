@@ -15,6 +15,7 @@ from fleetgrad.wire.messages import RoundState
 APPLICATION_ID = 0x464C4752  # "FLGR"
 SCHEMA = 2
 CLOSED_SHOWN = 64
+KEPT_ROUNDS = 2  # whose contributions are kept in memory
 
 
 class JournalError(ValueError):
@@ -90,6 +91,15 @@ class Memory:
         """The newest version; there is one from the first boot on."""
         return self.versions[-1]
 
+    def first_of(self, rounds: int) -> int:
+        """The oldest of the last `rounds` rounds."""
+        return max(self.attempts, default=(1, 1))[0] - rounds + 1
+
+    def keep(self, rounds: int) -> None:
+        """Forgets contributions to older rounds than the last `rounds`."""
+        first = self.first_of(rounds)
+        self.contributions = {key: row for key, row in self.contributions.items() if row.round >= first}
+
     def apply(self, row: Row) -> None:
         match row:
             case Boot():
@@ -105,23 +115,33 @@ class Memory:
 
 
 class Journal(Protocol):
-    """`load` once at start; each `commit` is durable when it returns, or raises and changed nothing."""
+    """`load` at start, with the contributions of the last `rounds` rounds; each `commit` is durable when it returns, or raises and
+    changed nothing."""
 
-    def load(self) -> Memory: ...
+    def load(self, rounds: int | None = None) -> Memory: ...
     def commit(self, rows: list[Row]) -> None: ...
+    def counted(self, round_: int, attempt: int, device: str) -> Contribution | None: ...
 
 
 class Ledger:
-    """A journal with its content in memory, kept the same."""
+    """A journal with its content in memory, kept the same; but for contributions to older rounds, which are looked up."""
 
     def __init__(self, journal: Journal) -> None:
-        self._journal, self.memory = journal, journal.load()
+        self._journal, self.memory = journal, journal.load(KEPT_ROUNDS)
 
     def commit(self, rows: list[Row]) -> None:
         """Durable and remembered when it returns; raises DiskError and changes nothing."""
         self._journal.commit(rows)
         for row in rows:
             self.memory.apply(row)
+        if any(isinstance(row, Version) for row in rows):
+            self.memory.keep(KEPT_ROUNDS)
+
+    def counted(self, round_: int, attempt: int, device: str) -> Contribution | None:
+        """A device's contribution to an attempt; raises DiskError."""
+        if (round_, attempt) not in self.memory.attempts or round_ >= self.memory.first_of(KEPT_ROUNDS):
+            return self.memory.contributions.get((round_, attempt, device))
+        return self._journal.counted(round_, attempt, device)
 
 
 TABLES = """
@@ -135,6 +155,7 @@ CREATE TABLE contribution (round INTEGER, attempt INTEGER, device TEXT, payload 
 CREATE TABLE version (number INTEGER PRIMARY KEY, params TEXT NOT NULL, size INTEGER NOT NULL, parent TEXT NOT NULL,
                       sha256 TEXT NOT NULL, record TEXT NOT NULL);
 """
+CONTRIBUTIONS = "SELECT round, attempt, device, payload, size, weight, steps, loss, rate FROM contribution"
 FROM_1_TO_2 = """
 CREATE TABLE config (sha256 TEXT PRIMARY KEY, policy TEXT NOT NULL) WITHOUT ROWID;
 ALTER TABLE attempt ADD COLUMN config TEXT NOT NULL DEFAULT '';
@@ -177,7 +198,7 @@ class SqliteJournal:
         locked = "another 'fleetgrad serve' is running on this directory" if "locked" in str(e) else str(e)
         return JournalError(f"journal {self._path}: {locked}")
 
-    def load(self) -> Memory:
+    def load(self, rounds: int | None = None) -> Memory:
         memory = Memory()
         try:
             memory.boot = self._db.execute("SELECT coalesce(max(number), 0) FROM boot").fetchone()[0]
@@ -185,8 +206,8 @@ class SqliteJournal:
                 memory.apply(Config(*row))
             for row in self._db.execute("SELECT round, attempt, state, version, config FROM attempt"):
                 memory.apply(Attempt(*row))
-            columns = "round, attempt, device, payload, size, weight, steps, loss, rate"
-            for row in self._db.execute(f"SELECT {columns} FROM contribution"):  # noqa: S608  (constant)
+            first = 0 if rounds is None else memory.first_of(rounds)
+            for row in self._db.execute(f"{CONTRIBUTIONS} WHERE round >= ?", (first,)):
                 memory.apply(Contribution(*row))
             for row in self._db.execute(
                 "SELECT number, params, size, parent, sha256, record FROM version ORDER BY number"
@@ -195,6 +216,14 @@ class SqliteJournal:
         except sqlite3.Error as e:
             raise self._error(e) from e
         return memory
+
+    def counted(self, round_: int, attempt: int, device: str) -> Contribution | None:
+        try:
+            key = (round_, attempt, device)
+            row = self._db.execute(f"{CONTRIBUTIONS} WHERE round = ? AND attempt = ? AND device = ?", key).fetchone()
+        except sqlite3.Error as e:
+            raise self._error(e) from e
+        return Contribution(*row) if row else None
 
     def commit(self, rows: list[Row]) -> None:
         try:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fleetgrad.broker import events as ev
 from fleetgrad.broker.attempt import RoundSettings
-from fleetgrad.broker.journal import Journal, Memory, Row
+from fleetgrad.broker.journal import Contribution, Journal, Memory, Row
 from fleetgrad.broker.rounds import Rounds
 from fleetgrad.wire import frames, seeds
 from fleetgrad.wire.codecs import encode_payload
@@ -81,11 +81,16 @@ class MemoryFiles:
 class MemoryJournal:
     rows: list[Row] = field(default_factory=list)
 
-    def load(self) -> Memory:
+    def load(self, rounds: int | None = None) -> Memory:
         memory = Memory()
         for row in self.rows:
             memory.apply(row)
+        if rounds is not None:
+            memory.keep(rounds)
         return memory
+
+    def counted(self, round_: int, attempt: int, device: str) -> Contribution | None:
+        return self.load().contributions.get((round_, attempt, device))
 
     def commit(self, rows: list[Row]) -> None:
         self.rows += rows

@@ -10,11 +10,13 @@ import pytest
 
 from fleetgrad.broker.journal import (
     APPLICATION_ID,
+    KEPT_ROUNDS,
     Attempt,
     Boot,
     Config,
     Contribution,
     JournalError,
+    Ledger,
     Row,
     SqliteJournal,
     Version,
@@ -40,6 +42,25 @@ def test_rows_are_read_back_as_they_were_committed(tmp_path: Path) -> None:
     assert memory.attempts == {(1, 1): ROWS[3]}
     assert memory.contributions == {(1, 1, "dev-1"): ROWS[4]}
     assert memory.versions == [ROWS[5]]
+
+
+def test_memory_keeps_the_contributions_of_the_last_rounds_and_the_journal_all(tmp_path: Path) -> None:
+    journal = SqliteJournal(tmp_path / "j")
+    ledger = Ledger(journal)
+    for number in range(1, 8):
+        ledger.commit([Attempt(number, 1, "open", number - 1, "cc")])
+        ledger.commit([Contribution(number, 1, f"dev-{i}", f"{number}{i}", 10, 20, 3, 0.5, 8.5) for i in range(3)])
+        ledger.commit([Version(number, "aa", 40, "00", "bb", "{}"), Attempt(number, 1, "published", number - 1, "cc")])
+        assert len(ledger.memory.contributions) <= 3 * KEPT_ROUNDS
+    for held in (ledger, Ledger(journal)):
+        assert {c.round for c in held.memory.contributions.values()} == {6, 7}
+        for number in range(1, 8):
+            found = held.counted(number, 1, "dev-2")
+            assert found is not None
+            assert found.payload == f"{number}2"
+        for unknown in ((1, 1, "dev-3"), (2, 2, "dev-1"), (9, 1, "dev-1")):
+            assert held.counted(*unknown) is None
+    assert len(journal.load().contributions) == 21
 
 
 def test_a_journal_of_the_first_version_is_carried_over(tmp_path: Path) -> None:

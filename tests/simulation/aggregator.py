@@ -36,13 +36,19 @@ class CheckedJournal:
         self.memory = Memory()
         self.models: list[bytes] = []
 
-    def load(self) -> Memory:
+    def load(self, rounds: int | None = None) -> Memory:
         memory = Memory()
         memory.boot = self.memory.boot
         memory.configs = dict(self.memory.configs)
         memory.attempts, memory.contributions = dict(self.memory.attempts), dict(self.memory.contributions)
         memory.versions = list(self.memory.versions)
+        if rounds is not None:
+            memory.keep(rounds)
         return memory
+
+    def counted(self, round_: int, attempt: int, device: str) -> Contribution | None:
+        self.owner.saw("contribution looked up")
+        return self.memory.contributions.get((round_, attempt, device))
 
     def commit(self, rows: list[Row]) -> None:
         self.owner.crash_point("before commit")
