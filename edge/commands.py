@@ -302,6 +302,49 @@ def join(
     )
 
 
+@app.command()
+def status(
+    config: Annotated[Path, typer.Option(help="The device's settings, edge.toml.")],
+    format: Format = "table",  # noqa: A002
+) -> None:
+    """Show what is in this board's spool: which model, which updates on their way, what is waited for. The daemon may be running.
+
+    Example: `fleetgrad-edge status --config edge.toml`
+    """
+    from fleetgrad.edge import config as configs
+    from fleetgrad.edge import spool_report
+    from fleetgrad.wire.signing import load_public_key
+
+    settings, folder = configs.load(config)
+    report = spool_report.read(settings, folder, load_public_key(folder / settings.federation.aggregator_key))
+    if format == "json":
+        sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
+        return
+    model = "none" if report.installed is None else f"version {report.installed}"
+    model += "" if report.before is None else f", and {report.before} to fall back to"
+    if report.to_fetch:
+        model += f"; version {report.offered}: {megabytes(report.fetched)} of {megabytes(report.to_fetch)} fetched"
+    out.print(
+        f"{report.device} of {report.federation}, started {report.boot} times; waits for {report.waits_for}",
+        soft_wrap=True,
+    )
+    out.print(f"model: {model}", soft_wrap=True)
+    if report.updates:
+        table = Table("round", "attempt", "size", "bits", "state", title="updates on their way", title_justify="left")
+        for u in report.updates:
+            table.add_row(str(u.round), str(u.attempt), megabytes(u.bytes), f"{u.bits:g}", u.state)
+        out.print(table)
+    if report.carried_from is not None:
+        out.print(f"error feedback carries what round {report.carried_from} left out")
+    out.print(
+        f"spool: {megabytes(report.held)} in {report.spool}; {megabytes(report.free)} free, training needs "
+        f"{megabytes(report.free_needed)}; written today: {megabytes(report.written)} of {megabytes(report.written_a_day)}",
+        soft_wrap=True,
+    )
+    for row, reason in report.damaged.items():
+        out.print(Text(f"damaged: {row}: {reason}", "red"), soft_wrap=True)
+
+
 def run_command() -> int:
     """Runs the command line; the exit code."""
     return run_app(app, "fleetgrad-edge", err, {training.TrainingError: EXIT_FAILED})

@@ -20,7 +20,8 @@ class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Device(_Struct, frozen=True, kw_only=True):
     """`spool` is the folder for what must survive a restart: `spool_updates` and `spool_bytes`, as 64MB, of updates on their way.
 
-    `threads` is onnxruntime's; `max_rss`, as 200MB, what the trainer may take.
+    No training with less than `free_space` where it lies; over `written_a_day` bytes a log line says so. `threads` is onnxruntime's;
+    `max_rss`, as 200MB, what the trainer may take.
     """
 
     id: Name
@@ -30,11 +31,17 @@ class Device(_Struct, frozen=True, kw_only=True):
     max_rss: str | None = None
     spool_updates: Annotated[int, Meta(ge=1, le=64)] = 3
     spool_bytes: str = "64MB"
+    free_space: str = "100MB"
+    written_a_day: str = "50MB"
 
     def __post_init__(self) -> None:
-        for field, read in (("max-rss", self.max_rss_bytes), ("spool-bytes", self.limits)):
+        sizes = {
+            "max-rss": self.max_rss, "spool-bytes": self.spool_bytes, "free-space": self.free_space,
+            "written-a-day": self.written_a_day,
+        }  # fmt: skip
+        for field, text in sizes.items():
             try:
-                read()
+                parse_size(text or "0")
             except ValueError as e:
                 raise ValueError(f"field `{field}`: {e}") from e
 

@@ -9,6 +9,7 @@ import importlib.metadata
 import os
 import random
 import secrets
+import shutil
 import subprocess
 import sys
 import threading
@@ -21,14 +22,16 @@ import msgspec
 from fleetgrad.edge import events as ev
 from fleetgrad.edge.config import EdgeConfig
 from fleetgrad.edge.data import npz
-from fleetgrad.edge.link import former
+from fleetgrad.edge.link import former, outbox
 from fleetgrad.edge.link.store import FILE, SqliteStore
+from fleetgrad.edge.link.wear import Wear
 from fleetgrad.edge.participant import Participant
 from fleetgrad.edge.reporting import Identity
 from fleetgrad.wire import mqtt, signing
 from fleetgrad.wire.files import DiskError, PosixFiles
 from fleetgrad.wire.log import log
 from fleetgrad.wire.loop import GaveUp, Loop, Stop
+from fleetgrad.wire.sizes import parse_size
 
 EXIT_FAILED, EXIT_USAGE, EXIT_NO_BROKER = 1, 2, 3
 TRAINER_TRIES = 3
@@ -140,7 +143,7 @@ class Daemon:
         spool = folder / config.device.spool
         broker = config.broker.endpoint(folder, insecure=insecure, floor=spool / CLOCK)
         self._address = broker.address
-        files = PosixFiles(spool)
+        files = self._files = PosixFiles(spool)
         self._lock = _lock(spool)
         self._store = SqliteStore(spool)
         if former.adopt(files, self._store):
@@ -150,7 +153,11 @@ class Daemon:
             config.federation.name, config.device.id, key, aggregator, samples,
             f"fleetgrad {importlib.metadata.version('fleetgrad')}",
         )  # fmt: skip
-        self._participant = Participant(identity, files, self._store, seed, config.device.limits())
+        budget, floor = parse_size(config.device.written_a_day), parse_size(config.device.free_space)
+        self._wear = Wear(files, self._store, budget, floor, lambda: shutil.disk_usage(spool).free)
+        self._participant = Participant(
+            identity, self._wear.files, self._wear, seed, config.device.limits(), self._wear.no_room
+        )
         self._loop = Loop(self._address, timeout or config.broker.timeout, self._log)
         self._session = mqtt.Session(
             broker,
@@ -190,7 +197,10 @@ class Daemon:
                 case ev.Connected() | ev.Disconnected() | ev.Message() | ev.Tick():
                     event = item
             if event is not None:
-                self._execute(self._participant.handle(event, time.monotonic()))
+                now = time.monotonic()
+                if isinstance(event, ev.Trained):
+                    self._wear.add(outbox.bytes_of(self._files, event.round, event.attempt))
+                self._execute([*self._wear.tick(now), *self._participant.handle(event, now)])
                 self._session.reconnect_seconds = self._participant.reconnect_seconds
 
     def _execute(self, effects: list[ev.Effect]) -> None:

@@ -7,6 +7,7 @@ a crash may fall between any two of them, or inside a file operation.
 """
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,9 +75,16 @@ class Participant:
     """One device; see the module's diagram."""
 
     def __init__(
-        self, identity: Identity, files: Files, store: Store, random: random.Random, limits: Limits = LIMITS
+        self,
+        identity: Identity,
+        files: Files,
+        store: Store,
+        random: random.Random,
+        limits: Limits = LIMITS,
+        no_room: Callable[[], str] = str,
     ) -> None:
-        self._id, self._store, self._random = identity, store, random
+        """`no_room` gives a reason why nothing can be trained now, or an empty text."""
+        self._id, self._store, self._random, self._no_room = identity, store, random, no_room
         self._topics = Topics(identity.federation)
         self._notes: list[Effect]
         held = store.load()
@@ -137,6 +145,9 @@ class Participant:
             self._birth_at = self._disk_retry_at = now + DISK_RETRY_SECONDS
             effects += [*self._noted(), Log("disk_failed", {"reason": str(e)})]
             self._report.reason = str(e)[:500]
+        if self._delivery.lost:
+            self._delivery.lost = False
+            effects += self._birth()
         return effects + (self._report.news(self._status_now(self.state)) if self._connected else [])
 
     def wake_at(self) -> float | None:
@@ -316,9 +327,16 @@ class Participant:
             return [*self._birth(), *undecided.tick(now)]
         effects: list[Effect] = [CancelTraining()] if self._job else []
         self._delivery.fates.supersede(select.round)
-        taken_up = msgspec.structs.replace(self._memory, round=select.round, attempt=select.attempt, ended=False)
+        declined = self._no_room()
+        taken_up = msgspec.structs.replace(
+            self._memory, round=select.round, attempt=select.attempt, ended=bool(declined)
+        )
         effects += self._delivery.go_on(select.round, now, [taken_up.row()])
         self._memory = taken_up
+        if declined:
+            self._job, self._report.reason = None, declined
+            note = Log("training_declined", {"round": select.round, "reason": declined})
+            return [*effects, note, *self._birth()]
         effects += self._delivery.fates.prepare(head, self._delivery.waiting_records)
         self._job, self._unstored = Job(select, now, head.plan.sha256, head.policy.codec), None
         self._report.reason, self._report.steps, self._report.loss = "", 0, None
@@ -464,4 +482,4 @@ class Participant:
     def _status_now(self, state: DeviceState) -> DeviceStatus:
         version = self._head.version if self._head else None
         last = self._memory.round or None, self._memory.attempt or None
-        return self._report.status(state, version, *last, self._delivery.bytes_up, self._inbox.bytes_down)
+        return self._report.status(state, version, *last, self._delivery, self._inbox.bytes_down)

@@ -1,6 +1,7 @@
 """What a device says of itself: births, which are signed and acted on, and the retained status, which is for people."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -8,6 +9,9 @@ from fleetgrad.edge.events import Publish
 from fleetgrad.wire.messages import BIRTH, WANT, Birth, DeviceState, DeviceStatus, Head, ObjectRef, Want
 from fleetgrad.wire.signing import PrivateKey, PublicKey, sign_message
 from fleetgrad.wire.topics import Topics
+
+if TYPE_CHECKING:
+    from fleetgrad.edge.link.delivery import Delivery
 
 STATUS_BYTES = 1 << 20  # traffic alone is worth a new status every so many bytes, not every chunk
 
@@ -65,9 +69,15 @@ class Reporter:
         return Publish(self._topics.want(self._id.device), sign_message(self._id.key, WANT, want))
 
     def status(
-        self, state: DeviceState, version: int | None, round_: int | None, attempt: int | None, up: int, down: int
+        self,
+        state: DeviceState,
+        version: int | None,
+        round_: int | None,
+        attempt: int | None,
+        up: "Delivery",
+        down: int,
     ) -> DeviceStatus:
-        """The status now; `up` and `down` are the bytes of this life."""
+        """The status now; `down` is this life's bytes."""
         return DeviceStatus(
             state=state,
             device=self._id.device,
@@ -79,9 +89,11 @@ class Reporter:
             steps=self.steps,
             samples=self._id.samples,
             bits=None if self.rate is None else round(self.rate, 4),
-            bytes_up=up,
+            bytes_up=up.bytes_up,
             bytes_down=down,
             updates=self.updates,
+            spooled=up.spooled[0],
+            resent=up.resent,
             reason=self.reason,
         )
 
@@ -98,7 +110,9 @@ class Reporter:
         shown = self._shown
         if shown is not None:
             traffic = status.bytes_up + status.bytes_down - shown.bytes_up - shown.bytes_down
-            same = msgspec.structs.replace(status, bytes_up=shown.bytes_up, bytes_down=shown.bytes_down)
+            same = msgspec.structs.replace(
+                status, bytes_up=shown.bytes_up, bytes_down=shown.bytes_down, resent=shown.resent
+            )
             if same == shown and traffic < STATUS_BYTES:
                 return []
         self._shown = status

@@ -200,7 +200,7 @@ Command = Select | Receipt | Bitmap | RetryAfter
 
 class DeviceStatus(_Struct, frozen=True, kw_only=True):
     """Retained on st/{device}, for people. `boot` tells a stale last will from a newer birth; `bits` is what a coordinate of
-    the last update took."""
+    the last update took; `spooled` are updates on their way, `resent` chunks of this life that were sent more than once."""
 
     state: DeviceState
     device: Name
@@ -215,6 +215,8 @@ class DeviceStatus(_Struct, frozen=True, kw_only=True):
     bytes_up: Count = 0
     bytes_down: Count = 0
     updates: Count = 0
+    spooled: Count = 0
+    resent: Count = 0
     reason: Reason = ""
 
 

@@ -8,12 +8,12 @@ An update with a residual isn't left behind so: what becomes of it decides what 
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fleetgrad.edge.events import Effect, Log
 from fleetgrad.edge.link.fate import Fates, fate_of
-from fleetgrad.edge.link.outbox import Record, Upload
+from fleetgrad.edge.link.outbox import PayloadLost, Record, Upload
 from fleetgrad.edge.link.store import Held, Row, Store
 from fleetgrad.edge.reporting import Identity
 from fleetgrad.wire.files import Files
@@ -43,7 +43,8 @@ class Delivery:
         self.fates = Fates(files, store)
         self.upload: Upload | None = None
         self.waiting: list[Upload] = []
-        self._ended_bytes = 0
+        self.lost = False  # an upload was given up for its payload; the owner resets it
+        self._ended_bytes = self._ended_resent = 0
 
     def load(self, held: Held, head: Head | None, attempt: tuple[int, int], ended: bool) -> list[Effect]:
         """Takes up what a restart finds; `attempt` is the last one that was taken up. Each is asked about first: never assume."""
@@ -64,6 +65,11 @@ class Delivery:
     @property
     def bytes_up(self) -> int:
         return self._ended_bytes + sum(u.bytes_up for u in self._all())
+
+    @property
+    def resent(self) -> int:
+        """Chunks of this life that were sent more than once."""
+        return self._ended_resent + sum(u.resent for u in self._all())
 
     @property
     def waiting_records(self) -> list[Record]:
@@ -162,6 +168,7 @@ class Delivery:
 
     def _leave(self, upload: Upload) -> None:
         self._ended_bytes += upload.bytes_up
+        self._ended_resent += upload.resent
         if upload is self.upload:
             self.upload = None
         else:
@@ -170,13 +177,26 @@ class Delivery:
     # --- what is due --------------------------------------------------------------------------------------------------
     def connected(self, now: float) -> list[Effect]:
         """A new connection: the newest first."""
-        return [effect for upload in self._all() for effect in upload.connected(now, self._first(upload))]
+        return self._each(lambda upload: upload.connected(now, self._first(upload)))
 
     def tick(self, now: float) -> list[Effect]:
-        return [effect for upload in self._all() for effect in upload.tick(now, self._first(upload))]
+        return self._each(lambda upload: upload.tick(now, self._first(upload)))
 
     def bitmap(self, upload: Upload, bitmap: Bitmap, now: float) -> list[Effect]:
-        return upload.bitmap(bitmap, now, self._first(upload))
+        return self._sent(upload, lambda upload: upload.bitmap(bitmap, now, self._first(upload)))
+
+    def _each(self, act: Callable[[Upload], list[Effect]]) -> list[Effect]:
+        return [effect for upload in list(self._all()) for effect in self._sent(upload, act)]
+
+    def _sent(self, upload: Upload, act: Callable[[Upload], list[Effect]]) -> list[Effect]:
+        """What an upload sends; one whose payload is lost is given up, and its round asks again (`lost`)."""
+        try:
+            return act(upload)
+        except PayloadLost as e:
+            notes = self.fates.quarantine({upload.record.key: str(e)})
+            self._leave(upload)
+            self.lost = True
+            return notes
 
     def _first(self, upload: Upload) -> bool:
         return self.upload is None or upload is self.upload

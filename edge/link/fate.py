@@ -50,14 +50,19 @@ class Fates:
         records, bad = outbox.load(held, self.files)
         self.carried, notes = residual.load(held)
         if bad:
-            # With an update that is lost goes what was carried: whether it is in an update that was sent, nobody knows any more, and
-            # nothing is sent twice.
-            self.store.commit([*(Drop(outbox.UPDATE, key) for key in bad), residual.row(None)])
-            self.carried = None
-            notes += [Log("update_quarantined", {"update": key, "reason": reason}) for key, reason in bad.items()]
+            notes += self.quarantine(bad)
         self.pending = next((r for r in records if r.accepted), None)
         outbox.sweep(self.files, records, self.carried)
         return [r for r in records if not r.accepted], notes
+
+    def quarantine(self, lost: dict[str, str]) -> list[Effect]:
+        """Gives up updates that the disk has damaged, reasons by key.
+
+        With them goes what was carried: whether it is in an update that was sent, nobody knows any more, and nothing is sent twice.
+        """
+        self.store.commit([*(Drop(outbox.UPDATE, key) for key in lost), residual.row(None)])
+        self.carried = None
+        return [Log("update_quarantined", {"update": key, "reason": reason}) for key, reason in lost.items()]
 
     def accepted(self, record: Record, also: Sequence[Row] = ()) -> None:
         """The receipt has come: nothing more is sent, and the record waits for the round's end."""

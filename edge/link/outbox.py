@@ -114,6 +114,13 @@ def load(held: Held, files: Files) -> tuple[list[Record], dict[str, str]]:
     return sorted(whole, key=lambda r: (r.round, r.attempt)), bad
 
 
+def bytes_of(files: Files, round_: int, attempt: int) -> int:
+    """What a trainer has written for an attempt."""
+    names = payload_name(round_, attempt), plain_name(round_, attempt), residual_name(round_, attempt)
+    held = {f"{folder}/{name}" for folder in (FOLDER, residual.FOLDER) for name in files.names(folder)}
+    return sum(len(files.read(name)) for name in names if name in held)
+
+
 def remove(files: Files, record: Record, before: Residual | None, carried: Residual | None) -> None:
     """Removes the files of an update that has ended, and of what was carried `before`, but for those that are carried now."""
     kept = _names(carried) if carried else set()
@@ -136,6 +143,10 @@ def sweep(files: Files, records: Iterable[Record], carried: Residual | None) -> 
                 files.unlink(f"{folder}/{name}")
 
 
+class PayloadLost(ValueError):
+    """An update whose payload the disk has lost or damaged."""
+
+
 @dataclass(slots=True)
 class Upload:
     """Sends one stored update."""
@@ -153,11 +164,13 @@ class Upload:
     chunk_bytes: int = frames.DATA_BYTES
     bytes_up: int = 0
     query_at: float = 0.0
+    resent: int = 0  # chunks that were sent before in this life
     _received: bytes = b""
     _sent: set[int] = field(default_factory=set)
     _patience: float = QUERY_SECONDS
     _asked: bool = False
     _begun: bool = False
+    _ever: set[int] = field(default_factory=set)
     _body: bytes | None = None
 
     def __post_init__(self) -> None:
@@ -220,7 +233,7 @@ class Upload:
     def _pump(self) -> list[Effect]:
         header = self._header(frames.UPDATE, self.record.size)
         if self._body is None:
-            self._body = self.files.read(self.record.payload) + frames.sign_body(self.key, header)
+            self._body = self._payload() + frames.sign_body(self.key, header)
         effects: list[Effect] = []
         under_way = sum(not has(self._received, i) for i in self._sent)
         for seq in range(header.nchunks):
@@ -230,8 +243,19 @@ class Upload:
                 chunk = memoryview(self._body)[header.span(seq)]
                 effects.append(self._publish(frames.frame(header, seq, chunk)))
                 self._sent.add(seq)
+                self.resent += seq in self._ever
+                self._ever.add(seq)
                 under_way += 1
         return effects
+
+    def _payload(self) -> bytes:
+        try:
+            raw = self.files.read(self.record.payload)
+        except FileNotFoundError:
+            raise PayloadLost(f"{self.record.payload} is missing") from None
+        if sha256(raw).hexdigest() != self.record.sha256:
+            raise PayloadLost(f"{self.record.payload} isn't what its record says")
+        return raw
 
     def _publish(self, frame: bytes) -> Effect:
         self.bytes_up += len(frame)

@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,6 +123,7 @@ class Device:
     now: float = 100.0
     effects: list[ev.Effect] = field(default_factory=list)
     limits: Limits = LIMITS
+    no_room: Callable[[], str] = str
 
     def __post_init__(self) -> None:
         self.store = Rows(self.disk)
@@ -129,7 +131,7 @@ class Device:
 
     def start(self) -> None:
         identity = Identity("test", "dev-1", KEY, AGGREGATOR.public, 50)
-        self.participant = Participant(identity, self.disk, self.store, random.Random(3), self.limits)
+        self.participant = Participant(identity, self.disk, self.store, random.Random(3), self.limits, self.no_room)
 
     def handle(self, event: ev.Event) -> list[ev.Effect]:
         self.effects = self.participant.handle(event, self.now)

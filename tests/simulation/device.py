@@ -14,6 +14,8 @@ from fleetgrad.edge.link.delivery import Limits
 from fleetgrad.edge.link.inbox import FOLDER
 from fleetgrad.edge.participant import HEAD_ROW, Participant
 from fleetgrad.edge.reporting import Identity
+from fleetgrad.wire import frames
+from fleetgrad.wire.chunks import has
 from fleetgrad.wire.codecs import read_info
 from fleetgrad.wire.files import DiskError, put
 from fleetgrad.wire.messages import BIRTH, COMMAND, HEAD, Birth, Bitmap, Closed, Command, Head, Receipt, Select
@@ -54,6 +56,8 @@ class Device(Process):
         self.book = Book(self.name)
         self.excused: set[str] = set()  # a crash fell into the handling of what ends these: gone or not, both are right
         self.expired: set[tuple[int, int]] = set()
+        self.sent: dict[bytes, set[int]] = {}  # chunks by payload, over all lives
+        self.confirmed: dict[bytes, bytes] = {}  # the last bitmap by payload, of this life
         self.rotten: set[str] = set()  # objects that the disk has damaged
         self.version = -1
         self.store = SimulatedStore(self)
@@ -85,6 +89,7 @@ class Device(Process):
 
     def on_message(self, topic: str, payload: bytes) -> None:
         self.note(f"< {topic} {hashlib.sha256(payload).hexdigest()[:8]}")
+        self._heard(topic, payload)
         ends = {sha for sha, owed in self.owed.items() if self._ends(owed, topic, payload)}
         if ends:
             self.provoke(0.2, 12)
@@ -146,6 +151,8 @@ class Device(Process):
 
     def _watch(self, topic: str, payload: bytes) -> None:
         parts = self.world.topics.parts(topic)
+        if parts[0] == "up":
+            self._watch_chunk(frames.parse(payload, most=1 << 30)[0])
         if parts[0] == "birth":
             birth = verify_message(self.world.device_key(self.device).public, BIRTH, payload, Birth)
             self.saw(f"birth {birth.state}")
@@ -153,6 +160,31 @@ class Device(Process):
                 invariants.check_forward(self.name, (self.version, birth.version))
                 self.version = birth.version
             self.note(f"birth {birth.state} v{birth.version} {birth.round}/{birth.attempt}")
+
+    def _watch_chunk(self, header: frames.Header) -> None:
+        """A chunk goes out again only if the last word on it is that it hasn't arrived: a power cut costs what was in flight."""
+        if header.type != frames.UPDATE:
+            return
+        sent, bitmap = self.sent.setdefault(header.payload_sha256, set()), self.confirmed.get(header.payload_sha256)
+        if header.seq in sent:
+            self.saw("chunk sent again")
+            if bitmap is None or has(bitmap, header.seq):
+                raise Violation(
+                    f"{self.name} sends chunk {header.seq} again, which {'is confirmed' if bitmap else 'nobody missed'}"
+                )
+        if self.life > 1 and bitmap and any(bitmap):
+            self.saw("upload resumed from a bitmap")
+        sent.add(header.seq)
+
+    def _heard(self, topic: str, payload: bytes) -> None:
+        if topic != self.world.topics.command(self.device):
+            return
+        try:
+            command = verify_message(self.world.key.public, COMMAND, payload, Command)
+        except Untrusted:
+            return
+        if isinstance(command, Bitmap):
+            self.confirmed[bytes.fromhex(command.payload)] = bytes.fromhex(command.received)
 
     # --- the trainer -------------------------------------------------------------------------------------------------
     def _start_trainer(self) -> None:
@@ -240,6 +272,7 @@ class Device(Process):
 
     def died(self) -> None:
         self._stop_trainer()
+        self.confirmed.clear()
 
     def where(self) -> str:
         """A word for whoever reads a failure."""

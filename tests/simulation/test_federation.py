@@ -38,7 +38,8 @@ SOMETIMES = [
     "receipt stale", "residual checked", "residual damaged", "residual lost", "residual of an undelivered update",
     "restart fetching", "restart idle", "restart in collecting", "restart in committing", "restart in open",
     "restart in selecting", "restart uploading", "several updates in one commit", "start refused by a full disk", "trainer died", "training cancelled",
-    "upload taken up after a restart", "device download_resumed", "fell back to the other slot", "object damaged", "spool of 2",
+    "upload taken up after a restart", "device download_resumed", "fell back to the other slot", "object damaged", "spool of 2", "chunk sent again",
+    "upload resumed from a bitmap",
     "update expired: over the cap",
 ]  # fmt: skip
 

@@ -1,6 +1,7 @@
 """The simulation notices: each fault planted here is one that its invariants exist for."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from fleetgrad.broker.merge import Sum
 from fleetgrad.edge import participant
 from fleetgrad.edge.events import Disconnected
 from fleetgrad.edge.link import delivery, fate, outbox
-from fleetgrad.wire.files import TEMPORARY, Files
+from fleetgrad.wire.files import TEMPORARY, DiskError, Files
 from tests.invariants import Violation
 from tests.simulation import device
 from tests.simulation.disk import Disk
@@ -46,7 +47,8 @@ def forgetful_device(patch: pytest.MonkeyPatch) -> None:
 
     def handle(self: Any, event: Any, now: float) -> Any:
         if isinstance(event, Disconnected):
-            self._delivery.drop(delivered=False)
+            with suppress(DiskError):
+                self._delivery.drop(delivered=False)
         return whole(self, event, now)
 
     patch.setattr(participant.Participant, "handle", handle)
@@ -105,7 +107,13 @@ def presuming_device(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(delivery, "fate_of", lambda head, record: "abandoned")
 
 
+def unasked_upload(patch: pytest.MonkeyPatch) -> None:
+    """Sends its window again after a break, rather than ask what has arrived."""
+    patch.setattr(outbox.Upload, "connected", lambda self, now, first=True: self._pump())
+
+
 PLANTED = [
+    (unasked_upload, "sends chunk"),
     (hasty_residual, "I13"),
     (lossy_feedback, "I13"),
     (presuming_device, "I13"),
