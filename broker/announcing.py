@@ -19,6 +19,7 @@ from fleetgrad.wire.messages import (
     Bitmap,
     Closed,
     Command,
+    Delta,
     Head,
     Link,
     ObjectRef,
@@ -75,7 +76,7 @@ class Announcer:
         seconds = min(self._roster_size() / self._reconnects, MOST_RECONNECT_SECONDS)
         return msgspec.structs.replace(self._link, reconnect_seconds=seconds)
 
-    def head(self, memory: Memory, policy: Policy) -> ev.Effect:
+    def head(self, memory: Memory, policy: Policy, deltas: tuple[Delta, ...]) -> ev.Effect:
         """The signed release of the newest version, and the policy of the open attempt."""
         current = memory.versions[-1]
         closed = sorted((k, a) for k, a in memory.attempts.items() if a.state in ("published", "abandoned"))
@@ -90,24 +91,18 @@ class Announcer:
             shards=self._shards,
             boot=memory.boot,
             link=self.link,
+            deltas=deltas,
             closed=tuple(
                 Closed(round=r, attempt=n, outcome="published" if a.state == "published" else "abandoned")
                 for (r, n), a in closed[-CLOSED_SHOWN:]
             ),
         )
-        return ev.Publish(self._topics.head, sign_message(self._key, HEAD, head), retained=True)
-
-    def everything(self, memory: Memory, policy: Policy, kept: int) -> list[ev.Effect]:
-        """All that should be retained, objects before the head; of `kept` versions the older ones are taken off."""
-        effects = self.chunks(self._plan)
-        for version in memory.versions[-OFFERED:]:
-            effects += self.chunks(ObjectRef(sha256=version.params, size=version.size))
-        for version in memory.versions[-kept:-OFFERED]:
-            effects += self.clear(version, memory)
-        return [*effects, self.head(memory, policy)]
+        return ev.Publish(self._topics.head, sign_message(self._key, HEAD, head), retained=self._link.retained)
 
     def chunks(self, ref: ObjectRef) -> list[ev.Effect]:
-        """An object's retained chunks."""
+        """An object's retained chunks; none on a broker that retains nothing."""
+        if not self._link.retained:
+            return []
         header = frames.object_header(ref.size, bytes.fromhex(ref.sha256), self._link.chunk_bytes)
         raw = self._files.read(object_name(ref.sha256))
         return [
@@ -115,15 +110,16 @@ class Announcer:
             for i, frame in enumerate(frames.frames(header, raw))
         ]
 
-    def clear(self, version: Version, memory: Memory) -> list[ev.Effect]:
-        """Takes an old version's chunks off the broker, unless a version still offered has the same params."""
-        if version.params in (v.params for v in memory.versions[-OFFERED:]):
+    def clear(self, ref: ObjectRef) -> list[ev.Effect]:
+        """Takes an object's chunks off the broker."""
+        if not self._link.retained:
             return []
-        topics = (
-            self._topics.object(version.params, i)
-            for i in range(frames.chunks_of(version.size, self._link.chunk_bytes))
-        )
-        return [ev.Publish(topic, b"", retained=True) for topic in topics]
+        count = frames.chunks_of(ref.size, self._link.chunk_bytes)
+        return [ev.Publish(self._topics.object(ref.sha256, i), b"", retained=True) for i in range(count)]
+
+    def served(self, device: str, frame: bytes) -> ev.Effect:
+        """A chunk for the one device that wants it."""
+        return ev.Publish(self._topics.served(device), frame)
 
     def command(self, device: str, command: Command) -> ev.Effect:
         """A signed command."""

@@ -14,6 +14,9 @@ class Parallel(Protocol):
     def __call__(self, function: Callable[[A], B], items: Iterable[A], /) -> Iterable[B]: ...
 
 
+ROUNDING = 1e-6  # tokens: at the time that ready_at gives, there are enough
+
+
 @dataclass(slots=True)
 class Pace:
     """`rate` tokens a second, at most `burst` saved up; full at first."""
@@ -27,8 +30,9 @@ class Pace:
         """Whether there are tokens for an act of this cost, which then are gone; `now` is monotonic, in seconds."""
         saved = self.burst if self.tokens < 0 else min(self.burst, self.tokens + self.rate * max(0.0, now - self.at))
         self.at = now
-        self.tokens = saved - cost if saved >= cost else saved
-        return saved >= cost
+        enough = saved >= cost - ROUNDING
+        self.tokens = max(0.0, saved - cost) if enough else saved
+        return enough
 
     def ready_at(self, cost: float) -> float:
         """When there will be tokens for an act of this cost."""

@@ -18,12 +18,14 @@ from fleetgrad.broker import events as ev
 from fleetgrad.broker.admission import Admission
 from fleetgrad.broker.announcing import GENESIS, Announcer, version_record
 from fleetgrad.broker.attempt import Open, RoundSettings
-from fleetgrad.broker.closing import KEPT_VERSIONS, Closing
+from fleetgrad.broker.closing import Closing
 from fleetgrad.broker.cohort import Cohort
 from fleetgrad.broker.intake import Intake
 from fleetgrad.broker.journal import Attempt, Boot, Config, Journal, Ledger, Row
 from fleetgrad.broker.merge import MergeError, Sum
+from fleetgrad.broker.offering import Offer
 from fleetgrad.broker.pace import Parallel
+from fleetgrad.broker.serving import Serving
 from fleetgrad.broker.uploads import Upload, Uploads
 from fleetgrad.wire import seal
 from fleetgrad.wire.coding.layout import VectorLayout
@@ -87,6 +89,11 @@ class Rounds:
         )
         self._closing = Closing(self._ledger, files, seals, settings.link.chunk_bytes)
         self._layout = layout
+        self._offer = Offer(files, self._memory, plan)
+        self._left = self._offer.sweep()
+        self._serving = Serving(
+            settings.federation, settings.link, self._say, self._offer, files, self._head, roster_size
+        )
         self._connected = False
         self._open: Open | None = None
         self._shown = b""
@@ -102,10 +109,11 @@ class Rounds:
         effects: list[ev.Effect] = []
         match event:
             case ev.Connected():
-                effects += self._on_connected()
+                effects += self._on_connected(now)
                 self._cohort.stirred = True
             case ev.Disconnected():
                 self._connected, self._cohort.stirred = False, True
+                self._serving.disconnected()
             case ev.Message():
                 try:
                     effects += self._on_message(event, now)
@@ -128,12 +136,17 @@ class Rounds:
             except DiskError as e:
                 self._disk_retry_at = now + DISK_RETRY_SECONDS
                 effects.append(ev.Log("disk_failed", {"reason": str(e)}))
+        if self._connected:
+            try:
+                effects += self._serving.pump(now)
+            except DiskError as e:
+                effects.append(ev.Log("disk_failed", {"reason": str(e)}))
         return effects + self._status()
 
     def wake_at(self) -> float | None:
         """When to be called with Tick, or None."""
         look = self._look_at if self._disk_retry_at is None else self._disk_retry_at
-        return min((t for t in (look, self._admission.due) if t is not None), default=None)
+        return min((t for t in (look, self._admission.due, self._serving.wake_at()) if t is not None), default=None)
 
     def _next_look(self) -> float | None:
         if self._open is None:
@@ -160,28 +173,43 @@ class Rounds:
         return dict(self._intake.drops)
 
     # --- events -----------------------------------------------------------------------------------------------------
-    def _on_connected(self) -> list[ev.Effect]:
+    def _on_connected(self, now: float) -> list[ev.Effect]:
+        """Everything that should be retained is said again, objects before the head."""
         self._connected = True
         self._shown = b""
-        effects: list[ev.Effect] = [ev.Subscribe([self._topics.every("birth"), self._topics.every("update")])]
-        return effects + self._say.everything(self._memory, self._policy, KEPT_VERSIONS)
+        effects: list[ev.Effect] = [ev.Subscribe([self._topics.every(row) for row in ("birth", "update", "want")])]
+        for ref in self._offer.refs():
+            effects += self._say.chunks(ref)
+        for ref in (*self._offer.former(), *self._left):
+            effects += self._say.clear(ref)
+        self._left = []
+        self._serving.head_said(now)
+        return [*effects, self._head()]
 
     def _on_message(self, message: ev.Message, now: float) -> list[ev.Effect]:
         kind, device = self._topics.parts(message.topic)
-        if kind not in ("birth", "up"):
+        if kind not in ("birth", "up", "want"):
             return []
         key = self._roster(device)
         if key is None:
             raise Untrusted(f"device {device[:64]!r} isn't in the roster")
         if kind == "birth":
-            return self._on_birth(device, key, message.payload)
+            return self._on_birth(device, key, message.payload, now)
+        if kind == "want":
+            self._serving.on_want(device, key, message.payload, now)
+            return []
         return self._admission.on_frame(device, key, message.payload, self._open, now)
 
-    def _on_birth(self, name: str, key: PublicKey, raw: bytes) -> list[ev.Effect]:
+    def _on_birth(self, name: str, key: PublicKey, raw: bytes, now: float) -> list[ev.Effect]:
         birth = verify_message(key, BIRTH, raw, Birth)
         if (birth.federation, birth.device) != (self._settings.federation, name):
             raise Untrusted(f"birth of {birth.device} of {birth.federation} on {name}'s topic")
+        if birth.state in ("idle", "fetching") and birth.version != self._memory.current.number:
+            self._serving.lacks_head(now)  # even if the birth is refused: a clone's mustn't keep a device from the head
         return self._cohort.on_birth(name, birth, self._open)
+
+    def _head(self) -> ev.Effect:
+        return self._say.head(self._memory, self._policy, self._offer.deltas)
 
     # --- the round --------------------------------------------------------------------------------------------------
     def _begin(self, now: float) -> None:
@@ -232,7 +260,8 @@ class Rounds:
             if not self._begun:
                 self._begin(now)
                 if self._connected:
-                    effects.append(self._say.head(self._memory, self._policy))
+                    effects.append(self._head())
+                    self._serving.head_said(now)
                 if self._open is None:
                     effects.append(ev.Finished())
             attempt = self._open
@@ -247,7 +276,7 @@ class Rounds:
             # Nobody is waited for who has said that nothing will come.
             coming = fleet - self._cohort.unable(attempt)
             if len(attempt.members) >= (enough if due else min(goal, max(enough, coming))):
-                effects += self._close(attempt, now)
+                self._close(attempt, effects, now)
             elif due:
                 effects += self._abandon(attempt)
             else:
@@ -260,19 +289,21 @@ class Rounds:
             self._ledger.commit([attempt.row()])  # before anyone is asked
         return effects
 
-    def _close(self, attempt: Open, now: float) -> list[ev.Effect]:
+    def _close(self, attempt: Open, effects: list[ev.Effect], now: float) -> None:
         try:
             ref, published = self._closing.close(attempt, self._total, now)
         except MergeError as e:
             note = ev.Log("merge_failed", {"round": attempt.round, "reason": str(e)})
-            return [note, *self._abandon(attempt)]
+            effects += [note, *self._abandon(attempt)]
+            return
         self._open, self._begun = None, False
-        effects: list[ev.Effect] = [published]
+        effects.append(published)
+        gone = self._offer.renew(d.birth.params for d in self._cohort.devices.values() if d.birth.params)
         if self._connected:
-            effects += self._say.chunks(ref)
-            for old in self._memory.versions[-3:-2]:
-                effects += self._say.clear(old, self._memory)
-        return effects
+            for new in (ref, *(d.object for d in self._offer.deltas)):
+                effects += self._say.chunks(new)
+            for old in (*gone, *self._offer.former()[-1:]):
+                effects += self._say.clear(old)
 
     def _abandon(self, attempt: Open) -> list[ev.Effect]:
         self._ledger.commit([attempt.row("abandoned")])

@@ -34,7 +34,7 @@ from fleetgrad.wire.codecs import encode_payload
 from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.files import PosixFiles
-from fleetgrad.wire.messages import BIRTH, COMMAND, Birth, Command, ObjectRef, Policy, Receipt, Select
+from fleetgrad.wire.messages import BIRTH, COMMAND, Birth, Command, Link, ObjectRef, Policy, Receipt, Select
 from fleetgrad.wire.seal import SealKey, seal
 from fleetgrad.wire.signing import PrivateKey, sign_message, verify_message
 from fleetgrad.wire.topics import Topics, name_hash
@@ -64,7 +64,9 @@ class Federation:
         self.policy, self.topics = Policy(codec=CODEC), Topics(NAME)
         self.params = ObjectRef(sha256="ab" * 32, size=4 * count)
         publics = {name: key.public for name, key in self.keys.items()}
-        settings = RoundSettings(NAME, self.policy, rounds=1, goal=devices + 1, over_selection=1.0)
+        settings = RoundSettings(
+            NAME, self.policy, rounds=1, goal=devices + 1, over_selection=1.0, link=Link(retained=False)
+        )
         self.pool, self.journal = ThreadPoolExecutor(THREADS), SqliteJournal(folder / "journal.sqlite")
         self.rounds = Rounds(
             settings, self.journal, PosixFiles(folder), self.key, [self.seals], publics.get, lambda: devices + 1,
@@ -83,7 +85,6 @@ class Federation:
             yield self.topics.birth(name), sign_message(self.keys[name], BIRTH, birth)
 
     def ask(self) -> None:
-        self.rounds._say.everything = lambda *_: []  # type: ignore[method-assign]  # there are no objects to publish here
         self.handle(ev.Connected())
         for topic, birth in self.births():
             self.handle(ev.Message(topic, birth))

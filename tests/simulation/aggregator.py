@@ -225,6 +225,8 @@ class Aggregator(Process):
 
     def _watch(self, topic: str, payload: bytes) -> None:
         kind, device = self.world.topics.parts(topic)
+        if kind == "dl":
+            self.saw("chunk served")
         if kind != "cmd":
             return
         command = verify_message(self.world.key.public, COMMAND, payload, Command)

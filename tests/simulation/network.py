@@ -49,8 +49,10 @@ class Client:
 class Network:
     """The broker and all links."""
 
-    def __init__(self, clock: Clock, rng: random.Random, weather: Weather, note: Callable[[str], None]) -> None:
-        self.clock, self.random, self.weather, self.note = clock, rng, weather, note
+    def __init__(
+        self, clock: Clock, rng: random.Random, weather: Weather, note: Callable[[str], None], *, retains: bool = True
+    ) -> None:
+        self.clock, self.random, self.weather, self.note, self.retains = clock, rng, weather, note, retains
         self.clients: list[Client] = []
         self.retained: dict[str, bytes] = {}
         self.up = True
@@ -85,6 +87,12 @@ class Network:
         self.retained.clear()
         for client in self.clients:
             self._end(client, "broker died", will=False)
+
+    def forget(self) -> None:
+        """The broker goes on, without some of what it retained, or without all of it."""
+        share = self.random.choice([0.3, 1.0])
+        for topic in [t for t in self.retained if self.random.random() < share]:
+            del self.retained[topic]
 
     def _connect_later(self, client: Client) -> None:
         epoch = client.epoch
@@ -168,7 +176,7 @@ class Network:
                 if client.connected and any(matches(f, old) for f in client.filters):
                     self._deliver(client, old, said)
         self.past.append((topic, payload))
-        if retain and payload:
+        if retain and payload and self.retains:
             self.retained[topic] = payload
         elif retain:
             self.retained.pop(topic, None)

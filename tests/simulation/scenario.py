@@ -37,6 +37,7 @@ class Faults:
     partitions: float = 0.0
     full_disks: float = 0.0
     amnesias: float = 0.0
+    forgettings: float = 0.0  # of what is retained, all or a part, by a broker that goes on
     trainer_deaths: float = 0.0
     damages: float = 0.0  # of what error feedback carries
     power_cuts: float = 0.5  # share of crashes that lose what wasn't synced
@@ -83,6 +84,7 @@ def draw(seed: int) -> Scenario:
     length = r.choice([320, 320, 20_000, 20_000, 40_000])
     codec = r.choice(CODECS if r.random() < 0.5 else FEEDBACK)
     storm = r.uniform(150, 400)
+    forgetting = random.Random(f"forgetting {seed}").uniform(40, 400)
     return Scenario(
         seed=seed,
         devices=devices,
@@ -115,6 +117,7 @@ def draw(seed: int) -> Scenario:
             partitions=1 / r.uniform(80, 400),
             full_disks=1 / r.uniform(150, 600),
             amnesias=1 / r.uniform(100, 400),
+            forgettings=1 / forgetting,
             trainer_deaths=1 / r.uniform(80, 400),
             damages=0.0 if patient else 1 / r.uniform(100, 1000),
         ),
@@ -122,5 +125,5 @@ def draw(seed: int) -> Scenario:
         clone=not patient and r.random() < 0.7,
         spool=r.choice([1, 2, 3, 3]),
         group_seconds=r.choice([0.05, 0.5, 3.0]),
-        link=Link(chunk_bytes=r.choice([4096, 60 * 1024])),
+        link=Link(chunk_bytes=r.choice([4096, 60 * 1024]), retained=r.random() < 0.75),
     )

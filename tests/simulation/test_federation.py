@@ -40,6 +40,7 @@ SOMETIMES = [
     "restart in selecting", "restart uploading", "several updates in one commit", "start refused by a full disk", "trainer died", "training cancelled",
     "upload taken up after a restart", "device download_resumed", "fell back to the other slot", "object damaged", "spool of 2", "chunk sent again",
     "upload resumed from a bitmap",
+    "broker forgets what it retained", "chunk served", "device delta_applied",
     "update expired: over the cap",
 ]  # fmt: skip
 

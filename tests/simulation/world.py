@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 
 from fleetgrad.broker.closing import KEPT_VERSIONS
+from fleetgrad.broker.offering import MAX_DELTAS
 from fleetgrad.wire.codecs import payload_bound
 from fleetgrad.wire.seal import OVERHEAD, SealKey
 from fleetgrad.wire.signing import PrivateKey
@@ -64,7 +65,11 @@ class World:
         self.random = random.Random(f"{scenario.seed} world")
         self.storm_ends = scenario.storm_ends
         self.network = Network(
-            self.clock, random.Random(f"{scenario.seed} network"), scenario.weather, self._note_network
+            self.clock,
+            random.Random(f"{scenario.seed} network"),
+            scenario.weather,
+            self._note_network,
+            retains=scenario.link.retained,
         )
         self.federation = "sim"
         self.topics = Topics(self.federation)
@@ -114,11 +119,16 @@ class World:
             if isinstance(process, Device):
                 self._every_now_and_then(faults.damages, process.damage)
         self._every_now_and_then(faults.amnesias, self._amnesia)
+        self._every_now_and_then(faults.forgettings, self._forget)
         self.clock.at(self.storm_ends, self._calm)
 
     def _amnesia(self) -> None:
         self.trace.saw("broker amnesia")
         self.network.amnesia()
+
+    def _forget(self) -> None:
+        self.trace.saw("broker forgets what it retained")
+        self.network.forget()
 
     def _partition(self, process: Process) -> None:
         self.trace.saw("partition")
@@ -212,7 +222,10 @@ class World:
             ),
             (
                 self.aggregator,
-                len(PLAN) + (min(KEPT_VERSIONS, s.rounds + 1) + 1) * model + 2 * s.devices * payload + 65536,
+                len(PLAN)
+                + (min(KEPT_VERSIONS, s.rounds + 1) + MAX_DELTAS + 2) * model
+                + 2 * s.devices * payload
+                + 65536,
             ),
         ]:
             invariants.check_within(f"bytes of disk of {process.name}", process.disk.most_bytes, cap)

@@ -1,0 +1,195 @@
+"""What a device lacks: deltas, chunks that it wants, the head again; with a broker that retains everything, nothing, or has lost it."""
+
+import hashlib
+from typing import Any
+
+import msgspec
+import pytest
+
+from fleetgrad.broker import events as ev
+from fleetgrad.broker import serving
+from fleetgrad.broker.attempt import RoundSettings
+from fleetgrad.wire import deltas, frames
+from fleetgrad.wire.chunks import Assembly
+from fleetgrad.wire.messages import HEAD, WANT, WINDOW, Head, Link, ObjectRef, Policy, Want
+from fleetgrad.wire.signing import sign_message, verify_message
+from tests.broker.conftest import COUNT, FEDERATION, KEYS, World
+
+CHUNK = 4096
+SNAPSHOT = 4 * COUNT
+
+
+def world_of(*, retained: bool, rounds: int = 3) -> World:
+    link = Link(chunk_bytes=CHUNK, retained=retained)
+    return World(settings=RoundSettings(FEDERATION, Policy(), rounds=rounds, goal=2, deadline=60.0, link=link))
+
+
+def heads(world: World, effects: list[ev.Effect]) -> list[ev.Publish]:
+    return [e for e in effects if isinstance(e, ev.Publish) and e.topic == world.topics.head]
+
+
+def head_of(world: World) -> Head:
+    return verify_message(KEYS["agg"].public, HEAD, heads(world, world.effects)[-1].payload, Head)
+
+
+def want(world: World, device: str, ref: ObjectRef, received: bytes = b"", /, **fields: Any) -> list[ev.Effect]:
+    world.seq += 1
+    message = Want(federation=FEDERATION, device=device, boot=1, seq=world.seq, object=ref, received=received.hex())
+    message = msgspec.structs.replace(message, **fields)
+    return world.message(world.topics.want(device), sign_message(KEYS[device], WANT, message))
+
+
+def served(world: World, device: str, effects: list[ev.Effect]) -> list[tuple[frames.Header, memoryview]]:
+    mine = [e for e in effects if isinstance(e, ev.Publish) and e.topic == world.topics.served(device)]
+    assert not any(e.retained for e in mine)
+    return [frames.parse(e.payload, most=SNAPSHOT) for e in mine]
+
+
+def download(world: World, device: str, ref: ObjectRef) -> bytes:
+    """Asks until everything is here, as a device does."""
+    assembly = Assembly(frames.object_header(ref.size, bytes.fromhex(ref.sha256), CHUNK))
+    while not assembly.complete:
+        effects = want(world, device, ref, bytes(assembly.received))
+        effects += world.advance(1.0)
+        chunks = served(world, device, effects)
+        assert 0 < len(chunks) <= WINDOW
+        for header, chunk in chunks:
+            assert assembly.add(header, chunk)
+    assert hashlib.sha256(assembly.body).hexdigest() == ref.sha256
+    return bytes(assembly.body)
+
+
+def a_round(world: World, number: int) -> None:
+    for device in ("dev-1", "dev-2"):
+        world.birth(device)
+    for device in ("dev-1", "dev-2"):
+        world.send(device, world.update(device, world.payload(number), round=number))
+
+
+@pytest.mark.parametrize("retained", [True, False])
+def test_every_object_of_the_head_can_be_had_by_asking(retained: bool) -> None:
+    world = world_of(retained=retained)
+    a_round(world, 1)
+    head = head_of(world)
+    assert download(world, "dev-1", head.plan) == b"a plan"
+    params = download(world, "dev-1", head.params)
+    (delta,) = head.deltas
+    base = bytes(SNAPSHOT)
+    assert delta.base == hashlib.sha256(base).hexdigest()
+    assert deltas.apply(base, download(world, "dev-2", delta.object)) == params
+
+
+def test_a_broker_that_retains_nothing_is_given_nothing_to_retain_but_statuses() -> None:
+    world = world_of(retained=False)
+    a_round(world, 1)
+    publishes = [e for e in world.effects if isinstance(e, ev.Publish)]
+    assert not [p for p in publishes if "/m/" in p.topic]
+    assert {p.topic for p in publishes if p.retained} == {world.topics.aggregator}
+    assert head_of(world).link.retained is False
+
+
+def test_a_device_without_the_newest_head_makes_it_be_said_again_but_not_in_a_flood() -> None:
+    world = world_of(retained=False)
+    world.now += 10
+    assert len(heads(world, world.birth("dev-1", version=None, params=None, state="fetching"))) == 1
+    assert [len(heads(world, world.birth("dev-2", version=None, params=None))) for _ in range(5)] == [0] * 5
+    wake = world.rounds.wake_at()
+    assert wake == pytest.approx(world.now + serving.HEAD_SECONDS)
+    assert len(heads(world, world.advance(serving.HEAD_SECONDS))) == 1
+    assert heads(world, world.birth("dev-1")) == []
+
+
+def test_a_head_that_the_broker_should_have_is_said_again_once_a_minute_at_most() -> None:
+    world = world_of(retained=True)
+    for _ in range(6):
+        world.birth("dev-1", version=None, params=None, state="fetching")
+        world.advance(serving.RETAINED_HEAD_SECONDS / 3)
+    assert len(heads(world, world.effects)) == 1 + 2
+
+
+def test_deltas_start_from_what_most_devices_hold_and_take_less_than_the_snapshot() -> None:
+    world = world_of(retained=True)
+    a_round(world, 1)
+    first = world.params
+    world.birth("dev-1", version=0, params=hashlib.sha256(bytes(SNAPSHOT)).hexdigest(), state="training")
+    world.birth("dev-2")
+    for device in ("dev-1", "dev-2"):
+        world.send(device, world.update(device, world.payload(2), round=2))
+    head = head_of(world)
+    assert {d.base for d in head.deltas} == {first, hashlib.sha256(bytes(SNAPSHOT)).hexdigest()}
+    assert all(d.object.size <= 0.9 * SNAPSHOT for d in head.deltas)
+    world.start()
+    assert [d.base for d in head_of(world).deltas] == [first], "after a start, from the version before"
+
+
+def test_former_deltas_leave_the_broker_and_the_disk() -> None:
+    world = world_of(retained=True, rounds=5)
+    for number in (1, 2, 3, 4):
+        a_round(world, number)
+    retained: dict[str, bytes] = {}
+    for effect in world.effects:
+        if isinstance(effect, ev.Publish) and effect.retained:
+            retained[effect.topic] = effect.payload
+    kept = {t.split("/")[3] for t, p in retained.items() if "/m/" in t and p}
+    head = head_of(world)
+    refs = [head.plan, head.params, *(d.object for d in head.deltas)]
+    parent = world.journal.load().versions[-2].params
+    assert kept == {r.sha256[:16] for r in refs} | {parent[:16]}
+    versions = {v.params for v in world.journal.load().versions}
+    assert set(world.files.names("objects")) == versions | {r.sha256 for r in refs}
+    world.files.write(f"objects/{'e' * 64}", b"left by a crash")
+    world.start()
+    assert "e" * 64 not in world.files.names("objects")
+    (cleared,) = [e for e in world.effects if isinstance(e, ev.Publish) and e.topic == world.topics.object("e" * 64, 0)]
+    assert cleared.payload == b""
+
+
+BAD_WANTS: dict[str, tuple[dict[str, Any], str]] = {
+    "repeated": ({"seq": 1}, "came already"),
+    "of another device": ({"device": "dev-2"}, "want of dev-2 of test on dev-1's topic"),
+    "of another federation": ({"federation": "other"}, "want of dev-1 of other"),
+    "of an object that isn't offered": ({"object": ObjectRef(sha256="0" * 64, size=5)}, "isn't offered"),
+    "of an object of another size": ({}, "isn't offered"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_WANTS)
+def test_a_want_that_breaks_a_rule_is_dropped_for_it(name: str) -> None:
+    world = world_of(retained=False)
+    ref = head_of(world).plan
+    want(world, "dev-1", ref)
+    fields, reason = BAD_WANTS[name]
+    bad = ObjectRef(sha256=ref.sha256, size=ref.size + 1) if "size" in name else ref
+    effects = want(world, "dev-1", bad, **fields)
+    (note,) = [e for e in effects if isinstance(e, ev.Log)]
+    assert reason in str(note.fields["reason"])
+    assert served(world, "dev-1", effects) == []
+
+
+def test_all_devices_together_are_served_no_faster_than_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = world_of(retained=False)
+    ref = head_of(world).params
+    world.now += 1000
+    sent = 0
+    for _ in range(100):  # 100 wants at one moment from each of two devices
+        for device in ("dev-1", "dev-2"):
+            effects = want(world, device, ref)
+            sent += len(served(world, "dev-1", effects)) + len(served(world, "dev-2", effects))
+    assert sent == serving.FLEET_BURST
+    assert world.rounds.drops["want of a device over its allowance"] == 2 * (100 - serving.DEVICE_BURST // WINDOW)
+    monkeypatch.setattr(serving, "DEVICE_BURST", 1e9)
+    fresh = world_of(retained=False)
+    fresh.now += 1000
+    for _ in range(100):
+        want(fresh, "dev-1", ref)
+        want(fresh, "dev-2", ref)
+    wake = fresh.rounds.wake_at()
+    assert wake is not None
+    effects = fresh.advance(wake - fresh.now)
+    assert len(served(fresh, "dev-1", effects)) == WINDOW, "the one that has waited longest"
+
+
+def test_a_stranger_is_served_nothing() -> None:
+    world = world_of(retained=False)
+    effects = want(world, "dev-3", head_of(world).plan)
+    assert served(world, "dev-3", effects) == []
