@@ -24,6 +24,8 @@ from fleetgrad.wire.signing import load_public_key
 
 app = make_app("Federated learning that runs on boards: the operator's side.\n\nBegin with `fleetgrad demo`.")
 app.add_typer(registrar.devices, name="device")
+app.add_typer(registrar.enroll, name="enroll")
+app.add_typer(registrar.registrar_app, name="registrar")
 app.command("broker-files")(registrar.broker_files)
 out, err = make_console(), make_console(stderr=True)
 

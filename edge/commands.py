@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from fleetgrad.edge import membership_commands as membership
 from fleetgrad.edge.data import npz, split
 from fleetgrad.edge.training import memory
 from fleetgrad.edge.training import trainer as training
@@ -29,6 +30,8 @@ from fleetgrad.wire.plan import BatchNorm, Gradients, Optimizer, Profile
 from fleetgrad.wire.sizes import megabytes, parse_size
 
 app = make_app("Trains ONNX models on this board, by itself or in a federation.")
+app.command()(membership.join)
+app.command()(membership.leave)
 MOST_THREADS = 64  # as in edge.toml
 
 out, err = make_console(), make_console(stderr=True)
@@ -275,31 +278,6 @@ def train(
         )  # fmt: skip
     out.print(table)
     out.print(f"{len(kept)} samples, seed {seed}" + (f"; model in {output}" if output else ""))
-
-
-@app.command()
-def join(
-    kit: Annotated[Path, typer.Argument(help="A kit: the file that `fleetgrad device add` wrote.")],
-    into: Annotated[Path | None, typer.Option(help="The device's folder; default: named by its id, here.")] = None,
-) -> None:
-    """Make this board a member of a federation: installs a kit's keys and settings.
-
-    Example: `fleetgrad-edge join dev-01.kit --into /var/lib/fleetgrad/edge`
-    """
-    from fleetgrad.wire import kit as kits
-
-    read = kits.read(kit)
-    folder = into or Path(read.device or "")
-    new = kits.install(read, folder, str(kit))
-    if not new:
-        out.print(f"{folder} is {read.device} of {read.federation} already, by this very kit: nothing is changed")
-        return
-    out.print(
-        f"{folder}: this board is {read.device} of {read.federation}; remove {kit}, put the data at {folder / read.data.path}, and run\n"
-        f"  fleetgrad-edge run --config {folder / kits.SETTINGS}",
-        highlight=False,
-        soft_wrap=True,
-    )
 
 
 @app.command()

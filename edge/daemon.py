@@ -26,12 +26,15 @@ from fleetgrad.edge.link import former, outbox
 from fleetgrad.edge.link.store import FILE, SqliteStore
 from fleetgrad.edge.link.wear import Wear
 from fleetgrad.edge.participant import Participant
+from fleetgrad.edge.renewing import Renewing, Step
 from fleetgrad.edge.reporting import Identity
 from fleetgrad.wire import mqtt, signing
 from fleetgrad.wire.files import DiskError, PosixFiles
 from fleetgrad.wire.log import log
 from fleetgrad.wire.loop import GaveUp, Loop, Stop
 from fleetgrad.wire.sizes import parse_size
+from fleetgrad.wire.tls import Floor
+from fleetgrad.wire.topics import Topics
 
 EXIT_FAILED, EXIT_USAGE, EXIT_NO_BROKER = 1, 2, 3
 TRAINER_TRIES = 3
@@ -144,7 +147,7 @@ class Daemon:
         broker = config.broker.endpoint(folder, insecure=insecure, floor=spool / CLOCK)
         self._address = broker.address
         files = self._files = PosixFiles(spool)
-        self._lock = _lock(spool)
+        self._lock = lock(spool)
         self._store = SqliteStore(spool)
         if former.adopt(files, self._store):
             self._log("spool_adopted", file=FILE)
@@ -167,6 +170,12 @@ class Daemon:
             random=seed,
         )
         self._trainer = TrainerChild(config, folder, spool, self._loop.inbox)
+        self._topics, self._floor = Topics(config.federation.name), Floor(spool / CLOCK)
+        self._renewing = Renewing.of(folder, key, folder / config.federation.registrar_key, seed, self._passed)
+
+    def _passed(self) -> float:
+        """A time that has passed for certain, unless the clock is ahead."""
+        return max(time.time(), self._floor.time)
 
     def run(self) -> int:
         """Serves until stopped; the exit code."""
@@ -185,7 +194,7 @@ class Daemon:
 
     def _serve(self) -> int:
         while True:
-            item: Any = self._loop.next(self._participant.wake_at())
+            item: Any = self._loop.next(self._wake_at())
             event: ev.Event | None = None
             match item:
                 case Stop(code):
@@ -194,14 +203,35 @@ class Daemon:
                     return code
                 case (child, raw):
                     event = self._trainer.reply(child, raw)
+                case ev.Message() if item.topic == self._topics.issued(self._config.device.id):
+                    if self._renewing:
+                        self._renew(self._renewing.take(item.payload))
                 case ev.Connected() | ev.Disconnected() | ev.Message() | ev.Tick():
                     event = item
+            if self._renewing and self._loop.connected:
+                if isinstance(item, ev.Connected):
+                    self._session.subscribe([self._topics.issued(self._config.device.id)])
+                    self._renew(self._renewing.connected(time.monotonic()))
+                else:
+                    self._renew(self._renewing.tick(time.monotonic()))
             if event is not None:
                 now = time.monotonic()
                 if isinstance(event, ev.Trained):
                     self._wear.add(outbox.bytes_of(self._files, event.round, event.attempt))
                 self._execute([*self._wear.tick(now), *self._participant.handle(event, now)])
                 self._session.reconnect_seconds = self._participant.reconnect_seconds
+
+    def _wake_at(self) -> float | None:
+        own = self._renewing.wake_at() if self._renewing and self._loop.connected else None
+        return min((t for t in (self._participant.wake_at(), own) if t is not None), default=None)
+
+    def _renew(self, step: Step) -> None:
+        if step.ask is not None:
+            self._session.publish(self._topics.renew(self._config.device.id), step.ask)
+        if step.event:
+            self._log(step.event, reason=step.reason)
+        if step.passed:
+            self._floor.raise_to(step.passed)
 
     def _execute(self, effects: list[ev.Effect]) -> None:
         for effect in effects:
@@ -223,7 +253,7 @@ class Daemon:
         log(event, device=self._config.device.id, **fields)
 
 
-def _lock(spool: Path) -> Any:
+def lock(spool: Path) -> Any:
     """Holds the spool for this process alone; raises DaemonError, or DiskError where there can be no lock."""
     try:
         handle = (spool / "lock").open("w")

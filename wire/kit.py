@@ -185,14 +185,14 @@ def _install(files: dict[str, str], folder: Path) -> None:
         temporary.mkdir(mode=0o700, parents=True)
         for name, text in files.items():
             save_private(text.encode(), temporary / name)
-        _sync(temporary)
+        sync(temporary)
         if not folder.exists():
             temporary.rename(folder)
-            _sync(folder.parent)
+            sync(folder.parent)
             return
         for name in files:  # the folder has the user's files: ours go in one by one, the mark last
             (temporary / name).rename(folder / name)
-        _sync(folder)
+        sync(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -235,7 +235,17 @@ def edge_settings(kit: Kit) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _sync(folder: Path) -> None:
+def put_private(path: Path, raw: bytes) -> None:
+    """Makes `path` hold `raw` for its owner alone: after a crash it is the old file or the new one, whole. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    save_private(raw, temporary)
+    temporary.replace(path)
+    sync(path.parent)
+
+
+def sync(folder: Path) -> None:
+    """Makes renames and removals in a folder last."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

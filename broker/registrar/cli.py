@@ -14,6 +14,8 @@ from fleetgrad.broker.registrar.broker_files import Kind
 from fleetgrad.wire.command_line import Format, make_console, parse_shape
 
 devices = typer.Typer(no_args_is_help=True, help="Add devices to a federation, list and revoke them.")
+enroll = typer.Typer(no_args_is_help=True, help="One-time codes by which boards join that make their own keys.")
+registrar_app = typer.Typer(no_args_is_help=True, help="The registrar on the broker.")
 out = make_console()
 
 Folder = Annotated[Path, typer.Option("--dir", help="The registrar's folder, or the federation's that holds it.")]
@@ -40,8 +42,7 @@ def device_add(
     from fleetgrad.broker.registrar.registrar import KITS, Registrar, RegistrarError
     from fleetgrad.wire import address, kit
 
-    if not 0 < scale < math.inf:
-        raise typer.BadParameter(f"--scale {scale:g}: samples are multiplied by it, so it must be above 0 and finite")
+    _scale(scale)
     if broker:
         address.parse(broker)
     registrar = Registrar(directory)
@@ -133,3 +134,126 @@ def broker_files(
     port = where.port if where.tls else address.PORTS["mqtts"]
     for path in files.write(kind, registrar.federation, output, port, seen_as):
         out.print(str(path), soft_wrap=True)
+
+
+@registrar_app.command("serve")
+def registrar_serve(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The registrar's folder, or the federation's that holds it.")
+    ],
+    insecure: Annotated[bool, typer.Option("--insecure", help="Allow plain MQTT to another machine.")] = False,
+    timeout: Annotated[float, typer.Option(min=0, help="Give up when the broker is down so long; 0: never.")] = 0.0,
+) -> None:
+    """Run the registrar, until stopped: it tells the aggregator who belongs, enrols boards with codes and renews certificates.
+
+    Example: `fleetgrad registrar serve digits-registrar`
+    """
+    from fleetgrad.broker.registrar import server
+
+    raise typer.Exit(server.serve(directory, insecure=insecure, timeout=timeout))
+
+
+@enroll.command("new")
+def enroll_new(
+    directory: Folder = Path(),
+    count: Annotated[int, typer.Option(min=1, max=10_000, help="How many codes.")] = 1,
+    expires: Annotated[str, typer.Option(help="How long they can be used: 30m, 12h, 7d.")] = "7d",
+    auto_approve: Annotated[
+        bool, typer.Option("--auto-approve", help="Whoever has a code is a member at once; else `approve` it.")
+    ] = False,
+    kit: Annotated[
+        Path | None,
+        typer.Option(help="Also write what all boards may know (address, CA) to this file, for their image."),
+    ] = None,
+    data: Annotated[str, typer.Option(help="The data's .npz file, as seen from the device's edge.toml.")] = "data.npz",
+    x: Annotated[str, typer.Option(help="Name of the array of samples.")] = "x",
+    y: Annotated[str, typer.Option(help="Name of the array of targets.")] = "y",
+    scale: Annotated[float, typer.Option(help="Factor for the samples.")] = 1.0,
+    shape: Annotated[str | None, typer.Option(help="Shape of one sample, as 1,28,28.")] = None,
+    format: Format = "table",  # noqa: A002
+) -> None:
+    """Print one-time codes. Each lets one board join; it is shown here and never again.
+
+    Example: `fleetgrad enroll new --dir digits-registrar --count 20 --kit fleet.kit`, and on each board
+    `fleetgrad-edge join fleet.kit --code CODE`
+    """
+    from fleetgrad.broker.registrar.enrolling import new_codes
+    from fleetgrad.broker.registrar.registrar import Registrar
+    from fleetgrad.wire import kit as kits
+
+    seconds = _seconds(expires)
+    registrar = Registrar(directory)
+    settings = kits.Data(path=data, x=x, y=y, scale=_scale(scale), shape=parse_shape(shape))
+    codes = new_codes(registrar, count, seconds, auto=auto_approve, data=settings)
+    if kit:
+        kits.write(registrar.fleet_kit(settings), kit)
+    if format == "json":
+        sys.stdout.write(json.dumps(codes) + "\n")
+        return
+    for code in codes:
+        out.print(code, highlight=False)
+
+
+@enroll.command("list")
+def enroll_list(directory: Folder = Path(), format: Format = "table") -> None:  # noqa: A002
+    """List the codes: not themselves, but their ids, and what was asked with each."""
+    from fleetgrad.broker.registrar.enrolling import state_of
+    from fleetgrad.broker.registrar.registrar import Registrar
+
+    registrar = Registrar(directory)
+    now = registrar.seconds()
+    rows = [(c.id, state_of(c, now), c.device, c.expires, c.wrong, c.reason) for c in registrar.register.codes()]
+    if format == "json":
+        names = ("id", "state", "device", "expires", "wrong", "reason")
+        sys.stdout.write(json.dumps([dict(zip(names, row, strict=True)) for row in rows]) + "\n")
+        return
+    table = Table("code's id", "state", "device", "until", "wrong proofs", "reason")
+    for id_, state, device, expires, wrong, reason in rows:
+        until = time.strftime("%Y-%m-%d %H:%M", time.gmtime(expires))
+        table.add_row(id_[:8], state, device, until, str(wrong), reason)
+    out.print(table)
+
+
+@enroll.command("approve")
+def enroll_approve(
+    code_id: Annotated[str, typer.Argument(metavar="ID", help="The code's id, or its beginning, as `list` shows it.")],
+    directory: Folder = Path(),
+) -> None:
+    """Let the board in that asked with this code."""
+    from fleetgrad.broker.registrar.enrolling import decide
+    from fleetgrad.broker.registrar.registrar import Registrar
+
+    out.print(f"{decide(Registrar(directory), code_id, approve=True)} is a member; it hears so when it asks again")
+
+
+@enroll.command("refuse")
+def enroll_refuse(
+    code_id: Annotated[str, typer.Argument(metavar="ID", help="The code's id, or its beginning, as `list` shows it.")],
+    directory: Folder = Path(),
+    reason: Annotated[str, typer.Option(help="Told to the board.")] = "",
+) -> None:
+    """Turn the board away that asked with this code."""
+    from fleetgrad.broker.registrar.enrolling import decide
+    from fleetgrad.broker.registrar.registrar import Registrar
+
+    out.print(f"{decide(Registrar(directory), code_id, approve=False, reason=reason)} is refused")
+
+
+def _seconds(text: str) -> int:
+    """'30m', '12h' or '7d' in seconds."""
+    units = {"m": 60, "h": 3600, "d": 86400}
+    number, unit = text[:-1], text[-1:]
+    if (
+        unit not in units
+        or not number.isascii()
+        or not number.isdigit()
+        or not 0 < int(number) * units[unit] <= 366 * 86400
+    ):
+        raise typer.BadParameter(f"--expires {text!r}: expected a time as 30m, 12h or 7d, a year at most")
+    return int(number) * units[unit]
+
+
+def _scale(scale: float) -> float:
+    if not 0 < scale < math.inf:
+        raise typer.BadParameter(f"--scale {scale:g}: samples are multiplied by it, so it must be above 0 and finite")
+    return scale

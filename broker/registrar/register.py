@@ -20,7 +20,7 @@ CREATE TABLE IF NOT EXISTS certificates (
 );
 CREATE TABLE IF NOT EXISTS codes (
     id TEXT PRIMARY KEY, key BLOB NOT NULL, expires INTEGER NOT NULL, auto INTEGER NOT NULL, wrong INTEGER NOT NULL,
-    state TEXT NOT NULL, request TEXT NOT NULL, device TEXT NOT NULL, reason TEXT NOT NULL
+    state TEXT NOT NULL, request TEXT NOT NULL, device TEXT NOT NULL, reason TEXT NOT NULL, data TEXT NOT NULL
 );
 PRAGMA user_version = 1;
 """
@@ -51,7 +51,8 @@ class Device:
 class Code:
     """A one-time code: its id and key (never the code), when it ends, and what was asked with it.
 
-    `state`: open -> asked -> approved | refused; locked after too many wrong proofs. `request` is the body that was proven.
+    `state`: open -> asked -> approved | refused; locked after too many wrong proofs. `request` is the ask that was proven, as JSON;
+    `data` the settings of the board's data.
     """
 
     id: str
@@ -63,6 +64,7 @@ class Code:
     request: str = ""
     device: str = ""
     reason: str = ""
+    data: str = "{}"
 
 
 class Register:
@@ -137,8 +139,8 @@ class Register:
         return [_code(row) for row in self._db.execute("SELECT * FROM codes ORDER BY expires, id")]
 
     def put_code(self, c: Code) -> None:
-        row = (c.id, c.key, c.expires, int(c.auto), c.wrong, c.state, c.request, c.device, c.reason)
-        self._db.execute("INSERT OR REPLACE INTO codes VALUES (?,?,?,?,?,?,?,?,?)", row)
+        row = (c.id, c.key, c.expires, int(c.auto), c.wrong, c.state, c.request, c.device, c.reason, c.data)
+        self._db.execute("INSERT OR REPLACE INTO codes VALUES (?,?,?,?,?,?,?,?,?,?)", row)
 
 
 def _device(row: tuple[object, ...]) -> Device:

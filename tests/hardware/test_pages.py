@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "wire" / "SPEC.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
 SOURCE = re.compile(r"`((?:native|wire|edge|broker|hardware|tests|docs)/[\w./-]+)`")
-COMMAND = re.compile(r"(?:^|`)(fleetgrad(?:-edge)?(?: device)? [a-z-]+)", re.MULTILINE)
+COMMAND = re.compile(r"(?:^|`)(fleetgrad(?:-edge)?(?: device| enroll| registrar)? [a-z-]+)", re.MULTILINE)
 
 
 def commands(text: str) -> set[str]:

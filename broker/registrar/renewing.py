@@ -1,0 +1,75 @@
+"""Members' certificates that renew themselves: a signed request by the device gives the next certificate; who is due is told so,
+since a board may have no clock. A device may also leave, by its own signature.
+"""
+
+from dataclasses import replace
+
+from fleetgrad.broker.registrar.authority import request_key
+from fleetgrad.broker.registrar.register import Device
+from fleetgrad.broker.registrar.registrar import Registrar
+from fleetgrad.wire.membership import ISSUED, RENEWAL, Issued, Member, Renewal
+from fleetgrad.wire.signing import Untrusted, sign_message, verify_message
+
+DUE = 2 / 3  # of a certificate's life: then it is renewed
+
+
+def due(registrar: Registrar) -> set[str]:
+    """Names of the members whose certificates have lived for two thirds of their time."""
+    left = registrar.settings.certificate_days * 86400 * (1 - DUE)
+    now = registrar.seconds()
+    return {d.name for d in registrar.register.devices() if not d.revoked and d.not_after - now <= left}
+
+
+def notice(registrar: Registrar, name: str) -> bytes:
+    """The signed word that a device's certificate is due."""
+    said = Issued(federation=registrar.federation, device=name, now=registrar.seconds(), due=True)
+    return sign_message(registrar.key, ISSUED, said)
+
+
+def answer(registrar: Registrar, name: str, raw: bytes) -> bytes | None:
+    """The next certificate for a member that asks; None when it leaves. Raises Untrusted, CertificateError."""
+    left = False
+    with registrar.register.transaction():
+        device = registrar.register.device(name)
+        if device is None or device.revoked:
+            raise Untrusted(f"device {name[:64]!r} isn't a member")
+        ask = verify_message(_member(registrar, device).public(), RENEWAL, raw, Renewal)
+        if (ask.federation, ask.device) != (registrar.federation, name):
+            raise Untrusted(f"renewal of {ask.device} of {ask.federation} on {name}'s topic")
+        if device.instance and device.instance != ask.instance:
+            raise Untrusted(f"kit used twice: {name} is on another board already (instance {device.instance[:8]})")
+        if ask.count < device.count:
+            raise Untrusted(f"renewal of {name} is older than its last")
+        seen = replace(device, instance=ask.instance, count=ask.count)
+        certificate = registrar.register.certificate(name, ask.request) if ask.request else None
+        if ask.leaves:
+            left = True
+        elif ask.request and certificate is None:
+            if ask.count == device.count and device.instance:
+                raise Untrusted(f"renewal {ask.count} of {name} with another request")
+            certificate, not_after = registrar.certify(
+                name, request_key(ask.request, f"request of {name}"), ask.request
+            )
+            registrar.renewed(seen, not_after)
+        else:
+            registrar.register.put(seen)
+    if left:
+        registrar.revoke(name, "left")
+        return None
+    registrar.deliver(name)
+    if certificate is None:  # it has only said where it is
+        return None
+    said = Issued(
+        federation=registrar.federation, device=name, now=registrar.seconds(), count=ask.count, certificate=certificate
+    )
+    return sign_message(registrar.key, ISSUED, said)
+
+
+def _member(registrar: Registrar, device: Device) -> Member:
+    return Member(
+        federation=registrar.federation,
+        device=device.name,
+        key=device.key,
+        serial=device.serial,
+        not_after=device.not_after,
+    )

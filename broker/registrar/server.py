@@ -1,0 +1,136 @@
+"""`fleetgrad registrar serve`: the registrar on the broker. It tells the aggregator who belongs (retained, signed), and answers boards
+that enrol and members that renew. All it knows is in the register: the commands beside it work on the same.
+"""
+
+import os
+import random
+import secrets
+import sys
+import time
+from pathlib import Path
+
+from fleetgrad.broker.registrar import enrolling, renewing
+from fleetgrad.broker.registrar.register import RegisterError
+from fleetgrad.broker.registrar.registrar import Registrar, RegistrarError
+from fleetgrad.wire import mqtt
+from fleetgrad.wire.events import Connected, Message
+from fleetgrad.wire.log import log
+from fleetgrad.wire.loop import GaveUp, Loop, Stop
+from fleetgrad.wire.signing import Untrusted
+from fleetgrad.wire.topics import Topics
+
+EXIT_OK, EXIT_USAGE, EXIT_NO_BROKER = 0, 2, 3
+LOOK_SECONDS = 5.0  # how often the register is read for what the commands have changed
+ASKS_PER_SECOND, ASKS_AT_ONCE = 20.0, 100.0
+
+
+class Bucket:
+    """Lets `rate` a second through, and `most` at once."""
+
+    def __init__(self, rate: float, most: float, now: float) -> None:
+        self._rate, self._most, self._held, self._at = rate, most, most, now
+
+    def take(self, now: float) -> bool:
+        self._held = min(self._most, self._held + self._rate * (now - self._at))
+        self._at = now
+        if self._held < 1:
+            return False
+        self._held -= 1
+        return True
+
+
+class Server:
+    """One registrar's connection, and which statements it has published on it."""
+
+    def __init__(self, directory: Path, *, insecure: bool, timeout: float) -> None:
+        self._registrar = Registrar(directory)
+        broker = self._registrar.settings.broker.endpoint(self._registrar.folder, insecure=insecure)
+        self._loop = Loop(broker.address, timeout, log)
+        self._address = broker.address
+        self._topics = Topics(self._registrar.federation)
+        self._session = mqtt.Session(
+            broker,
+            f"registrar-{self._registrar.federation}",
+            inbox=self._loop.inbox,
+            will=None,
+            random=random.Random(secrets.randbits(64)),
+        )
+        self._told: dict[str, bytes] = {}
+        self._due: set[str] = set()
+        self._asks = Bucket(ASKS_PER_SECOND, ASKS_AT_ONCE, time.monotonic())
+        self._look_at = 0.0
+
+    def run(self) -> int:
+        """Serves until stopped; the exit code."""
+        log("registrar_started", broker=self._address, pid=os.getpid())
+        self._loop.stop_on_signals()
+        self._session.start()
+        try:
+            while True:
+                item = self._loop.next(self._look_at)
+                now = time.monotonic()
+                match item:
+                    case Stop(code):
+                        log("registrar_stopped")
+                        return code
+                    case Connected():
+                        self._told.clear()
+                        self._due.clear()
+                        self._session.subscribe([self._topics.every("enrol"), self._topics.every("renew")])
+                        self._look_at = now
+                    case Message():
+                        self._on_message(item, now)
+                if now >= self._look_at and self._loop.connected:
+                    self._look()
+                if now >= self._look_at:
+                    self._look_at = now + LOOK_SECONDS
+        except GaveUp:
+            return EXIT_NO_BROKER
+        finally:
+            self._session.stop()
+
+    def _on_message(self, message: Message, now: float) -> None:
+        kind, last = self._topics.parts(message.topic)
+        if not self._asks.take(now):
+            return
+        try:
+            if kind == "enrol":
+                raw = enrolling.answer(self._registrar, last, message.payload)
+                self._session.publish(self._topics.enrolled(last), raw)
+            elif kind == "renew":
+                issued = renewing.answer(self._registrar, last, message.payload)
+                if issued is not None:
+                    self._session.publish(self._topics.issued(last), issued, retain=True)
+        except (Untrusted, RegisterError, RegistrarError, ValueError) as e:
+            log("ask_dropped", topic=message.topic, reason=str(e))
+        self._look_at = now  # a statement may have changed
+
+    def _look(self) -> None:
+        """Publishes the statements that aren't on the broker yet, and tells who must renew."""
+        for device in self._registrar.register.devices():
+            if self._told.get(device.name) == device.statement:
+                continue
+            if not self._session.publish(self._topics.member(device.name), device.statement, retain=True):
+                return  # the rest follows at the next look
+            if self._told:
+                log("member_published", device=device.name, serial=device.serial, revoked=device.revoked)
+            self._told[device.name] = device.statement
+        due = renewing.due(self._registrar)
+        self._due &= due
+        for name in sorted(due - self._due):
+            if not self._session.publish(
+                self._topics.issued(name), renewing.notice(self._registrar, name), retain=True
+            ):
+                return
+            log("renewal_due", device=name)
+            self._due.add(name)
+
+
+def serve(directory: Path, *, insecure: bool = False, timeout: float = 0.0) -> int:
+    """Runs a registrar until SIGTERM or SIGINT; returns the exit code."""
+    try:
+        server = Server(directory, insecure=insecure, timeout=timeout)
+    except ValueError as e:
+        sys.stderr.write(f"fleetgrad: {e}\n")
+        return EXIT_USAGE
+    return server.run()

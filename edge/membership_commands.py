@@ -1,0 +1,132 @@
+"""`fleetgrad-edge join` and `leave`: a board becomes a member of a federation, and ends its part."""
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fleetgrad.wire.command_line import make_console
+
+if TYPE_CHECKING:
+    from fleetgrad.wire.kit import Kit
+
+out, err = make_console(), make_console(stderr=True)
+
+
+def join(
+    kit: Annotated[
+        Path | None, typer.Argument(help="A kit: the file of `fleetgrad device add`, or of `enroll new --kit`.")
+    ] = None,
+    into: Annotated[Path | None, typer.Option(help="The device's folder; default: named by its id, here.")] = None,
+    code: Annotated[str | None, typer.Option(help="A one-time code, of `fleetgrad enroll new`.")] = None,
+    broker: Annotated[str | None, typer.Option(help="With --code: mqtts://host:port where boards enrol.")] = None,
+    ca: Annotated[Path | None, typer.Option(help="With --code: who signed the broker's certificate, ca.pem.")] = None,
+    federation: Annotated[str | None, typer.Option(help="With --code: the federation's name.")] = None,
+    name: Annotated[str | None, typer.Option(help="With --code: the id to ask for; default: drawn.")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Allow plain MQTT to another machine.")] = False,
+    timeout: Annotated[
+        float, typer.Option(min=0, help="With --code: seconds to wait for an answer; 0: for ever.")
+    ] = 0.0,
+) -> None:
+    """Make this board a member of a federation: installs a kit's keys and settings, or asks for them with a one-time code.
+
+    Examples: `fleetgrad-edge join dev-01.kit --into /var/lib/fleetgrad/edge`,
+    `fleetgrad-edge join fleet.kit --code 4F7K-... --into edge`, or all by hand:
+    `fleetgrad-edge join --code 4F7K-... --broker mqtts://broker.lan:8884 --ca ca.pem --federation digits`
+    """
+    from fleetgrad.wire import kit as kits
+
+    if code is not None:
+        made, folder = _enrol(kit, into, code, broker, ca, federation, name, insecure=insecure, timeout=timeout)
+    elif kit is None:
+        raise typer.BadParameter("give a kit, or --code")
+    else:
+        made = kits.read(kit)
+        folder = into or Path(made.device or "")
+        if not kits.install(made, folder, str(kit)):
+            out.print(f"{folder} is {made.device} of {made.federation} already, by this very kit: nothing is changed")
+            return
+    remove = f"remove {kit}, " if kit and code is None else ""
+    out.print(
+        f"{folder}: this board is {made.device} of {made.federation}; {remove}put the data at {folder / made.data.path}, and run\n"
+        f"  fleetgrad-edge run --config {folder / kits.SETTINGS}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _enrol(
+    kit: Path | None,
+    into: Path | None,
+    code: str,
+    broker: str | None,
+    ca: Path | None,
+    federation: str | None,
+    name: str | None,
+    *,
+    insecure: bool,
+    timeout: float,
+) -> "tuple[Kit, Path]":
+    """Asks with a code, by what a fleet's kit or the flags say; the kit that the answer gave, and the folder it is in."""
+    from fleetgrad.edge import enrolling
+    from fleetgrad.wire import enrolment
+    from fleetgrad.wire import kit as kits
+    from fleetgrad.wire.membership import check_device
+    from fleetgrad.wire.mqtt import BrokerSettings
+
+    enrolment.parse_code(code)
+    fleet = kits.read(kit) if kit else None
+    url = broker or (fleet.enrol_url or fleet.url if fleet else None)
+    federation = federation or (fleet.federation if fleet else None)
+    if url is None or federation is None:
+        raise typer.BadParameter("--code needs --broker and --federation, or a fleet's kit")
+    if name:
+        check_device(name)
+    folder = into or Path(name or "edge")
+    if fleet and fleet.ca and ca is None and url.startswith(("mqtts:", "wss:")):
+        ca = folder.parent / f".{folder.name}.ca.pem"
+        kits.put_private(ca, fleet.ca.encode())
+    try:
+        settings = BrokerSettings(url=url, ca=str(ca.resolve()) if ca else None)
+        endpoint = settings.endpoint(Path(), insecure=insecure or bool(fleet and fleet.insecure))
+        made = enrolling.enrol(
+            code, federation, endpoint, folder, name, timeout=timeout, say=lambda text: err.print(text, soft_wrap=True)
+        )
+    finally:
+        (folder.parent / f".{folder.name}.ca.pem").unlink(missing_ok=True)
+    return made, folder
+
+
+def leave(
+    config: Annotated[Path, typer.Option(help="The device's settings, edge.toml.")],
+    wipe: Annotated[bool, typer.Option("--wipe", help="Also remove keys, settings and spool from this board.")] = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Allow plain MQTT to another machine.")] = False,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for the registrar's word.")] = 15.0,
+) -> None:
+    """End this board's part in its federation: the registrar is told, signed by the device, and revokes it. Your data stays.
+
+    Example: `fleetgrad-edge leave --wipe --config edge/edge.toml`
+    """
+    from fleetgrad.edge import enrolling
+    from fleetgrad.edge.config import load
+    from fleetgrad.edge.daemon import lock
+    from fleetgrad.wire.signing import load_private_key, load_public_key
+
+    settings, folder = load(config)
+    spool = folder / settings.device.spool
+    with lock(spool) if spool.is_dir() else contextlib.nullcontext():
+        key = load_private_key(folder / settings.device.key)
+        registrar = load_public_key(folder / settings.federation.registrar_key)
+        endpoint = settings.broker.endpoint(folder, insecure=insecure)
+        told = enrolling.leave(key, folder, registrar, endpoint, timeout)
+        if told:
+            out.print(f"the registrar has revoked {settings.device.id}: nothing that it sent counts from now on")
+        else:
+            err.print(
+                f"the registrar hasn't answered within {timeout:g} s: have 'fleetgrad device revoke {settings.device.id}' run there",
+                soft_wrap=True,
+            )
+        if wipe:
+            removed = enrolling.wipe(folder, spool)
+            out.print(f"removed from {folder}: {', '.join(removed)}; what else lies there is yours", soft_wrap=True)

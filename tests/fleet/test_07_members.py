@@ -1,0 +1,94 @@
+"""Members come and go over a real mosquitto with the generated files: TLS, a code, a renewal, a revocation, a goodbye."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from fleetgrad.broker import founding, settings, watching
+from fleetgrad.edge.autodiff import zoo
+from fleetgrad.hardware.fleet import Fleet, console_script, find_mosquitto, free_port
+from fleetgrad.wire import kit
+from tests.fleet.conftest import SECONDS, samples
+
+
+def command(*words: object) -> str:
+    done = subprocess.run(
+        [console_script(str(words[0])), *map(str, words[1:])], capture_output=True, text=True, timeout=120, check=False,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.needs("mosquitto")
+def test_boards_join_by_kit_and_by_code_and_leave_over_tls(tmp_path: Path) -> None:
+    onnx.save(zoo.mlp(inputs=8, hidden=16, classes=3), str(tmp_path / "m.onnx"))
+    port, enrol_port = free_port(), free_port()
+    directory, registrar = tmp_path / "fed", tmp_path / "registrar"
+    founding.create(
+        directory,
+        tmp_path / "m.onnx",
+        settings.Settings(
+            name="test",
+            broker=settings.Broker(url=f"mqtts://localhost:{port}"),
+            training=settings.Training(local_epochs=1),
+            round=settings.Round(rounds=2, goal=2),
+        ),
+        registrar=registrar,
+    )
+    # The registrar reaches neither the roster nor the broker's folder: all it says goes over the broker.
+    toml = registrar / "registrar.toml"
+    text = re.sub(r'(roster|broker-files) = ".*"', r'\1 = "nowhere"', toml.read_text()).replace(
+        f":{port + 1}", f":{enrol_port}"
+    )
+    toml.write_text(text.replace("certificate-days = 90", "certificate-days = 1"))
+    first, second = tmp_path / "first", tmp_path / "second"
+    command("fleetgrad", "device", "add", "dev-1", "--dir", registrar)
+    toml.write_text(text)  # under which dev-1's certificate is due at once
+    conf = directory / "broker" / "mosquitto.conf"
+    user = "user root\n" if os.geteuid() == 0 else ""
+    conf.write_text(user + conf.read_text().replace(f"listener {port + 1}", f"listener {enrol_port}"))
+    fleet = Fleet(tmp_path / "logs")
+    try:
+        mosquitto = find_mosquitto()
+        assert mosquitto
+        fleet.start("broker", [mosquitto, "-c", str(conf)])
+        fleet.await_port("broker", port)
+        fleet.aggregator(directory)
+        fleet.start("registrar", [console_script("fleetgrad"), "registrar", "serve", str(registrar)])
+        command("fleetgrad-edge", "join", registrar / "kits" / "dev-1.kit", "--into", first)
+        (code,) = command(
+            "fleetgrad", "enroll", "new", "--dir", registrar, "--auto-approve", "--kit", tmp_path / "fleet.kit"
+        ).split()
+        said = command(
+            "fleetgrad-edge", "join", tmp_path / "fleet.kit", "--code", code.lower(), "--into", second, "--timeout", 60
+        )
+        joined = kit.joined(second)
+        assert joined is not None
+        assert joined.device in said
+        for number, folder in enumerate((first, second)):
+            np.savez(folder / "data.npz", **samples(100, number))
+        fleet.edge("dev-1", first / "edge.toml")
+        fleet.edge("second", second / "edge.toml")
+        config = settings.load(directory / "aggregator")
+        with watching.Watch(config.broker.endpoint(directory / "aggregator"), "test") as watch:
+            watch.until(lambda v: 2 in v.metrics, SECONDS)
+            assert set(watch.view.devices) == {"dev-1", joined.device}
+        fleet.kill("second")
+        fleet.kill("dev-1")
+        said = command("fleetgrad-edge", "leave", "--wipe", "--config", first / "edge.toml", "--timeout", 60)
+        assert "the registrar has revoked dev-1" in said
+        assert [p.name for p in first.iterdir()] == ["data.npz"]
+        assert '"reason": "left"' in command("fleetgrad", "device", "list", "--dir", registrar, "--format", "json")
+    finally:
+        fleet.stop()
+    assert "certificate_renewed" in fleet.log("dev-1").read_text()
+    assert "renewal_due device=dev-1" in fleet.log("registrar").read_text()
+    log = fleet.log("aggregator").read_text()
+    assert f"device_enrolled device={joined.device}" in log
+    assert "device_revoked device=dev-1" in log
