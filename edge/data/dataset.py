@@ -6,6 +6,7 @@ A check against the plan prints both shapes: the data's and the plan's.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,20 +125,19 @@ def _other(name: str, x: NDArray[np.generic] | None, count: int, feed: Feed) -> 
 def _targets(name: str, y: NDArray[np.generic], manifest: Manifest) -> NDArray[np.generic]:
     label, classes, options = manifest.label, manifest.classes, manifest.loss_options
     if manifest.loss == "cross-entropy":
-        flat = y.reshape(len(y), *label.shape) if y.size == len(y) * int(np.prod(label.shape)) else y
+        flat: NDArray[Any] = y.reshape(len(y), *label.shape) if y.size == len(y) * int(np.prod(label.shape)) else y
         if flat.shape[1:] != label.shape:
             raise DataError(f"{name}: a target has shape {y.shape[1:]}, the plan's label has {label.shape}")
         _check_finite(name, "target", flat, "float64")
-        if flat.dtype.kind not in "iub" and not (
-            flat.dtype.kind == "f" and bool(np.all(flat == flat.astype(np.int64)))
-        ):
+        if flat.dtype.kind not in "iub" and not (flat.dtype.kind == "f" and bool(np.all(flat == np.trunc(flat)))):
             raise DataError(f"{name}: targets have type {y.dtype}: class numbers 0 to {classes - 1} are needed")
-        whole = flat.astype(np.int64)
-        wrong = ((whole < 0) | (whole >= classes)) & (whole != options.ignore_index)
-        if bad := np.flatnonzero(wrong.reshape(len(whole), -1).any(1))[:1].tolist():
+        # Compared as they are: as int64, 2^64 - 100 would be -100, which a plan may ignore.
+        wrong = ((flat < 0) | (flat >= classes)) & (flat != options.ignore_index)
+        if bad := np.flatnonzero(wrong.reshape(len(flat), -1).any(1))[:1].tolist():
             raise DataError(
-                f"{name}: target {whole[bad[0]]} of sample {bad[0]} is no class: the plan has 0 to {classes - 1}"
+                f"{name}: target {flat[bad[0]]} of sample {bad[0]} is no class: the plan has 0 to {classes - 1}"
             )
+        whole = flat.astype(np.int64)
         if options.ignore_index is not None and bool((whole == options.ignore_index).all()):
             raise DataError(f"{name}: every target is {options.ignore_index}, which the plan ignores: nothing to learn")
         return whole

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from fleetgrad.edge.data import npz, split
 from fleetgrad.edge.data.dataset import DataError, fit
 from fleetgrad.wire import plan
-from fleetgrad.wire.loss import LossName
+from fleetgrad.wire.loss import LossName, LossOptions
 from fleetgrad.wire.plan import Feed, Manifest, Tensor
 
 
@@ -52,6 +53,7 @@ NAN[7, 0, 1, 1] = np.nan
         (GOOD_X.astype("S1"), GOOD_Y, r"samples have type \|S1"),
         (GOOD_X, np.full(20, 3), "target 3 of sample 0 is no class: the plan has 0 to 2"),
         (GOOD_X, -GOOD_Y, "target -1 of sample 1"),
+        (GOOD_X, np.where(GOOD_Y == 1, 1e19, GOOD_Y), r"target 1e\+19 of sample 1"),
         (GOOD_X, GOOD_Y + 0.5, "targets have type float64"),
         (GOOD_X, np.zeros((20, 3), np.int64), r"a target has shape \(3,\), the plan's label has \(\)"),
         (NAN, GOOD_Y, "sample 7 holds NaN"),
@@ -62,6 +64,14 @@ NAN[7, 0, 1, 1] = np.nan
 def test_arrays_that_do_not_fit_the_plan_are_refused(x: np.ndarray, y: np.ndarray, match: str) -> None:
     with pytest.raises(DataError, match=match):
         fit("d", x, y, manifest())
+
+
+def test_an_unsigned_target_does_not_wrap_around_to_the_ignored_one() -> None:
+    plan_ = msgspec.structs.replace(manifest(), loss_options=LossOptions(ignore_index=-100))
+    ignored = np.where(GOOD_Y == 1, -100, GOOD_Y)
+    assert fit("d", GOOD_X, ignored, plan_).y[1] == -100
+    with pytest.raises(DataError, match="target 18446744073709551516 of sample 1 is no class"):
+        fit("d", GOOD_X, ignored.astype(np.uint64), plan_)
 
 
 @pytest.mark.parametrize("x", [GOOD_X * 255, GOOD_X * 4.0])
