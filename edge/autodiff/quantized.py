@@ -18,6 +18,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from fleetgrad.edge.autodiff import prologue
+from fleetgrad.edge.autodiff.errors import ModelError
 from fleetgrad.edge.autodiff.graph import MARK, Array, Node
 from fleetgrad.edge.autodiff.registry import reads
 
@@ -41,7 +42,10 @@ class Lifted:
 
 
 def lift(model: onnx.ModelProto) -> Lifted:
-    """Puts float32 initializers in the place of integer ones that only DequantizeLinear nodes of one kind read, in place."""
+    """Puts float32 initializers in the place of integer ones that only DequantizeLinear nodes of one kind read, in place.
+
+    Raises ModelError where a scale isn't above 0.
+    """
     tensors = {t.name: t for t in model.graph.initializer}
     readers = dict[str, list[onnx.NodeProto]]()
     for node in model.graph.node:
@@ -57,12 +61,14 @@ def lift(model: onnx.ModelProto) -> Lifted:
         value = _dequantized(numpy_helper.to_array(q), scale, zero[0] if zero else None, axis)
         if value is None or not value.ndim or not value.size:
             continue
+        if wrong := [float(s) for s in scale.flat if not 0 < s < np.inf][:1]:
+            raise ModelError(f"{name!r} is quantized by a scale of {wrong[0]:g}: above 0 and finite is needed")
         stem = next((name.removesuffix(e) for e in ENDINGS if name.endswith(e)), name)
         own = f"{stem}{FLOAT}"
         while own in taken:
             own += FLOAT
         if q.data_type in ROUNDED:
-            steps = _rounding(own, name, settings, q.data_type, {"axis": axis} if scale.size > 1 else {})
+            steps = _rounding(own, name, settings, q.data_type, scale.shape, {"axis": axis} if scale.size > 1 else {})
             weights[name] = own
         elif q.data_type == TensorProto.INT32 and scale.ndim <= value.ndim == 1 and not any(np.any(z) for z in zero):
             steps = [
@@ -96,11 +102,12 @@ def _settings(name: str, nodes: Iterable[onnx.NodeProto]) -> tuple[str, ...]:
 
 
 def _rounding(
-    own: str, name: str, settings: tuple[str, ...], kind: int, axis: Mapping[str, int]
+    own: str, name: str, settings: tuple[str, ...], kind: int, shape: tuple[int, ...], axis: Mapping[str, int]
 ) -> list[onnx.NodeProto]:
+    """The nodes that make the integers; where no zero point is given, one of the scale's shape, as the operator wants it."""
     if len(settings) == 2:
         return [prologue.node("QuantizeLinear", [own, *settings], name, **axis)]
-    zero = np.zeros((), helper.tensor_dtype_to_np_dtype(kind))
+    zero = np.zeros(shape, helper.tensor_dtype_to_np_dtype(kind))
     return [
         prologue.constant(zero, f"{name}.zero"),
         prologue.node("QuantizeLinear", [own, settings[0], f"{name}.zero"], name, **axis),

@@ -198,14 +198,17 @@ def test_biases_are_known_as_such_and_adapters_beside_rounded_weights_refused(tm
         compile_model(dense(), loss="mse", choice=Choice(lora=Lora(["w.float"], rank=1)), output=tmp_path / "p")
 
 
-@pytest.mark.parametrize("how", ["no zero point", "a scale of one number", "read twice", "uint8", "int16"])
+@pytest.mark.parametrize(
+    "how", ["no zero point", "scales without zero points", "a scale of one number", "read twice", "uint8", "int16"]
+)
 def test_each_way_to_write_an_integer_weight_is_read_and_written_again(tmp_path: Path, how: str) -> None:
     kind = {"uint8": np.uint8, "int16": np.int16}.get(how, np.int8)
     q = np.arange(16, dtype=kind).reshape(4, 4) * (4 if how != "int16" else 1000)
-    tensors = {"w": q, "s": np.array([0.25] if how == "a scale of one number" else 0.25, np.float32)}
+    scale = {"a scale of one number": [0.25], "scales without zero points": [0.25] * 4}.get(how, 0.25)
+    tensors, without = {"w": q, "s": np.array(scale, np.float32)}, "no zero point" in how or "without" in how
     zero = np.full(tensors["s"].shape, 3, kind)
-    words = "w s" if how == "no zero point" else "w s z"
-    tensors |= {} if how == "no zero point" else {"z": zero}
+    words = "w s" if without else "w s z"
+    tensors |= {} if without else {"z": zero}
     nodes = [node("DequantizeLinear", words, "d", axis=0), node("MatMul", "x d", "y")]
     if how == "read twice":
         nodes[1:] = [
@@ -217,7 +220,7 @@ def test_each_way_to_write_an_integer_weight_is_read_and_written_again(tmp_path:
     manifest = compile_model(model, loss="mse", output=tmp_path / "p")
     assert [t.name for t in manifest.tensors] == ["w.float"]
     vector = np.fromfile(tmp_path / "p" / plan.PARAMS, "<f4")
-    expected = (q.astype(float) - (0 if how == "no zero point" else 3)) * 0.25
+    expected = (q.astype(float) - (0 if without else 3)) * 0.25
     np.testing.assert_array_equal(vector[:16].reshape(4, 4), expected)
     vector[:16] += 0.25  # one step up
     export_model(tmp_path / "p", vector, tmp_path / "out.onnx")
@@ -229,6 +232,33 @@ def test_each_way_to_write_an_integer_weight_is_read_and_written_again(tmp_path:
     trainer = Trainer(open_plan(tmp_path / "p"))
     trainer.step(ones(3, 4), np.zeros((3, 4), np.float32))
     assert trainer.gradients()["w.float"].all()
+
+
+def test_a_type_that_only_an_attribute_names_has_its_own_range(tmp_path: Path) -> None:
+    """int8 by output_dtype, without a zero point: values under 0 are in range."""
+    tensors = {"w": -ones(4, 4), "s": np.float32(0.1)}
+    nodes = [
+        node("MatMul", "x w", "h"), node("QuantizeLinear", "h s", "q", output_dtype=TensorProto.INT8),
+        node("DequantizeLinear", "q s", "y"),
+    ]  # fmt: skip
+    compile_model(make(nodes, {k: np.asarray(v) for k, v in tensors.items()}, opset=21), loss="mse", output=tmp_path)
+    trainer = Trainer(open_plan(tmp_path))
+    trainer.step(np.abs(ones(3, 4)), np.zeros((3, 4), np.float32))
+    assert trainer.gradients()["w"].all()
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.5, np.nan, np.inf])
+def test_scales_that_are_not_above_zero_are_refused_by_name(tmp_path: Path, scale: float) -> None:
+    tensors = {"q": np.ones((4, 4), np.int8), "w": ones(4, 4), "s": np.float32(scale), "z": np.int8(0)}
+    weight = [node("DequantizeLinear", "q s z", "d"), node("MatMul", "x d", "y")]
+    with pytest.raises(ModelError, match=f"'q' is quantized by a scale of {scale:g}: above 0 and finite is needed"):
+        compile_model(make(weight, {k: np.asarray(v) for k, v in tensors.items()}), loss="mse", output=tmp_path / "p")
+    if scale <= 0:
+        pair = [
+            node("MatMul", "x w", "h"), node("QuantizeLinear", "h s z", "p"), node("DequantizeLinear", "p s z", "y"),
+        ]  # fmt: skip
+        with pytest.raises(UnsupportedModel, match=f"QuantizeLinear .*with a scale of {scale:g}: above 0 is needed"):
+            compile_model(make(pair, {k: np.asarray(v) for k, v in tensors.items()}), loss="mse", output=tmp_path / "p")
 
 
 def test_batch_normalisation_that_a_quantizer_took_in_training_mode_is_read(tmp_path: Path) -> None:

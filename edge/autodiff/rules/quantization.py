@@ -6,6 +6,7 @@ computation" (2013, arXiv:1308.3432); cut beyond the range, as in quantization-a
 """
 
 import numpy as np
+from onnx import TensorProto, helper
 
 from fleetgrad.edge.autodiff.errors import Unsupported
 from fleetgrad.edge.autodiff.graph import DOMAIN, Builder, Node
@@ -18,7 +19,11 @@ def quantize(g: Builder, node: Node, dy: str) -> Gradients:
     if node.attribute("block_size", 0):
         raise Unsupported("quantized in blocks")
     scale = g.fixed(node.x[1], "scales").astype(np.float64)
-    zero = g.fixed(node.x[2], "zero points") if len(node.x) > 2 and node.x[2] else np.zeros((), np.uint8)
+    if not (scale > 0).all():
+        raise Unsupported(f"with a scale of {scale.min():g}: above 0 is needed")
+    kind = node.attribute("output_dtype", 0) or TensorProto.UINT8  # where no zero point says it
+    unset = np.zeros((), helper.tensor_dtype_to_np_dtype(kind))
+    zero = g.fixed(node.x[2], "zero points") if len(node.x) > 2 and node.x[2] else unset
     if zero.dtype.kind not in "iu":
         raise Unsupported(f"quantized to {zero.dtype}")
     whole, (low, high) = zero.astype(np.float64), (float(getattr(np.iinfo(zero.dtype), end)) for end in ("min", "max"))
