@@ -59,6 +59,8 @@ def create(
     check_name(settings.name, "federation name")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FoundingError(f"{directory} exists and isn't an empty folder: a federation is made in a new one")
+    if blocked := next((above for above in directory.parents if above.exists() and not above.is_dir()), None):
+        raise FoundingError(f"can't make {directory}: {blocked} is no folder")
     if not model.is_file():
         raise FoundingError(f"model {model}: no such file")
     parent = directory.resolve().parent

@@ -21,7 +21,7 @@ from fleetgrad.edge.autodiff import dropout, losses
 from fleetgrad.edge.autodiff.assembling import graphs
 from fleetgrad.edge.autodiff.choosing import choose
 from fleetgrad.edge.autodiff.errors import ModelError, UnsupportedModel
-from fleetgrad.edge.autodiff.exporting import LITTLE, inference, write
+from fleetgrad.edge.autodiff.exporting import LITTLE, check_folder, inference, write
 from fleetgrad.edge.autodiff.front import Model, read
 from fleetgrad.edge.autodiff.graph import DOMAIN, OPSET, Builder
 from fleetgrad.edge.autodiff.registry import objections, path, reached
@@ -72,6 +72,7 @@ def compile_model(
     if profile != "cpu-native" and recompute == "cheap":
         raise ModelError(f"what is computed again needs the custom ops, which the profile {profile} has not: keep it")
     check_loss(loss, loss_options)
+    check_folder(output)  # before the work, not after it
     plain, dropped = dropout.settle(read(model, dims, scalar=loss == "output"))
     goal = losses.target(plain.nodes, plain.output, loss, loss_options, plain.shapes)
     chosen = choose(plain, goal, choice)

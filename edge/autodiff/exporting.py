@@ -67,8 +67,11 @@ def export_model(plan_dir: Path, params: NDArray[np.float32], path: Path) -> Non
         temporary.unlink(missing_ok=True)
 
 
-def write(files: dict[str, bytes], output: Path) -> None:
-    """Writes a plan directory beside its place and moves it there; replaces nothing but a plan."""
+def check_folder(output: Path) -> None:
+    """Raises ModelError where a plan can't be put: something else is there, or one of the folders above it is a file."""
+    for above in output.parents:
+        if above.exists() and not above.is_dir():
+            raise ModelError(f"can't write the plan {output}: {above} is no folder")
     if (
         output.exists()
         and not (output / plan.MANIFEST).is_file()
@@ -77,6 +80,11 @@ def write(files: dict[str, bytes], output: Path) -> None:
         raise ModelError(
             f"won't overwrite {output}: it isn't a plan (it has no {plan.MANIFEST}); choose another output"
         )
+
+
+def write(files: dict[str, bytes], output: Path) -> None:
+    """Writes a plan directory beside its place and moves it there; replaces nothing but a plan. Raises as check_folder, or OSError."""
+    check_folder(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from onnx import numpy_helper
 
 from fleetgrad.broker import founding
@@ -30,3 +31,9 @@ def test_the_model_of_a_federation_is_one_whole_file_though_its_weights_lay_in_a
     found = onnx.load(tmp_path / "fed" / "aggregator" / "model.onnx", load_external_data=False).graph.initializer
     for tensor, expected in zip(found, whole.graph.initializer, strict=True):
         np.testing.assert_array_equal(numpy_helper.to_array(tensor), numpy_helper.to_array(expected))
+
+
+def test_a_federation_is_not_made_under_a_file(tmp_path: Path) -> None:
+    onnx.save(network(), tmp_path / "model.onnx")
+    with pytest.raises(founding.FoundingError, match=r"can't make \S+/more/fed: \S+/model.onnx is no folder"):
+        founding.create(tmp_path / "model.onnx" / "more" / "fed", tmp_path / "model.onnx", Settings(name="fed"))

@@ -126,6 +126,9 @@ def test_a_plan_replaces_a_plan_and_nothing_else(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="won't overwrite"):
         compile_model(DENSE, loss="mse", output=tmp_path / "photos")
     assert (tmp_path / "photos" / "one").read_text() == "mine"
+    for below in ("one/plan", "one/more/plan"):
+        with pytest.raises(ModelError, match=r"can't write the plan \S+/plan: \S+/photos/one is no folder"):
+            compile_model(DENSE, loss="mse", output=tmp_path / "photos" / below)
     assert {p.name for p in tmp_path.iterdir()} == {"plan", "photos"}
 
 
