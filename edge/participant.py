@@ -296,6 +296,7 @@ class Participant:
                     return [self._on_receipt(upload, command), *self._birth()]
             case RetryAfter():
                 self._birth_at = now + self._random.uniform(command.least, max(command.least, command.most))
+                self._delivery.pause(self._birth_at)
         return []
 
     def _on_receipt(self, upload: Upload, receipt: Receipt) -> Effect:

@@ -185,6 +185,11 @@ class Delivery:
     def bitmap(self, upload: Upload, bitmap: Bitmap, now: float) -> list[Effect]:
         return self._sent(upload, lambda upload: upload.bitmap(bitmap, now, self._first(upload)))
 
+    def pause(self, until: float) -> None:
+        """The aggregator has too much to do: nothing is sent before that time."""
+        for upload in self._all():
+            upload.pause(until)
+
     def _each(self, act: Callable[[Upload], list[Effect]]) -> list[Effect]:
         return [effect for upload in list(self._all()) for effect in self._sent(upload, act)]
 

@@ -205,6 +205,8 @@ class Upload:
 
     def bitmap(self, bitmap: Bitmap, now: float, first: bool = True) -> list[Effect]:
         """Moves the window; after a query, what is missing counts as unsent."""
+        if now < self.start_at:
+            return []
         self._received = bytes.fromhex(bitmap.received)
         if self._asked:
             self._sent.clear()
@@ -212,6 +214,10 @@ class Upload:
         self._patience = QUERY_SECONDS
         self.query_at = now + self._patience
         return self._pump() if first else []
+
+    def pause(self, until: float) -> None:
+        """Sends nothing before that time; then asks what has arrived."""
+        self.start_at, self.query_at, self._asked = until, until, True
 
     def tick(self, now: float, first: bool = True) -> list[Effect]:
         """Sends what is due; while another update is `first`, questions alone."""

@@ -7,7 +7,7 @@ import pytest
 from fleetgrad.edge import events as ev
 from fleetgrad.edge.link.delivery import Limits
 from fleetgrad.wire import frames
-from fleetgrad.wire.messages import Bitmap, Closed, Link
+from fleetgrad.wire.messages import Bitmap, Closed, Link, RetryAfter
 from tests.edge.one_device import PARAMS, PLAN, Device
 
 
@@ -175,6 +175,28 @@ def test_a_later_attempt_of_the_same_round_says_that_the_last_was_abandoned() ->
     device.select(1, 2)
     assert device.spooled() == []
     assert "update_expired" in device.logs()
+
+
+def test_a_device_that_is_told_to_wait_sends_nothing_meanwhile_and_then_asks() -> None:
+    device = Device().ready()
+    publish(device, 1)
+    publish(device, 2)
+    payload = device.frames()[-1].payload_sha256.hex()
+    device.command(RetryAfter(federation="test", device="dev-1", least=30.0, most=40.0))
+    began = device.now
+    bitmap = Bitmap(federation="test", device="dev-1", round=2, attempt=1, payload=payload, received="03")
+    device.now += 1
+    device.command(bitmap)
+    assert device.frames() == []
+    wake = device.participant.wake_at()
+    assert wake is not None
+    assert 30 <= wake - began <= 40
+    device.now = wake
+    device.handle(ev.Tick())
+    assert sorted(device.queries()) == [(1, 1), (2, 1)]
+    assert len(device.births()) == 1
+    device.command(bitmap)
+    assert [h.seq for h in device.frames()] == [2, 3]
 
 
 def test_chunks_are_as_long_as_the_head_says() -> None:
