@@ -54,7 +54,7 @@ class Closing:
         if not total.devices <= attempt.members.keys():
             total.clear()  # of updates that a failing disk has kept out
         complete(total, self._stored(attempt, [n for n in members if n not in total.devices]), attempt.keys)
-        params = total.apply(self.files.read(object_name(attempt.params)))
+        params = total.apply(self._base(attempt))
         ref = ObjectRef(sha256=sha256(params).hexdigest(), size=len(params))
         put(self.files, object_name(ref.sha256), params)
         counted = [attempt.members[n] for n in members]
@@ -66,6 +66,16 @@ class Closing:
                 self.files.unlink(object_name(old.params))
         seconds = now - attempt.began
         return ref, report(version, attempt.round, attempt.policy, counted, seconds, self.chunk_bytes)
+
+    def _base(self, attempt: Open) -> bytes:
+        """The params that the attempt trains; raises MergeError where they aren't those of their name any more."""
+        try:
+            raw = self.files.read(object_name(attempt.params))
+        except FileNotFoundError:
+            raw = b""
+        if sha256(raw).hexdigest() != attempt.params:
+            raise MergeError(f"params of version {attempt.version} have changed on disk: no model can follow from them")
+        return raw
 
     def _stored(self, attempt: Open, devices: list[str]) -> Iterator[tuple[str, bytes]]:
         """Payloads of members, one in memory at a time."""

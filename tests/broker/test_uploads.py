@@ -50,6 +50,27 @@ def test_a_restarted_aggregator_asks_for_the_missing_chunks_alone() -> None:
     assert world.params == calm.params
 
 
+@pytest.mark.parametrize("what", ["a counted update", "the model"])
+def test_what_has_rotten_on_disk_is_merged_into_no_model(what: str) -> None:
+    """The attempt is abandoned: its updates are the devices' to carry on."""
+    world = three()
+    for device in ("dev-1", "dev-2"):
+        world.send(device, frames_of(world, device, int(device[-1]))[1])
+    world.advance(1.0)
+    assert world.counted() == {"dev-1", "dev-2"}
+    world.start()
+    assert isinstance(world.files, MemoryFiles)
+    name = "spool/1-1-dev-2.update" if what == "a counted update" else f"objects/{world.params}"
+    raw = bytearray(world.files.read(name))
+    raw[len(raw) // 2] ^= 1
+    world.files.write(name, bytes(raw))
+    effects = world.send("dev-3", frames_of(world, "dev-3", 3)[1]) + world.advance(1.0)
+    (failed,) = [e.fields for e in effects if isinstance(e, ev.Log) and e.event == "merge_failed"]
+    assert ("dev-2" if what == "a counted update" else "version 0") in str(failed["reason"])
+    memory = world.journal.load()
+    assert (memory.attempts[1, 1].state, len(memory.versions)) == ("abandoned", 1)
+
+
 def test_of_a_torn_file_only_what_is_whole_counts(seed: int) -> None:
     """Any bytes changed, any end cut off: a chunk that is reported lies in the file as it was sent."""
     rng = random.Random(seed)

@@ -245,6 +245,16 @@ class Aggregator(Process):
         elif isinstance(command, Select):
             self.saw("select sent")
 
+    def damage(self) -> None:
+        """A bit of an upload rots, whether it is under way or counted already."""
+        names = [f"spool/{name}" for name in self.disk.names("spool")]
+        names = [name for name in names if self.disk.read(name)]
+        if names:
+            name = self.random.choice(names)
+            self.saw("upload damaged")
+            self.note(f"disk damages {name}")
+            self.disk.flip(name)
+
     def check_end(self) -> None:
         """I1, I2 and I7 at the end of the run, when no attempt is open."""
         memory = self.journal.memory

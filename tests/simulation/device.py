@@ -58,7 +58,7 @@ class Device(Process):
         self.expired: set[tuple[int, int]] = set()
         self.sent: dict[bytes, set[int]] = {}  # chunks by payload, over all lives
         self.confirmed: dict[bytes, bytes] = {}  # the last bitmap by payload, of this life
-        self.rotten: set[str] = set()  # objects that the disk has damaged
+        self.rotten: set[str] = set()  # objects and, by their hash, payloads that the disk has damaged
         self.version = -1
         self.store = SimulatedStore(self)
         self.limits = Limits(world.scenario.spool)
@@ -339,10 +339,22 @@ class Device(Process):
             self.book.check(values, self.world.aggregator.published)
 
     def damage(self) -> None:
-        """A fault of the disk: what is carried, or is to be, or an object is gone or rotten."""
-        if self.random.random() < 0.5:
-            self.damage_object()
-            return
+        """A fault of the disk: what is carried, or is to be, is gone or rotten, or an object or an update is."""
+        act = self.random.choice([self._damage_carried, self.damage_object, self._damage_payload])
+        act()
+
+    def _damage_payload(self) -> None:
+        """A bit of a stored update rots: the device sees it at its next start, the aggregator when all of it has come."""
+        records = [r for r in self._records() if self.disk.durable(r.payload)]
+        if records:
+            record = self.random.choice(records)
+            self.saw("payload damaged")
+            self.note(f"disk damages {record.payload}")
+            self.book.doubtful = True
+            self.rotten.add(record.sha256)
+            self.disk.flip(record.payload)
+
+    def _damage_carried(self) -> None:
         names = [f"{residual.FOLDER}/{n}" for n in self.disk.names(residual.FOLDER)]
         names = [n for n in names if self.disk.durable(n) is not None]
         if (residual.CARRIED, "") in self.store.rows:
@@ -370,12 +382,17 @@ class Device(Process):
         for record in self._records():
             if (
                 record.sha256 in self.owed
+                and record.sha256 not in self.rotten
                 and hashlib.sha256(self.disk.read(record.payload)).hexdigest() != record.sha256
             ):
                 raise Violation(f"I6: after a restart the payload of {self.name} isn't what its record says")
 
     def _justified(self, owed: Owed, event: Any) -> bool:
-        if owed.sha256 in self.excused or (owed.round, owed.attempt) in self.expired or self._head_ends(owed):
+        if (
+            owed.sha256 in self.excused | self.rotten
+            or (owed.round, owed.attempt) in self.expired
+            or self._head_ends(owed)
+        ):
             return True
         return isinstance(event, events.Message) and self._ends(owed, event.topic, event.payload)
 

@@ -126,6 +126,14 @@ class Disk:
         """Puts a file there, durably, before the run begins."""
         self._seen[name] = self._durable[name] = Inode(data, data)
 
+    def flip(self, name: str) -> None:
+        """One bit of a file rots, in the cache and for good."""
+        inode = self._find(name)
+        raw = bytearray(inode.data)
+        bit = self.random.randrange(8 * len(raw))
+        raw[bit // 8] ^= 1 << bit % 8
+        inode.data = inode.durable = bytes(raw)
+
     def durable(self, name: str) -> bytes | None:
         """What a power cut now would certainly leave under `name`; None if that isn't certain."""
         inode = self._durable.get(name)

@@ -74,6 +74,10 @@ class Process(ABC):
         """The machine is gone; subclasses stop what ran beside it."""
 
     @abstractmethod
+    def damage(self) -> None:
+        """Something on the disk rots."""
+
+    @abstractmethod
     def checked(self, event: Any) -> None:
         """Called after an event was handled to its end."""
 

@@ -39,7 +39,7 @@ class Faults:
     amnesias: float = 0.0
     forgettings: float = 0.0  # of what is retained, all or a part, by a broker that goes on
     trainer_deaths: float = 0.0
-    damages: float = 0.0  # of what error feedback carries
+    damages: float = 0.0  # of files and rows at rest
     power_cuts: float = 0.5  # share of crashes that lose what wasn't synced
 
 

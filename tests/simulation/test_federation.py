@@ -26,22 +26,22 @@ MORE_RUNS = 600  # at most, until everything of SOMETIMES has been seen: what 2 
 
 # What the sample as a whole must have seen: a sample that never sees a late update doesn't test late updates.
 SOMETIMES = [
-    "aggregator device_out", "aggregator died", "aggregator disk_failed", "aggregator message_dropped",
-    "aggregator round_abandoned", "aggregator update_refused", "attempt committing", "attempt under another policy",
-    "birth fetching", "birth training", "birth uploading", "bitmap of a part sent", "broker amnesia",
-    "commit refused by a full disk", "crash after commit", "crash after fsync", "crash after rename",
-    "crash after unlink", "crash after write", "crash before commit", "crash before effect", "crash before fsync",
-    "crash before rename", "crash before unlink", "crash before write", "crash inside write", "device chunk_dropped",
-    "device deadline_passed", "device died", "device disk_failed", "device message_dropped", "device residual_dropped",
-    "device round_closed", "disk full", "disk full under the trainer", "partition",
-    "policy changed under an open attempt", "receipt accepted", "receipt duplicate", "receipt late", "receipt refused",
-    "receipt stale", "residual checked", "residual damaged", "residual lost", "residual of an undelivered update",
-    "restart fetching", "restart idle", "restart in collecting", "restart in committing", "restart in open",
-    "restart in selecting", "restart uploading", "several updates in one commit", "start refused by a full disk", "trainer died", "training cancelled",
-    "upload taken up after a restart", "device download_resumed", "fell back to the other slot", "object damaged", "spool of 2", "chunk sent again",
-    "upload resumed from a bitmap",
-    "broker forgets what it retained", "chunk served", "device delta_applied",
-    "update expired: over the cap",
+    "aggregator device_out", "aggregator died", "aggregator disk_failed", "aggregator merge_failed",
+    "aggregator message_dropped", "aggregator round_abandoned", "aggregator update_refused", "attempt committing",
+    "attempt under another policy", "birth fetching", "birth training", "birth uploading", "bitmap of a part sent",
+    "broker amnesia", "broker forgets what it retained", "chunk sent again", "chunk served",
+    "commit refused by a full disk", "contribution looked up", "crash after commit", "crash after fsync",
+    "crash after rename", "crash after unlink", "crash after write", "crash before commit", "crash before effect",
+    "crash before fsync", "crash before rename", "crash before unlink", "crash before write", "crash inside write",
+    "device chunk_dropped", "device deadline_passed", "device delta_applied", "device died", "device disk_failed",
+    "device download_resumed", "device message_dropped", "device residual_dropped", "device round_closed",
+    "device update_quarantined", "disk full", "disk full under the trainer", "fell back to the other slot",
+    "object damaged", "partition", "payload damaged", "policy changed under an open attempt", "receipt accepted",
+    "receipt duplicate", "receipt late", "receipt refused", "receipt stale", "residual checked", "residual damaged",
+    "residual lost", "residual of an undelivered update", "restart fetching", "restart idle", "restart in collecting",
+    "restart in committing", "restart in open", "restart in selecting", "restart uploading",
+    "several updates in one commit", "spool of 2", "start refused by a full disk", "trainer died", "training cancelled",
+    "update expired: over the cap", "upload damaged", "upload resumed from a bitmap", "upload taken up after a restart",
 ]  # fmt: skip
 
 

@@ -116,7 +116,7 @@ PLANTED = [
     (unasked_upload, "sends chunk"),
     (hasty_residual, "I13"),
     (lossy_feedback, "I13"),
-    (presuming_device, "I13"),
+    (presuming_device, "I13|I3"),
     (unsynced_payload, "I3|I6"),
     (unsynced_intake, "I6"),
     (unsynced_group, "I2"),

@@ -116,8 +116,7 @@ class World:
             self._every_now_and_then(faults.kills, partial(_strike, process))
             self._every_now_and_then(faults.partitions, partial(self._partition, process))
             self._every_now_and_then(faults.full_disks, partial(self._fill, process))
-            if isinstance(process, Device):
-                self._every_now_and_then(faults.damages, process.damage)
+            self._every_now_and_then(faults.damages, process.damage)
         self._every_now_and_then(faults.amnesias, self._amnesia)
         self._every_now_and_then(faults.forgettings, self._forget)
         self.clock.at(self.storm_ends, self._calm)
