@@ -6,6 +6,7 @@ A group is of up to GROUP updates, and waits 50 ms at most, if anyone else is up
 journal, and for nothing else.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from fleetgrad.broker import events as ev
@@ -47,6 +48,7 @@ class Admission:
     total: Sum
     parallel: Parallel
     group_seconds: float
+    verdicts: Counter[Verdict] = field(default_factory=Counter)  # of receipts, since this boot
     due: float | None = None  # when the group is to be committed
     _group: dict[str, tuple[Upload, PublicKey]] = field(default_factory=dict)
     _judged: dict[str, Contribution] = field(default_factory=dict)  # those of the group that are in the sum
@@ -58,6 +60,13 @@ class Admission:
         self.total, self.due = total, None
         self._group, self._judged, self._pace, self._hushed = {}, {}, {}, {}
         self.uploads.begin(attempt, self.intake.most_bytes, now)
+
+    @property
+    def turned_away(self) -> dict[str, int]:
+        """Since this boot: messages that were dropped, and updates that weren't accepted, by verdict."""
+        counts: dict[str, int] = {"dropped": sum(self.intake.drops.values())}
+        counts.update({verdict: count for verdict, count in self.verdicts.items() if verdict != "accepted"})
+        return {kind: count for kind, count in sorted(counts.items()) if count}
 
     def on_frame(self, name: str, key: PublicKey, raw: bytes, attempt: Open | None, now: float) -> list[ev.Effect]:
         """A frame on a device's topic; raises Untrusted."""
@@ -150,7 +159,7 @@ class Admission:
             self.intake.dropped(str(payload))
             return [ev.Log("message_dropped", {"device": name, "reason": str(payload)})]
         self.cohort.put_out(name)
-        self.intake.dropped("refused after verification")
+        self.verdicts["refused"] += 1
         note = ev.Log("update_refused", {"device": name, "round": attempt.round, "reason": reason})
         return [note, self.say.receipt(name, header, "refused", reason)]
 
@@ -206,6 +215,7 @@ class Admission:
     ) -> list[ev.Effect]:
         """What a device that asks is told: the receipt if there is one, else what has arrived."""
         if verdict := self._verdict(name, header, attempt):
+            self.verdicts[verdict[0]] += 1
             return [self.say.receipt(name, header, *verdict)]
         upload = self.uploads.get(name)
         if attempt and upload and upload.complete and name not in self._group:

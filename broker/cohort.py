@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from fleetgrad.broker import events as ev
 from fleetgrad.broker.announcing import Announcer
 from fleetgrad.broker.attempt import Open, RoundSettings
+from fleetgrad.broker.sightings import Sightings
 from fleetgrad.wire.messages import WINDOW, Birth, Select
 from fleetgrad.wire.signing import Untrusted
 
@@ -24,6 +25,7 @@ class Device:
     """What is known of a device since this boot."""
 
     birth: Birth
+    sightings: Sightings
     selected: bool = False  # for the current attempt, and not given up since
     answered: bool = False
     select_at: float = 0.0
@@ -39,6 +41,7 @@ class Cohort:
     say: Announcer
     random: random.Random
     devices: dict[str, Device] = field(default_factory=dict)
+    alarms: list[ev.Effect] = field(default_factory=list)  # to be said with the next effects
     stirred: bool = True  # something has changed since the round was last looked at
 
     def begin(self) -> None:
@@ -47,14 +50,22 @@ class Cohort:
         for device in self.devices.values():
             device.selected = device.answered = device.out = False
 
-    def on_birth(self, name: str, birth: Birth, attempt: Open | None) -> list[ev.Effect]:
-        """Takes a device's verified word on itself; raises Untrusted if it isn't newer than its last."""
+    @property
+    def clones(self) -> dict[str, str]:
+        """Devices whose identity two boards seem to use, and why it seems so."""
+        return {name: d.sightings.clone for name, d in sorted(self.devices.items()) if d.sightings.clone}
+
+    def on_birth(self, name: str, birth: Birth, raw: bytes, attempt: Open | None, now: float) -> list[ev.Effect]:
+        """Takes a device's verified word on itself, which came as `raw`; raises Untrusted if it isn't newer than its last."""
         device = self.devices.get(name)
-        restarted = device is not None and device.birth.boot != birth.boot
-        if device and (birth.boot, birth.seq) <= (device.birth.boot, device.birth.seq):
-            raise Untrusted(f"birth of {name} is older than its last")
         if device is None:
-            device = self.devices[name] = Device(birth)
+            device = self.devices[name] = Device(birth, Sightings())
+        restarted, known = device.birth.boot != birth.boot, device.sightings.clone
+        seen = device.sightings.see(birth.boot, birth.seq, raw, now)
+        if device.sightings.clone and not known:
+            self.alarms.append(ev.Log("clone_suspected", {"device": name, "reason": device.sightings.clone}))
+        if seen != "new":
+            raise Untrusted(f"birth of {name} {'came already' if seen == 'repeated' else 'is of an earlier start'}")
         device.birth, self.stirred = birth, True
         if attempt:
             mine = (birth.round, birth.attempt) == (attempt.round, attempt.attempt)

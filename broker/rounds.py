@@ -30,10 +30,11 @@ from fleetgrad.broker.uploads import Upload, Uploads
 from fleetgrad.wire import seal
 from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.files import DiskError, Files
-from fleetgrad.wire.messages import BIRTH, AggregatorStatus, Birth, ObjectRef, Policy, RoundState
+from fleetgrad.wire.messages import BIRTH, MAX_CLONES, AggregatorStatus, Birth, ObjectRef, Policy, RoundState
 from fleetgrad.wire.signing import PrivateKey, PublicKey, Untrusted, verify_message
 from fleetgrad.wire.topics import Topics
 
+FEW = 10  # messages turned away that are no news
 DISK_RETRY_SECONDS = 2.0  # a round that the disk didn't let close is closed again
 
 
@@ -96,7 +97,7 @@ class Rounds:
         )
         self._connected = False
         self._open: Open | None = None
-        self._shown = b""
+        self._shown: AggregatorStatus | None = None
         self._disk_retry_at: float | None = None
         self._look_at: float | None = None  # when the round is next to be looked at, if nothing happens
         self._goal = 0
@@ -124,6 +125,8 @@ class Rounds:
                     effects.append(ev.Log("disk_failed", {"reason": str(e)}))
             case ev.Tick():
                 pass
+        effects += self._cohort.alarms
+        self._cohort.alarms.clear()
         if self._open and self._admission.due is not None and now >= self._admission.due:
             effects += self._admission.commit(self._open, now)
         due = self._cohort.stirred or (self._look_at is not None and now >= self._look_at)
@@ -156,7 +159,7 @@ class Rounds:
 
     def will(self) -> tuple[str, bytes]:
         """Topic and payload of the last will."""
-        return self._topics.aggregator, self._status_bytes("offline")
+        return self._topics.aggregator, msgspec.json.encode(self._status_now("offline"))
 
     @property
     def finished(self) -> bool:
@@ -176,7 +179,7 @@ class Rounds:
     def _on_connected(self, now: float) -> list[ev.Effect]:
         """Everything that should be retained is said again, objects before the head."""
         self._connected = True
-        self._shown = b""
+        self._shown = None
         effects: list[ev.Effect] = [ev.Subscribe([self._topics.every(row) for row in ("birth", "update", "want")])]
         for ref in self._offer.refs():
             effects += self._say.chunks(ref)
@@ -206,7 +209,7 @@ class Rounds:
             raise Untrusted(f"birth of {birth.device} of {birth.federation} on {name}'s topic")
         if birth.state in ("idle", "fetching") and birth.version != self._memory.current.number:
             self._serving.lacks_head(now)  # even if the birth is refused: a clone's mustn't keep a device from the head
-        return self._cohort.on_birth(name, birth, self._open)
+        return self._cohort.on_birth(name, birth, raw, self._open, now)
 
     def _head(self) -> ev.Effect:
         return self._say.head(self._memory, self._policy, self._offer.deltas)
@@ -312,9 +315,9 @@ class Rounds:
         return [ev.Log("round_abandoned", {"round": attempt.round, "attempt": attempt.attempt, "members": members})]
 
     # --- status ------------------------------------------------------------------------------------------------------
-    def _status_bytes(self, state: RoundState | None = None) -> bytes:
+    def _status_now(self, state: RoundState | None = None) -> AggregatorStatus:
         attempt = self._open
-        status = AggregatorStatus(
+        return AggregatorStatus(
             state=state or (attempt.state if attempt else "finished"),
             federation=self._settings.federation,
             boot=self._memory.boot,
@@ -325,14 +328,18 @@ class Rounds:
             received=len(attempt.members) if attempt else 0,
             goal=self._goal,
             rounds=self._settings.rounds,
+            turned_away=self._admission.turned_away,
+            clones=tuple(self._cohort.clones)[:MAX_CLONES],
         )
-        return msgspec.json.encode(status)
 
     def _status(self) -> list[ev.Effect]:
+        """The retained status, when it says something new; what was turned away alone is new when it has doubled."""
         if not self._connected:
             return []
-        raw = self._status_bytes()
-        if raw == self._shown:
-            return []
-        self._shown = raw
-        return [ev.Publish(self._topics.aggregator, raw, retained=True)]
+        status, shown = self._status_now(), self._shown
+        if shown is not None and msgspec.structs.replace(status, turned_away=shown.turned_away) == shown:
+            before, now = sum(shown.turned_away.values()), sum(status.turned_away.values())
+            if now < 2 * before + FEW:
+                return []
+        self._shown = status
+        return [ev.Publish(self._topics.aggregator, msgspec.json.encode(status), retained=True)]

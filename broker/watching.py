@@ -120,8 +120,11 @@ def headline(view: View) -> str:
     if a is None:
         return "aggregator: not heard of yet"
     where = f"round {a.round} of {a.rounds}, attempt {a.attempt}: " if a.round else ""
+    away = ", ".join(f"{count} {kind}" for kind, count in a.turned_away.items())
     return (
         f"{a.federation}: {where}{a.state}, {a.received} of {a.goal} updates, version {a.version}, {a.members} devices"
+        + (f"; turned away: {away}" if away else "")
+        + (f"; two boards seem to use the identity of {', '.join(a.clones)}" if a.clones else "")
     )
 
 

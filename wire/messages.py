@@ -21,6 +21,7 @@ HEAD, BIRTH, WANT, COMMAND = "fl1-head", "fl1-birth", "fl1-want", "fl1-command"
 PROTOCOL: Literal[1] = 1
 MAX_OBJECT_BYTES = 2**30 + 2**20  # a model of plan.MAX_FLOATS and its graphs
 MAX_WEIGHT_SUM = 2**24  # so that a round's fixed-point sum fits an int64
+MAX_CLONES = 32  # that a status names
 WINDOW = 8  # chunks that a device may have under way, at most
 
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?\Z")]
@@ -33,6 +34,7 @@ Weight = Annotated[int, Meta(ge=1, le=MAX_WEIGHT_SUM)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Seconds = Annotated[float, Meta(ge=0, le=30 * 86400)]
 Received = Annotated[str, Meta(pattern=r"^([0-9a-f]{2})*\Z", max_length=16384)]  # which chunks, see Bitmap
+ShortName = Annotated[str, Meta(pattern="^[a-z0-9-]{1,32}$")]
 Reason = Annotated[str, Meta(max_length=500)]
 
 Verdict = Literal["accepted", "duplicate", "late", "stale", "refused"]
@@ -221,7 +223,11 @@ class DeviceStatus(_Struct, frozen=True, kw_only=True):
 
 
 class AggregatorStatus(_Struct, frozen=True, kw_only=True):
-    """Retained on agg/st. Devices read `boot` alone: when it changes they report again."""
+    """Retained on agg/st. Devices read `boot` alone: when it changes they report again.
+
+    `turned_away` counts since that boot: messages `dropped`, and receipts by verdict other than accepted. `clones` are devices whose identity
+    two boards seem to use.
+    """
 
     state: RoundState
     federation: Name
@@ -233,10 +239,9 @@ class AggregatorStatus(_Struct, frozen=True, kw_only=True):
     received: Count = 0
     goal: Count = 0
     rounds: Count = 0
+    turned_away: Annotated[dict[ShortName, Count], Meta(max_length=16)] = {}
+    clones: Annotated[tuple[Name, ...], Meta(max_length=MAX_CLONES)] = ()
     reason: Reason = ""
-
-
-ScoreName = Annotated[str, Meta(pattern="^[a-z0-9-]{1,32}$")]
 
 
 class Metrics(_Struct, frozen=True, kw_only=True, rename=None):
@@ -257,7 +262,7 @@ class Metrics(_Struct, frozen=True, kw_only=True, rename=None):
     seconds: float | None
     codec: str = ""
     bits: float | None = None
-    scores: Annotated[dict[ScoreName, float], Meta(max_length=16)] = {}
+    scores: Annotated[dict[ShortName, float], Meta(max_length=16)] = {}
 
 
 class UpdateInfo(_Struct, frozen=True, kw_only=True):

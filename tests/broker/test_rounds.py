@@ -212,7 +212,7 @@ def test_old_births_and_births_of_others_are_not_believed() -> None:
     world = World()
     world.birth("dev-1", boot=5)
     effects = world.birth("dev-1", boot=4)
-    assert "older" in str(next(e for e in effects if isinstance(e, ev.Log)).fields["reason"])
+    assert "earlier start" in str(next(e for e in effects if isinstance(e, ev.Log)).fields["reason"])
     effects = world.birth("dev-1", boot=6, device="dev-2")
     assert "topic" in str(next(e for e in effects if isinstance(e, ev.Log)).fields["reason"])
 

@@ -26,7 +26,7 @@ MORE_RUNS = 600  # at most, until everything of SOMETIMES has been seen: what 2 
 
 # What the sample as a whole must have seen: a sample that never sees a late update doesn't test late updates.
 SOMETIMES = [
-    "aggregator device_out", "aggregator died", "aggregator disk_failed", "aggregator merge_failed",
+    "aggregator clone_suspected", "aggregator device_out", "aggregator died", "aggregator disk_failed", "aggregator merge_failed",
     "aggregator message_dropped", "aggregator round_abandoned", "aggregator update_refused", "attempt committing",
     "attempt under another policy", "birth fetching", "birth training", "birth uploading", "bitmap of a part sent",
     "broker amnesia", "broker forgets what it retained", "chunk sent again", "chunk served",
