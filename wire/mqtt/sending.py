@@ -17,7 +17,7 @@ from fleetgrad.wire.mqtt.profiles import Limits
 
 QUEUE_LIMIT = 64  # publishes that wait or are in flight, at most
 STRIKES = 3
-PAROLE_SECONDS = 600.0
+PAROLE_SECONDS = 120.0
 SUSPECTS = 64  # remembered at most
 LEAST_WAIT = 1e-6  # seconds
 BURST_SECONDS = 0.25  # of a rate may be used at once after a pause
