@@ -30,7 +30,7 @@ class Model:
 
     `source` is the user's model, `nodes` its computation at OPSET with float32 weights and other `constants` beside it.
     `shapes` covers every value, `floats` names the float32 ones, and those integers that stand for them (quantized.py);
-    `known` has the values that no input changes. A scalar
+    `known` has the values that no input changes, `dequantized` the constants of quantized.py's Lifted.others. A scalar
     initializer is a constant and no weight: it is an exponent, an epsilon or a bound, which training must not move.
     """
 
@@ -43,6 +43,7 @@ class Model:
     shapes: Mapping[str, Shape]
     floats: frozenset[str]
     known: Mapping[str, Array]
+    dequantized: tuple[str, ...]
 
 
 def load(model: bytes | Path | onnx.ModelProto) -> onnx.ModelProto:
@@ -157,7 +158,7 @@ def read(
         if name in live:
             raise ModelError(f"the shape of value {name!r} depends on the data: no gradient can be written for it")
     constants = tuple(t for t in converted.graph.initializer if t.name not in weights)
-    return Model(source, nodes, weights, constants, tuple(feeds), output, shapes, floats, known)
+    return Model(source, nodes, weights, constants, tuple(feeds), output, shapes, floats, known, lifted.others)
 
 
 def _settle(model: onnx.ModelProto) -> None:

@@ -34,11 +34,15 @@ ADVICE = "quantize the model statically in QDQ form (quantize_static with QuantF
 
 @dataclass(frozen=True, slots=True)
 class Lifted:
-    """Names of a model's integer weights with those of the float32 ones in their place, those of 32 bits apart, and of scales."""
+    """Names of a model's integer weights with those of the float32 ones in their place, those of 32 bits apart, and of scales.
+
+    `others` are values dequantized from constants in another form: of 4 bits, in blocks, in Constant nodes, or moved as integers.
+    """
 
     weights: Mapping[str, str]
     biases: Mapping[str, str]
     scales: frozenset[str]
+    others: tuple[str, ...]
 
 
 def lift(model: onnx.ModelProto) -> Lifted:
@@ -82,7 +86,19 @@ def lift(model: onnx.ModelProto) -> Lifted:
         scales.update(settings[:1])
         taken.add(own)
         prologue.replace(model, name, {own: value}, steps)
-    return Lifted(weights, biases, frozenset(scales))
+    return Lifted(weights, biases, frozenset(scales), tuple(_others(model)))
+
+
+def _others(model: onnx.ModelProto) -> Iterable[str]:
+    fixed = {t.name: bool(t.dims) for t in model.graph.initializer if t.data_type != TensorProto.FLOAT}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear":
+            if fixed.get(node.input[0]):  # a scalar is a constant and no weight
+                yield node.output[0]
+        elif node.op_type == "Constant":
+            fixed[node.output[0]] = bool(node.attribute[0].t.dims)
+        elif reads(node) and reads(node) <= fixed.keys():
+            fixed |= dict.fromkeys(node.output, True)
 
 
 def _settings(name: str, nodes: Iterable[onnx.NodeProto]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from fleetgrad.edge.autodiff.front import Model, load, read, unknown_ops
 from fleetgrad.edge.autodiff.graph import OPSET, Builder
 from fleetgrad.edge.autodiff.hidden import folded
 from fleetgrad.edge.autodiff.quantized import ADVICE, integer_ops
-from fleetgrad.edge.autodiff.registry import FLAT, barrier, objections, path, reached, upstream
+from fleetgrad.edge.autodiff.registry import FLAT, barrier, objections, path, reached, reads, upstream
 from fleetgrad.edge.autodiff.statistics import in_training
 from fleetgrad.wire.choice import ALL, Choice
 from fleetgrad.wire.loss import LossName, LossOptions
@@ -138,6 +138,15 @@ def notes(model: Model) -> tuple[str, ...]:
         found.append(
             f"{len(names)} nodes ({names[0]!r} ...) compute in integers, and nothing before them trains: {ADVICE}"
         )
+    used = set[str]().union(*(reads(node) for node in model.nodes))
+    stay = [name for name in model.dequantized if name in used - model.weights.keys()]
+    moved = [name for name in model.dequantized if name not in stay]  # hidden.py took them, or what is made of them
+    for names, what in ((stay, "stay as they are"), (moved, "count as float32 weights, and leave as such")):
+        if names:
+            found.append(
+                f"{len(names)} quantized constants ({names[0]!r} ...) {what}: integers of 4 bits, in blocks, in Constant "
+                "nodes, or moved before DequantizeLinear aren't trained as integers"
+            )
     return tuple(found)
 
 

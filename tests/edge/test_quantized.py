@@ -294,6 +294,35 @@ def test_what_is_no_pair_lets_no_gradient_pass_and_is_named(tmp_path: Path) -> N
     assert notes == ["'w' stays as it is: no gradient passes QuantizeLinear 'the-q', which gives no float32"]
 
 
+@pytest.mark.parametrize(
+    ("scale", "how", "words"),
+    [
+        (np.float32(0.1), "moved", "('d' ...) count as float32 weights, and leave as such"),
+        (np.float32(0.1), "int4", "('d' ...) count as float32 weights, and leave as such"),
+        (np.float32(0.1), "constant", "('d' ...) count as float32 weights, and leave as such"),
+        (np.full(4, 0.1, np.float32), "moved", "('d' ...) stay as they are"),
+    ],
+)
+def test_quantized_weights_that_are_not_trained_as_integers_are_named(
+    tmp_path: Path, scale: np.ndarray, how: str, words: str
+) -> None:
+    """Moved before they are dequantized, of 4 bits, or no initializers."""
+    kind = TensorProto.INT4 if how == "int4" else TensorProto.INT8
+    q = helper.make_tensor("q", kind, [4, 4], [1, -2, 3, 4] * 4)
+    before = {"moved": [node("Transpose", "q", "t")], "constant": [node("Constant", "", "t", value=q)]}.get(how, [])
+    nodes = [
+        *before, node("DequantizeLinear", "t s" if before else "q s", "d"),
+        node("Transpose", "d", "e"), node("MatMul", "x e", "h"), node("MatMul", "h w", "y"),
+    ]  # fmt: skip
+    model = make(nodes, {"w": ones(4, 4), "s": np.asarray(scale)}, opset=21)
+    if how != "constant":
+        model.graph.initializer.append(q)
+    told: list[str] = []
+    manifest = compile_model(model, loss="mse", output=tmp_path / "p", notice=told.append)
+    assert [words in text for text in told] == [True]
+    assert {t.name for t in manifest.of_role("trainable")} == ({"w", "e"} if "count" in words else {"w"})
+
+
 def test_models_that_compute_in_integers_get_advice(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match=r"QGemm .*computes in integers: quantize .* QuantFormat.QDQ"):
         compile_model(quantized(tmp_path, "QOperator", False, "QUInt8"), loss="cross-entropy", output=tmp_path / "p")
