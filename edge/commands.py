@@ -303,7 +303,7 @@ def status(
     if report.to_fetch:
         model += f"; version {report.offered}: {megabytes(report.fetched)} of {megabytes(report.to_fetch)} fetched"
     out.print(
-        f"{report.device} of {report.federation}, started {report.boot} times; waits for {report.waits_for}",
+        f"{report.device} of {report.federation}, boot {report.boot}; waits for {report.waits_for}",
         soft_wrap=True,
     )
     out.print(f"model: {model}", soft_wrap=True)

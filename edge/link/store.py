@@ -87,25 +87,30 @@ def _crc(kind: str, key: str, body: bytes) -> int:
 
 
 class SqliteStore:
-    """The real store, in one file of the spool. A damaged file is set aside as edge.sqlite.bad, and begun anew."""
+    """The real store, in one file of the spool. A damaged file is set aside as edge.sqlite.bad: at the start it is
+    begun anew, later written anew from what is in memory."""
 
     def __init__(self, folder: Path) -> None:
         """Raises StoreError for a file of someone else's or in use, DiskError where it can't be written."""
-        self._path, self._lost = folder / FILE, ""
+        self._path = folder / FILE
+        self._rows: dict[Key, bytes] = {}  # what is committed, should the file be lost while it is in use
         try:
             try:
                 self._db = self._open()
             except sqlite3.DatabaseError as e:
                 if not _damaged(e):
                     raise
-                self._lost = f"{self._path} is damaged ({e}), it was set aside as {self._path.name}{BAD}"
-                for side in SIDES:
-                    side_file = self._path.with_name(self._path.name + side)
-                    if side_file.exists():
-                        side_file.replace(self._path.with_name(self._path.name + BAD + side))
+                self._set_aside()
                 self._db = self._open()
         except sqlite3.Error as e:
             raise self._error(e) from e
+
+    def _set_aside(self) -> None:
+        try:
+            for side in SIDES:
+                side_file = self._path.with_name(self._path.name + side)
+                if side_file.exists():
+                    side_file.replace(self._path.with_name(self._path.name + BAD + side))
         except OSError as e:
             raise DiskError(e.errno, f"can't set {self._path} aside: {e.strerror}") from e
 
@@ -149,28 +154,46 @@ class SqliteStore:
             held = _read(self._db)
         except sqlite3.Error as e:
             raise self._error(e) from e
-        if self._lost:
-            held.damaged[MEMORY, ""] = self._lost
+        bad = self._path.with_name(self._path.name + BAD)
+        if (MEMORY, "") not in held.rows and bad.exists():
+            held.damaged[MEMORY, ""] = f"{self._path} was damaged, it is set aside as {bad.name}"
+        self._rows = dict(held.rows)
         return held
 
     def commit(self, rows: list[Row]) -> None:
         try:
-            self._db.execute("BEGIN IMMEDIATE")
             try:
-                for row in rows:
-                    match row:
-                        case Put(kind, key, body):
-                            values = (kind, key, body, _crc(kind, key, body))
-                            self._db.execute("INSERT OR REPLACE INTO record VALUES (?,?,?,?)", values)
-                        case Drop(kind, key):
-                            self._db.execute("DELETE FROM record WHERE kind=? AND key=?", (kind, key))
-                self._db.execute("COMMIT")
-            except sqlite3.Error:
-                if self._db.in_transaction:  # a full disk ends it by itself
-                    self._db.execute("ROLLBACK")
-                raise
+                self._write(rows)
+            except sqlite3.DatabaseError as e:
+                if not _damaged(e):
+                    raise
+                self._db.close()
+                self._set_aside()
+                self._db = self._open()
+                self._write([*(Put(kind, key, body) for (kind, key), body in self._rows.items()), *rows])
         except sqlite3.Error as e:
             raise DiskError(f"can't write {self._path}: {e}") from e
+        for row in rows:
+            if isinstance(row, Put):
+                self._rows[row.kind, row.key] = row.body
+            else:
+                self._rows.pop((row.kind, row.key), None)
+
+    def _write(self, rows: list[Row]) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            for row in rows:
+                match row:
+                    case Put(kind, key, body):
+                        values = (kind, key, body, _crc(kind, key, body))
+                        self._db.execute("INSERT OR REPLACE INTO record VALUES (?,?,?,?)", values)
+                    case Drop(kind, key):
+                        self._db.execute("DELETE FROM record WHERE kind=? AND key=?", (kind, key))
+            self._db.execute("COMMIT")
+        except sqlite3.Error:
+            if self._db.in_transaction:  # a full disk ends it by itself
+                self._db.execute("ROLLBACK")
+            raise
 
     def close(self) -> None:
         self._db.close()

@@ -75,6 +75,24 @@ def test_a_damaged_file_is_set_aside_and_the_device_is_newer_than_it_ever_was(
     assert found.boot >= FIRST_NEW_BOOT
     assert "edge.sqlite.bad" in str(notes)
     assert (tmp_path / f"{FILE}.bad").exists()
+    again, _ = memory.load(SqliteStore(tmp_path).load(), random.Random(2))
+    assert again.boot >= FIRST_NEW_BOOT, "nor is it taken for new after a crash before its first commit"
+
+
+def test_a_file_that_is_damaged_in_use_is_written_anew_with_all_that_was_committed(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    store.commit([Memory(boot=7).row(), *(Put("update", f"{i}-1", bytes(9000)) for i in range(1, 4))])
+    store = reopened(store, tmp_path)
+    before = store.load().rows
+    with (tmp_path / FILE).open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * ((tmp_path / FILE).stat().st_size - 4096))
+    store._db.execute("PRAGMA cache_size=0")
+    store._db.execute("PRAGMA shrink_memory")
+    store.commit([Put("head", "", b"head")])
+    assert store.load().rows == {**before, ("head", ""): b"head"}
+    assert (tmp_path / f"{FILE}.bad").exists()
+    assert reopened(store, tmp_path).load().rows == {**before, ("head", ""): b"head"}
 
 
 def test_a_row_that_rotted_is_named_and_the_others_are_read(tmp_path: Path) -> None:
