@@ -206,11 +206,15 @@ class Daemon:
                 case ev.Message() if item.topic == self._topics.issued(self._config.device.id):
                     if self._renewing:
                         self._renew(self._renewing.take(item.payload))
+                case ev.Message() if item.topic == self._topics.member(self._config.device.id):
+                    if self._renewing and self._renew(self._renewing.take_member(item.payload)):
+                        return EXIT_USAGE
                 case ev.Connected() | ev.Disconnected() | ev.Message() | ev.Tick():
                     event = item
             if self._renewing and self._loop.connected:
                 if isinstance(item, ev.Connected):
-                    self._session.subscribe([self._topics.issued(self._config.device.id)])
+                    device = self._config.device.id
+                    self._session.subscribe([self._topics.issued(device), self._topics.member(device)])
                     self._renew(self._renewing.connected(time.monotonic()))
                 else:
                     self._renew(self._renewing.tick(time.monotonic()))
@@ -225,13 +229,15 @@ class Daemon:
         own = self._renewing.wake_at() if self._renewing and self._loop.connected else None
         return min((t for t in (self._participant.wake_at(), own) if t is not None), default=None)
 
-    def _renew(self, step: Step) -> None:
+    def _renew(self, step: Step) -> bool:
+        """Does a step; whether the device's part has ended."""
         if step.ask is not None:
             self._session.publish(self._topics.renew(self._config.device.id), step.ask)
         if step.event:
             self._log(step.event, reason=step.reason)
         if step.passed:
             self._floor.raise_to(step.passed)
+        return step.revoked
 
     def _execute(self, effects: list[ev.Effect]) -> None:
         for effect in effects:

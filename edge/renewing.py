@@ -26,7 +26,7 @@ from fleetgrad.wire.certificates import (
     pair,
 )
 from fleetgrad.wire.kit import TLS, Joined, joined, put_private
-from fleetgrad.wire.membership import ISSUED, RENEWAL, Issued, Renewal
+from fleetgrad.wire.membership import ISSUED, RENEWAL, Issued, Renewal, verify_member
 from fleetgrad.wire.signing import PrivateKey, PublicKey, Untrusted, load_public_key, sign_message, verify_message
 
 NEXT, COUNT = "tls.next", "renewal.json"
@@ -42,6 +42,7 @@ class Step:
     ask: bytes | None = None
     event: str = ""
     reason: str = ""
+    revoked: bool = False
     passed: float = 0.0  # a time that the registrar has signed, Unix seconds
 
 
@@ -113,6 +114,14 @@ class Renewing:
             return Step(event="certificate_dropped", reason=str(e))
         except OSError as e:
             return Step(event="renewal_failed", reason=str(e))
+
+    def take_member(self, raw: bytes) -> Step:
+        """The registrar's word on this device, as the aggregator has it: `revoked` ends the device's part."""
+        try:
+            said = verify_member(self._registrar, self._joined.federation, raw, self._joined.device)
+        except Untrusted as e:
+            return Step(event="statement_dropped", reason=str(e))
+        return Step(event="revoked", reason=said.reason, revoked=True) if said.revoked else Step()
 
     def _take_notice(self, said: Issued) -> Step:
         """A retained notice may be from before the last renewal: then the certificate began after it."""

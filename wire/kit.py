@@ -28,7 +28,7 @@ from fleetgrad.wire.signing import MALFORMED, KeyRefused, parse_private_key, par
 SUFFIX = ".kit"
 MAX_BYTES = 256 * 1024
 SETTINGS, IDENTITY, TLS, CA = "edge.toml", "device.key", "tls.pem", "ca.pem"
-AGGREGATOR, REGISTRAR, JOINED = "aggregator.pub", "registrar.pub", "joined.json"
+AGGREGATOR, REGISTRAR, ROOT, JOINED = "aggregator.pub", "registrar.pub", "root.json", "joined.json"
 
 
 class KitError(ValueError):
@@ -67,6 +67,7 @@ class Kit(_Struct, frozen=True, kw_only=True):
     aggregator: Pem | None = None
     registrar: Pem | None = None
     enrol_url: Annotated[str, Meta(max_length=1024)] | None = None
+    root: Annotated[str, Meta(max_length=64 * 1024)] | None = None  # of trust, where it isn't the aggregator's key
 
 
 class Joined(_Struct, frozen=True, kw_only=True):
@@ -158,7 +159,7 @@ def install(kit: Kit, folder: Path, where: str = "kit", draw: Callable[[int], st
 
 def _files(kit: Kit, draw: Callable[[int], str]) -> dict[str, str]:
     """What is written, `joined.json` last: without it a folder isn't a device's."""
-    parts = {IDENTITY: kit.identity, AGGREGATOR: kit.aggregator, REGISTRAR: kit.registrar, CA: kit.ca}
+    parts = {IDENTITY: kit.identity, AGGREGATOR: kit.aggregator, REGISTRAR: kit.registrar, CA: kit.ca, ROOT: kit.root}
     files = {name: text for name, text in parts.items() if text}
     if kit.certificate and kit.key:
         files[TLS] = pair(kit.certificate, kit.key, "kit")
@@ -214,6 +215,7 @@ def edge_settings(kit: Kit) -> str:
         f"name = {text(kit.federation)}",
         f"aggregator-key = {text(AGGREGATOR)}",
         f"registrar-key = {text(REGISTRAR)}",
+        *([f"root = {text(ROOT)}"] if kit.root else []),
         "",
         "[broker]",
         f"url = {text(kit.url)}",

@@ -153,6 +153,31 @@ def registrar_serve(
     raise typer.Exit(server.serve(directory, insecure=insecure, timeout=timeout))
 
 
+@registrar_app.command("login")
+def registrar_login(
+    role: Annotated[str, typer.Argument(help="aggregator, registrar or operator (who watches); or broker.")],
+    directory: Folder = Path(),
+    output: Annotated[Path, typer.Option("-o", "--output", help="A new PEM file, with certificate and key.")] = Path(
+        "tls.pem"
+    ),
+    host: Annotated[list[str] | None, typer.Option(help="With broker: a name or address of it; several times.")] = None,
+) -> None:
+    """Make a login at the broker for one of the operator's own processes, or the broker's own certificate.
+
+    Example: `fleetgrad registrar login operator --dir digits-registrar -o me.pem`, then
+    `fleetgrad watch --broker mqtts://broker.lan --federation digits --ca digits-registrar/ca.pem --certificate me.pem`
+    """
+    from fleetgrad.broker.registrar.registrar import Registrar
+    from fleetgrad.wire.signing import save_private
+
+    registrar = Registrar(directory)
+    if (role == "broker") != bool(host):
+        raise typer.BadParameter("--host belongs to the role broker, which needs at least one")
+    text = registrar.broker_certificate(host) if host else registrar.login(role)
+    save_private(text.encode(), output)
+    out.print(f"{output}: certificate and key of {role}", highlight=False, soft_wrap=True)
+
+
 @enroll.command("new")
 def enroll_new(
     directory: Folder = Path(),

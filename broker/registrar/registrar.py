@@ -5,6 +5,7 @@ into the aggregator's roster where that folder can be reached, and to the broker
     ca.key  ca.pem  crl.pem               the fleet's CA, and which certificates were revoked
     registrar.key  registrar.pub          signs statements
     tls.pem  aggregator.pub               the registrar's own login; the aggregator's key, for kits
+    root.json                             the root of trust for kits, where it isn't the aggregator's key
     registrar.sqlite  kits/               memory; kits that were made here: hand each over, then remove it
 """
 
@@ -22,9 +23,10 @@ from msgspec import Meta
 
 from fleetgrad.broker.registrar.authority import CA, CA_KEY, ROLE_DAYS, Authority, request_key, utc
 from fleetgrad.broker.registrar.register import Device, Register
+from fleetgrad.wire import kit as kits
 from fleetgrad.wire.certificates import key_pem, load_certificate, new_key, pair
 from fleetgrad.wire.kit import Data, Kit
-from fleetgrad.wire.membership import Member, check_device, sign_member
+from fleetgrad.wire.membership import ROLES, Member, check_device, sign_member
 from fleetgrad.wire.messages import Name
 from fleetgrad.wire.mqtt import BrokerSettings
 from fleetgrad.wire.settings import load_toml
@@ -108,11 +110,12 @@ class Registrar:
     def fleet_kit(self, data: Data | None = None, url: str | None = None) -> Kit:
         """What every device of the fleet may know, without an identity."""
         broker = self.settings.broker
-        ca = self.folder / CA
+        ca, root = self.folder / CA, self.folder / kits.ROOT
         return Kit(
             federation=self.federation, url=url or broker.url, insecure=broker.insecure, data=data or Data(),
             ca=ca.read_text() if ca.exists() else None, aggregator=(self.folder / AGGREGATOR).read_text(),
             registrar=self.key.public.pem().decode(), enrol_url=self.settings.enrol_url,
+            root=root.read_text() if root.exists() else None,
         )  # fmt: skip
 
     def revoke(self, name: str, reason: str = "") -> None:
@@ -140,6 +143,17 @@ class Registrar:
     def deliver(self, name: str) -> None:
         """Puts a device's newest statement into the aggregator's roster, where that can be reached."""
         self._deliver(self._known(name))
+
+    def login(self, role: str) -> str:
+        """A new certificate and key, in PEM, for one of the operator's own processes."""
+        if role not in ROLES:
+            raise RegistrarError(f"role {role[:64]!r}: expected one of {', '.join(ROLES)}")
+        return role_login(Authority.load(self.folder), role, self.now())
+
+    def broker_certificate(self, hosts: list[str]) -> str:
+        """A new certificate and key, in PEM, for a broker that is reached by these names and addresses."""
+        key = new_key()
+        return pair(Authority.load(self.folder).server(hosts, key.public_key(), self.now()), key_pem(key), hosts[0])
 
     def write_crl(self) -> None:
         """Writes the list of revoked certificates, here and beside the broker's files where these can be reached."""

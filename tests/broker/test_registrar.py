@@ -11,7 +11,8 @@ from cryptography import x509
 from fleetgrad.broker.registrar import registrar as registrar_
 from fleetgrad.broker.registrar.registrar import Registrar, RegistrarError, Settings
 from fleetgrad.broker.roster import Roster
-from fleetgrad.wire.certificates import load_certificate
+from fleetgrad.wire.certificates import common_name, load_certificate
+from fleetgrad.wire.kit import install
 from fleetgrad.wire.membership import Member, sign_member
 from fleetgrad.wire.mqtt import BrokerSettings
 from fleetgrad.wire.signing import PrivateKey, Untrusted
@@ -171,3 +172,24 @@ def test_a_statement_of_another_key_federation_device_or_size_is_refused(place: 
         with pytest.raises(Untrusted, match=match):
             roster.take(device, raw)
     assert roster.names() == []
+
+
+def test_roles_get_logins_and_a_broker_another_certificate(place: Path) -> None:
+    registrar = open_(place)
+    for role in ("aggregator", "operator"):
+        assert common_name(load_certificate(registrar.login(role), role)) == role
+    with pytest.raises(RegistrarError, match="expected one of"):
+        registrar.login("dev-1")
+    made = load_certificate(registrar.broker_certificate(["b.lan", "10.0.0.1"]), "test")
+    names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["b.lan"]
+
+
+def test_a_root_of_trust_beside_the_registrar_goes_into_kits(place: Path) -> None:
+    assert open_(place).add("dev-1").root is None
+    (place / "reg" / "root.json").write_text("{}")
+    kit = open_(place).add("dev-2")
+    assert kit.root == "{}"
+    install(kit, place / "board")
+    assert (place / "board" / "root.json").read_text() == "{}"
+    assert 'root = "root.json"' in (place / "board" / "edge.toml").read_text()

@@ -16,7 +16,7 @@ from fleetgrad.edge.renewing import Renewing
 from fleetgrad.wire import kit as kits
 from fleetgrad.wire.certificates import key_pem, load_certificate, load_key, new_key, new_request
 from fleetgrad.wire.kit import Kit, KitError
-from fleetgrad.wire.membership import ISSUED, RENEWAL, Issued, Renewal
+from fleetgrad.wire.membership import ISSUED, RENEWAL, Issued, Member, Renewal, sign_member
 from fleetgrad.wire.signing import PrivateKey, sign_message, verify_message
 
 NOW, DAY = 1_800_000_000.0, 86400.0
@@ -109,6 +109,16 @@ def test_a_board_without_a_clock_is_told_and_an_old_notice_says_nothing(board: B
     board.now = NOW + 61 * DAY
     assert board.renewing.take(board.answer(ask)).event == "certificate_renewed"
     assert board.renewing.take(issued(NOW + 61 * DAY, due=True)).event == ""  # from before the renewal
+
+
+def test_a_device_hears_that_it_was_revoked_by_the_registrar_alone(board: Board) -> None:
+    member = Member(federation="fed", device="dev-1", key="0" * 64, serial=1, not_after=0)
+    revoked = Member(federation="fed", device="dev-1", key="0" * 64, serial=2, not_after=0, revoked=True, reason="lost")
+    assert board.renewing.take_member(sign_member(REGISTRAR, member)) == renewing.Step()
+    step = board.renewing.take_member(sign_member(REGISTRAR, revoked))
+    assert (step.event, step.reason, step.revoked) == ("revoked", "lost", True)
+    forged = board.renewing.take_member(sign_member(IDENTITY, revoked))
+    assert (forged.event, forged.revoked) == ("statement_dropped", False)
 
 
 def test_an_ask_is_repeated_ever_more_slowly(board: Board) -> None:

@@ -79,7 +79,9 @@ def test_boards_join_by_kit_and_by_code_and_leave_over_tls(tmp_path: Path) -> No
         with watching.Watch(config.broker.endpoint(directory / "aggregator"), "test") as watch:
             watch.until(lambda v: 2 in v.metrics, SECONDS)
             assert set(watch.view.devices) == {"dev-1", joined.device}
-        fleet.kill("second")
+        command("fleetgrad", "device", "revoke", joined.device, "--dir", registrar, "--reason", "stolen")
+        assert fleet.wait("second", SECONDS) == 2  # it has heard so, and isn't started again
+        assert "reason=stolen" in fleet.log("second").read_text()
         fleet.kill("dev-1")
         said = command("fleetgrad-edge", "leave", "--wipe", "--config", first / "edge.toml", "--timeout", 60)
         assert "the registrar has revoked dev-1" in said

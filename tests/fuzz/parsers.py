@@ -25,7 +25,8 @@ with atheris.instrument_imports(include=["fleetgrad"]) if __name__ == "__main__"
     from fleetgrad.edge.training import gate as gates
     from fleetgrad.edge.training import onnx_tables
     from fleetgrad.native import kernels
-    from fleetgrad.wire import chunks, codecs, frames, plan
+    from fleetgrad.wire import chunks, codecs, enrolment, frames, kit, plan
+    from fleetgrad.wire import membership as members
     from fleetgrad.wire import messages as wire
     from fleetgrad.wire.coding.layout import VectorLayout
     from fleetgrad.wire.coding.spec import DEFAULTS, NAMES, CodecSpec
@@ -48,7 +49,7 @@ NORMED = VectorLayout.stacked([("w", (20, 60)), ("mean", (9,)), ("var", (9,))])
 LAYOUTS = (LAYOUT, dataclasses.replace(NORMED, statistics=NORMED.parts[1:], variances=NORMED.parts[2:], exponent=12))
 SPECS = [CodecSpec(name=name, **DEFAULTS.get(name, {})) for name in NAMES]
 MOST = 200_000  # bytes of the largest body that the frame's reader accepts
-SIGNED = (wire.HEAD, wire.BIRTH, wire.COMMAND, wire.WANT)
+SIGNED = (wire.HEAD, wire.BIRTH, wire.COMMAND, wire.WANT, members.MEMBER, members.RENEWAL, members.ISSUED)
 # What each kind of message may be.
 MESSAGES: tuple[tuple[str, type | UnionType], ...] = (
     (wire.HEAD, wire.Head),
@@ -58,6 +59,12 @@ MESSAGES: tuple[tuple[str, type | UnionType], ...] = (
     ("aggregator", wire.AggregatorStatus),
     ("metrics", wire.Metrics),
     (wire.WANT, wire.Want),
+    (members.MEMBER, members.Member),
+    (members.RENEWAL, members.Renewal),
+    (members.ISSUED, members.Issued),
+    ("ask", enrolment.Ask),
+    ("answer", enrolment.Answer),
+    ("kit", kit.Kit),
 )
 
 

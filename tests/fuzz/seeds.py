@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from fleetgrad.native import codecs, entropy, lossless, rotation, topk
 from fleetgrad.wire import frames, plan, trial
 from fleetgrad.wire.codecs import encode_payload, read_info
+from fleetgrad.wire.enrolment import Answer, Ask
+from fleetgrad.wire.kit import Kit
+from fleetgrad.wire.membership import Issued, Member, Renewal
 from tests.edge import onnx_bytes
 from tests.fuzz import parsers
 from tests.native import programs
@@ -149,6 +152,17 @@ def _message() -> Iterator[bytes]:
             yield bytes([kind | 128]) + (parsers.sign(typ, text) if typ in parsers.SIGNED else text)
     yield b'\3{"state":"training","device":"d-1","boot":1,"loss":0.5}'
     yield b'\4{"state":"collecting","federation":"demo","boot":1}'
+    ours = (
+        Member(federation="demo", device="d-1", key="0" * 64, serial=1, not_after=2),
+        Renewal(federation="demo", device="d-1", instance="0" * 32, count=1, request="x"),
+        Issued(federation="demo", device="d-1", now=1, count=1, certificate="x"),
+        Ask(federation="demo", name=None, key="0" * 64, request="x", nonce="0" * 32),
+        Answer(nonce="0" * 32, status="pending", now=1),
+        Kit(federation="demo", url="mqtts://b.lan"),
+    )
+    first = [kind for _, kind in parsers.MESSAGES].index(Member)
+    for number, struct_ in enumerate(ours, first):
+        yield bytes([number]) + msgspec.json.encode(struct_)
     yield b'\5{"round":1,"version":1,"members":2,"accuracy":0.5,"loss":null,"bytes_up":1,"bytes_down":2,"seconds":null}'
 
 
