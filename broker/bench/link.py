@@ -47,7 +47,7 @@ PARTIES = (100, 1000, 4000)  # devices half-way through an upload
 SMALL = 65536  # parameters of their updates
 MOST_GROWTH = 8.0  # kB of memory for each of them
 TURNS = 3
-OUTSTANDING = 256  # frames that the broker holds for the subscriber: it drops what is over its queue
+OUTSTANDING = 700  # frames that the broker holds for the subscriber: it drops what is over its queue of 1,000
 ACK_EVERY = 32
 CODEC = CodecSpec(name="blk8")
 NAME = "bench"
