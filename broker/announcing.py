@@ -1,6 +1,6 @@
 """What the aggregator says: the signed head, a version's chunks, receipts and bitmaps; and a version's record.
 
-Each method gives publishes; nothing is sent or remembered here.
+Each method gives publishes; nothing is sent here, and nothing remembered but how many heads were signed.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import msgspec
 from fleetgrad.broker import events as ev
 from fleetgrad.broker.attempt import RoundSettings
 from fleetgrad.broker.journal import CLOSED_SHOWN, Contribution, Memory, Version
+from fleetgrad.broker.releasing import Releasing
 from fleetgrad.wire import frames
 from fleetgrad.wire.files import Files
 from fleetgrad.wire.messages import (
@@ -27,11 +28,12 @@ from fleetgrad.wire.messages import (
     Receipt,
     Verdict,
 )
-from fleetgrad.wire.signing import PrivateKey, sign_message
+from fleetgrad.wire.signing import PrivateKey, sign_by, sign_message
 from fleetgrad.wire.topics import Topics
 
 OFFERED = 2  # versions whose chunks are on the broker: the current and the previous one
 MOST_RECONNECT_SECONDS = 86400.0
+HEADS_A_BOOT = 2**24  # so that a restart needn't know how many there were
 GENESIS = "0" * 64  # parent of version 0
 
 
@@ -63,12 +65,14 @@ class Announcer:
 
     def __init__(
         self, settings: RoundSettings, roster_size: Callable[[], int], key: PrivateKey, seal: bytes, files: Files,
-        plan: ObjectRef,
+        plan: ObjectRef, releasing: Releasing,
     ) -> None:  # fmt: skip
         self._federation, self._shards, self._link = settings.federation, settings.shards, settings.link
         self._reconnects, self._roster_size = settings.reconnects, roster_size
         self._key, self._seal, self._files, self._plan = key, seal.hex(), files, plan
         self._topics = Topics(settings.federation)
+        self._releasing, self._expires = releasing, settings.expires
+        self._heads = 0
 
     @property
     def link(self) -> Link:
@@ -77,7 +81,8 @@ class Announcer:
         return msgspec.structs.replace(self._link, reconnect_seconds=seconds)
 
     def head(self, memory: Memory, policy: Policy, deltas: tuple[Delta, ...]) -> ev.Effect:
-        """The signed release of the newest version, and the policy of the open attempt."""
+        """The signed release of the newest version, and the policy of the open attempt; each has a sequence of its own."""
+        self._heads += 1
         current = memory.versions[-1]
         closed = sorted((k, a) for k, a in memory.attempts.items() if a.state in ("published", "abandoned"))
         head = Head(
@@ -90,6 +95,8 @@ class Announcer:
             seal=self._seal,
             shards=self._shards,
             boot=memory.boot,
+            sequence=memory.boot * HEADS_A_BOOT + self._heads,
+            expires=self._expires,
             link=self.link,
             deltas=deltas,
             closed=tuple(
@@ -97,7 +104,14 @@ class Announcer:
                 for (r, n), a in closed[-CLOSED_SHOWN:]
             ),
         )
-        return ev.Publish(self._topics.head, sign_message(self._key, HEAD, head), retained=self._link.retained)
+        return ev.Publish(self._topics.head, sign_by(self._releasing.keys, HEAD, head), retained=self._link.retained)
+
+    def roots(self) -> list[ev.Effect]:
+        """The chain of roots, from version 1."""
+        return [
+            ev.Publish(self._topics.root(version), raw, retained=self._link.retained)
+            for version, raw in enumerate(self._releasing.roots, 1)
+        ]
 
     def chunks(self, ref: ObjectRef) -> list[ev.Effect]:
         """An object's retained chunks; none on a broker that retains nothing."""

@@ -29,6 +29,7 @@ class RoundSettings:
     shards: int = 1
     link: Link = field(default_factory=Link)
     reconnects: float = 50.0
+    expires: float = 86400.0
     group_seconds: float = 0.05
 
 

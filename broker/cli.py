@@ -13,6 +13,7 @@ import typer
 from rich.console import Group
 from rich.live import Live
 
+from fleetgrad.broker import release_cli
 from fleetgrad.broker.codec_options import Bits, Bytes, Codec, Fraction, Rounding_, Step, spec_of
 from fleetgrad.broker.registrar import cli as registrar
 from fleetgrad.edge.training.scores import told
@@ -26,6 +27,7 @@ app = make_app("Federated learning that runs on boards: the operator's side.\n\n
 app.add_typer(registrar.devices, name="device")
 app.add_typer(registrar.enroll, name="enroll")
 app.add_typer(registrar.registrar_app, name="registrar")
+app.add_typer(release_cli.releases, name="release")
 app.command("broker-files")(registrar.broker_files)
 out, err = make_console(), make_console(stderr=True)
 

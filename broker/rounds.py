@@ -25,16 +25,19 @@ from fleetgrad.broker.journal import Attempt, Boot, Config, Journal, Ledger, Row
 from fleetgrad.broker.merge import MergeError, Sum
 from fleetgrad.broker.offering import Offer
 from fleetgrad.broker.pace import Parallel
+from fleetgrad.broker.releasing import Releasing
 from fleetgrad.broker.serving import Serving
 from fleetgrad.broker.uploads import Upload, Uploads
 from fleetgrad.wire import seal
 from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.files import DiskError, Files
 from fleetgrad.wire.messages import BIRTH, MAX_CLONES, AggregatorStatus, Birth, ObjectRef, Policy, RoundState
+from fleetgrad.wire.release import implied
 from fleetgrad.wire.signing import PrivateKey, PublicKey, Untrusted, verify_message
 from fleetgrad.wire.topics import Topics
 
 FEW = 10  # messages turned away that are no news
+SIGNED_AN_EXPIRY = 4  # times that a head is signed anew within what makes it stale
 DISK_RETRY_SECONDS = 2.0  # a round that the disk didn't let close is closed again
 
 
@@ -56,17 +59,20 @@ class Rounds:
         random: random.Random,
         now: float,
         parallel: Parallel = map,
+        releasing: Releasing | None = None,
     ) -> None:
         """`plan` and `initial` are objects (files objects/{sha256}); `initial` is version 0 where the journal has none.
 
         `layout` is the plan's. `seals` open updates; devices seal to the first. `parallel` maps hashing and syncing over several
-        updates: a thread pool's, or one after another.
+        updates: a thread pool's, or one after another. `releasing` None: `key` alone signs heads.
         """
         self._settings, self._files = settings, files
         self._roster, self._roster_size = roster, roster_size
         self._topics = Topics(settings.federation)
         self._policy = settings.policy  # the open attempt's, from _begin on
-        self._say = Announcer(settings, roster_size, key, seals[0].public, files, plan)
+        releasing = releasing or Releasing(implied(settings.federation, key.public), (key,))
+        self._say = Announcer(settings, roster_size, key, seals[0].public, files, plan, releasing)
+        self._sign_at = now
         self._ledger = Ledger(journal)
         self._memory = self._ledger.memory
         rows: list[Row] = [Boot(self._memory.boot + 1)]
@@ -144,12 +150,24 @@ class Rounds:
                 effects += self._serving.pump(now)
             except DiskError as e:
                 effects.append(ev.Log("disk_failed", {"reason": str(e)}))
+            effects += self._fresh(effects, now)
         return effects + self._status()
+
+    def _fresh(self, effects: list[ev.Effect], now: float) -> list[ev.Effect]:
+        """The head signed anew, well before devices hold it for stale; where nothing is retained, the roots beside it."""
+        said = any(isinstance(e, ev.Publish) and e.topic == self._topics.head for e in effects)
+        if not said and now < self._sign_at:
+            return []
+        self._sign_at = now + self._settings.expires / SIGNED_AN_EXPIRY
+        roots = [] if self._settings.link.retained else self._say.roots()
+        return roots if said else [*roots, self._head()]
 
     def wake_at(self) -> float | None:
         """When to be called with Tick, or None."""
         look = self._look_at if self._disk_retry_at is None else self._disk_retry_at
-        return min((t for t in (look, self._admission.due, self._serving.wake_at()) if t is not None), default=None)
+        sign = self._sign_at if self._connected else None
+        times = (look, self._admission.due, self._serving.wake_at(), sign)
+        return min((t for t in times if t is not None), default=None)
 
     def _next_look(self) -> float | None:
         if self._open is None:
@@ -181,6 +199,7 @@ class Rounds:
         self._connected = True
         self._shown = None
         effects: list[ev.Effect] = [ev.Subscribe([self._topics.every(row) for row in ("birth", "update", "want")])]
+        effects += self._say.roots()
         for ref in self._offer.refs():
             effects += self._say.chunks(ref)
         for ref in (*self._offer.former(), *self._left):
@@ -207,7 +226,9 @@ class Rounds:
         birth = verify_message(key, BIRTH, raw, Birth)
         if (birth.federation, birth.device) != (self._settings.federation, name):
             raise Untrusted(f"birth of {birth.device} of {birth.federation} on {name}'s topic")
-        if birth.state in ("idle", "fetching") and birth.version != self._memory.current.number:
+        if birth.state == "stale" or (
+            birth.state in ("idle", "fetching") and birth.version != self._memory.current.number
+        ):
             self._serving.lacks_head(now)  # even if the birth is refused: a clone's mustn't keep a device from the head
         return self._cohort.on_birth(name, birth, raw, self._open, now)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from fleetgrad.broker import events as ev
+from fleetgrad.broker import releasing
 from fleetgrad.broker import settings as settings_file
 from fleetgrad.broker.journal import SqliteJournal
 from fleetgrad.broker.monitor import Monitor
@@ -78,6 +79,7 @@ class Server:
             seed,
             time.monotonic(),
             ThreadPoolExecutor(THREADS, "intake").map,
+            releasing.load(directory, config.name, key),
         )
         self._topics = Topics(config.name)
         self._monitor = Monitor(directory, plan, config.data, self._loop.inbox.put)

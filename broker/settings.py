@@ -9,7 +9,7 @@ from msgspec import Meta
 from fleetgrad.broker.attempt import RoundSettings
 from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.loss import LossName, LossOptions
-from fleetgrad.wire.messages import Link, Name, Policy
+from fleetgrad.wire.messages import MAX_EXPIRES_SECONDS, Link, Name, Policy
 from fleetgrad.wire.mqtt import BrokerSettings
 from fleetgrad.wire.plan import Gradients
 from fleetgrad.wire.settings import SettingsError, load_toml
@@ -64,13 +64,17 @@ class Training(_Struct, frozen=True, kw_only=True):
 
 
 class Round(_Struct, frozen=True, kw_only=True):
-    """`goal` 0 means every device of the roster; `minimum` is the fraction of it that a deadline accepts; seconds."""
+    """`goal` 0 means every device of the roster; `minimum` is the fraction of it that a deadline accepts; seconds.
+
+    A device that hears of no new head for `expires` takes up no training; heads are signed anew four times as often.
+    """
 
     rounds: Annotated[int, Meta(ge=1, le=1_000_000)] = 15
     goal: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     minimum: Annotated[float, Meta(gt=0, le=1)] = 0.8
     over_selection: Annotated[float, Meta(ge=1, le=10)] = 1.3
     deadline: Annotated[float, Meta(gt=0, le=30 * 86400)] = 600.0
+    expires: Annotated[float, Meta(ge=60, le=MAX_EXPIRES_SECONDS)] = 86400.0
 
 
 class Settings(_Struct, frozen=True, kw_only=True):
@@ -96,7 +100,7 @@ class Settings(_Struct, frozen=True, kw_only=True):
         )  # fmt: skip
         return RoundSettings(
             self.name, policy, r.rounds, r.goal, r.minimum, r.over_selection, r.deadline,
-            link=b.link(), reconnects=b.reconnects,
+            link=b.link(), reconnects=b.reconnects, expires=r.expires,
         )  # fmt: skip
 
 

@@ -291,10 +291,9 @@ def status(
     """
     from fleetgrad.edge import config as configs
     from fleetgrad.edge import spool_report
-    from fleetgrad.wire.signing import load_public_key
 
     settings, folder = configs.load(config)
-    report = spool_report.read(settings, folder, load_public_key(folder / settings.federation.aggregator_key))
+    report = spool_report.read(settings, folder, configs.beginning(settings.federation, folder))
     if format == "json":
         sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
         return

@@ -7,9 +7,12 @@ import msgspec
 from msgspec import Meta
 
 from fleetgrad.edge.link.delivery import Limits
+from fleetgrad.wire import release
 from fleetgrad.wire.messages import Name
 from fleetgrad.wire.mqtt import BrokerSettings
-from fleetgrad.wire.settings import load_toml
+from fleetgrad.wire.release import Root
+from fleetgrad.wire.settings import SettingsError, load_toml
+from fleetgrad.wire.signing import Untrusted, load_public_key
 from fleetgrad.wire.sizes import parse_size
 
 
@@ -55,9 +58,12 @@ class Device(_Struct, frozen=True, kw_only=True):
 
 
 class Federation(_Struct, frozen=True, kw_only=True):
+    """`root` is a JSON file with the root of trust to begin with (wire/release.py); without one it is the aggregator's key."""
+
     name: Name
     aggregator_key: str = "aggregator.pub"
     registrar_key: str = "registrar.pub"
+    root: str | None = None
 
 
 class Broker(BrokerSettings, frozen=True, kw_only=True):
@@ -86,3 +92,14 @@ class EdgeConfig(_Struct, frozen=True, kw_only=True):
 def load(path: Path) -> tuple[EdgeConfig, Path]:
     """The settings and the folder that their paths are relative to; raises SettingsError."""
     return load_toml(path, EdgeConfig), path.resolve().parent
+
+
+def beginning(federation: Federation, folder: Path) -> Root:
+    """The root of trust that a device begins with: the one that its settings name, or the aggregator's key. Raises SettingsError, KeyRefused."""
+    if federation.root is None:
+        return release.implied(federation.name, load_public_key(folder / federation.aggregator_key))
+    path = folder / federation.root
+    try:
+        return release.pinned(path.read_bytes(), federation.name)
+    except (OSError, Untrusted) as e:
+        raise SettingsError(f"root of trust {path}: {e}") from e

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from fleetgrad.edge import events as ev
-from fleetgrad.edge.config import EdgeConfig
+from fleetgrad.edge.config import EdgeConfig, beginning
 from fleetgrad.edge.data import npz
 from fleetgrad.edge.link import former, outbox
 from fleetgrad.edge.link.store import FILE, SqliteStore
@@ -154,7 +154,7 @@ class Daemon:
         seed = random.Random(secrets.randbits(64))
         identity = Identity(
             config.federation.name, config.device.id, key, aggregator, samples,
-            f"fleetgrad {importlib.metadata.version('fleetgrad')}",
+            f"fleetgrad {importlib.metadata.version('fleetgrad')}", beginning(config.federation, folder),
         )  # fmt: skip
         budget, floor = parse_size(config.device.written_a_day), parse_size(config.device.free_space)
         self._wear = Wear(files, self._store, budget, floor, lambda: shutil.disk_usage(spool).free)

@@ -34,14 +34,14 @@ from fleetgrad.edge.link.inbox import Inbox, object_name
 from fleetgrad.edge.link.outbox import Record, Upload, payload_name, plain_name
 from fleetgrad.edge.link.residual import residual_name
 from fleetgrad.edge.link.slots import Slots
-from fleetgrad.edge.link.store import Held, Put, Store
+from fleetgrad.edge.link.store import Store
+from fleetgrad.edge.link.trust import Trust
 from fleetgrad.edge.reporting import Identity, Reporter
 from fleetgrad.wire import frames, seeds
 from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.files import DiskError, Files
 from fleetgrad.wire.messages import (
     COMMAND,
-    HEAD,
     AggregatorStatus,
     Bitmap,
     Command,
@@ -55,10 +55,9 @@ from fleetgrad.wire.messages import (
 from fleetgrad.wire.signing import Untrusted, verify_message
 from fleetgrad.wire.topics import Topics, name_hash
 
-HEAD_ROW = "head"
 DISK_RETRY_SECONDS = 5.0
 REFRESH_SECONDS, MOST_REFRESH_SECONDS = 15.0, 120.0  # silence after which an idle device reports again; doubles
-RESTING = ("idle", "fetching", "refused")
+RESTING = ("idle", "fetching", "refused", "stale")
 
 
 @dataclass(slots=True)
@@ -90,7 +89,8 @@ class Participant:
         held = store.load()
         self._memory, self._notes = memory.load(held, random)
         self._remember(boot=self._memory.boot + 1)
-        self._head = self._load_head(held)
+        self._trust = Trust(store, held, identity.federation, identity.aggregator, identity.root)
+        self._notes += self._trust.notes
         self._report = Reporter(identity, self._memory.boot)
         self._inbox = Inbox(self._topics, identity.device, files, self._report.want)
         self._slots = Slots(store, self._inbox)
@@ -120,6 +120,7 @@ class Participant:
     def handle(self, event: Event, now: float) -> list[Effect]:
         """What to do about an event; `now` is monotonic, in seconds."""
         effects = self._noted()
+        self._trust.look(now)
         try:
             match event:
                 case Connected():
@@ -159,9 +160,14 @@ class Participant:
             times.append(self._inbox.retry_at)
             times.append(self._delivery.wake_at())
             times.append(self._refresh_at if self.state in RESTING else None)
+            times.append(self._trust.wake_at() if self.state == "idle" else None)
         if self._job:
             times.append(self._job.began + self._job.select.deadline)
         return min((t for t in times if t is not None), default=None)
+
+    @property
+    def _head(self) -> Head | None:
+        return self._trust.head
 
     @property
     def reconnect_seconds(self) -> float:
@@ -185,7 +191,9 @@ class Participant:
             return "training"
         if self._inbox.wanted or not self._head:
             return "fetching"
-        return "refused" if self._head.plan.sha256 == self._refused else "idle"
+        if self._head.plan.sha256 == self._refused:
+            return "refused"
+        return "stale" if self._trust.stale else "idle"
 
     # --- events -----------------------------------------------------------------------------------------------------
     def _on_connected(self, now: float) -> list[Effect]:
@@ -203,8 +211,11 @@ class Participant:
         """The device's own topics; subscribed again, retained messages are delivered again."""
         device = self._id.device
         return Subscribe(
-            [self._topics.head, self._topics.aggregator, self._topics.command(device), self._topics.served(device)]
-        )
+            [
+                self._topics.root(self._trust.root.version + 1), self._topics.head, self._topics.aggregator,
+                self._topics.command(device), self._topics.served(device),
+            ]
+        )  # fmt: skip
 
     def _heard(self, now: float) -> None:
         """The aggregator has said something new: silence is counted from here."""
@@ -215,6 +226,8 @@ class Participant:
         try:
             if message.topic == self._topics.head:
                 return self._on_head(message.payload, now)
+            if message.topic == self._topics.root(self._trust.root.version + 1):
+                return self._on_root(message.payload)
             if message.topic == self._topics.aggregator:
                 return self._on_aggregator(message.payload)
             if message.topic == self._topics.command(self._id.device):
@@ -239,20 +252,22 @@ class Participant:
             self._slots.install(head)
 
     def _on_head(self, raw: bytes, now: float) -> list[Effect]:
-        head = verify_message(self._id.aggregator, HEAD, raw, Head)
-        if head.federation != self._id.federation:
-            raise Untrusted(f"head of the federation {head.federation!r}")
-        if self._head and head.version < self._head.version:
-            raise Untrusted(f"head has version {head.version}, this device holds {self._head.version}")
-        if head == self._head:
+        was_stale, held = self._trust.stale, self._head
+        head = self._trust.take_head(raw, now)
+        if head is None:
             return []
-        self._store.commit([Put(HEAD_ROW, "", raw)])
-        self._head = head
+        if held and msgspec.structs.replace(held, sequence=head.sequence) == head:
+            return self._birth() if was_stale else []  # signed anew, and nothing else is new
         self._heard(now)
         effects = self._end_if_closed(head, now)
         effects += self._inbox.want(head, self._connected, now)
         self._install(head)  # where the release has another version of the same model
-        return effects
+        return effects + (self._birth() if was_stale else [])
+
+    def _on_root(self, raw: bytes) -> list[Effect]:
+        """Follows the chain; the head comes again with the subscription, in case the new keys are what it lacked."""
+        root = self._trust.take_root(raw)
+        return [Log("root_followed", {"version": root.version}), self._subscribe()]
 
     def _end_if_closed(self, head: Head, now: float) -> list[Effect]:
         """What the head says of the attempts that something hangs on; nothing new happens when it is asked again."""
@@ -321,7 +336,7 @@ class Participant:
             and select.params == head.params.sha256
             and select.config == head.policy.sha256()
         )
-        if head is None or not ready or self.state == "refused" or not (asked > last or again):
+        if head is None or not ready or self.state in ("refused", "stale") or not (asked > last or again):
             return self._birth()
         if undecided := self._delivery.undecided(select.round):
             undecided.ask(now)  # before the next update is made, it must be known what became of this one
@@ -460,16 +475,6 @@ class Participant:
         effects: list[Effect] = [CancelTraining()] if self._job else []
         self._job = self._unstored = None
         return effects
-
-    def _load_head(self, held: Held) -> Head | None:
-        try:
-            if reason := held.lost(HEAD_ROW).get(""):
-                raise Untrusted(reason)
-            raw = held.rows.get((HEAD_ROW, ""))
-            return verify_message(self._id.aggregator, HEAD, raw, Head) if raw else None
-        except Untrusted as e:
-            self._notes.append(Log("head_dropped", {"reason": str(e)}))
-            return None
 
     # --- what it says of itself ---------------------------------------------------------------------------------------
     def _birth(self) -> list[Effect]:

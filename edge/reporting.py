@@ -7,6 +7,7 @@ import msgspec
 
 from fleetgrad.edge.events import Publish
 from fleetgrad.wire.messages import BIRTH, WANT, Birth, DeviceState, DeviceStatus, Head, ObjectRef, Want
+from fleetgrad.wire.release import Root
 from fleetgrad.wire.signing import PrivateKey, PublicKey, sign_message
 from fleetgrad.wire.topics import Topics
 
@@ -26,6 +27,7 @@ class Identity:
     aggregator: PublicKey
     samples: int
     software: str = ""
+    root: Root | None = None  # pinned; None: the aggregator's key alone is trusted, until a next root says otherwise
 
 
 class Reporter:

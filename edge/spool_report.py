@@ -10,10 +10,11 @@ from fleetgrad.edge.config import EdgeConfig
 from fleetgrad.edge.link import outbox, partial, residual, slots
 from fleetgrad.edge.link.memory import Memory
 from fleetgrad.edge.link.store import MEMORY, Held, look
+from fleetgrad.edge.link.trust import HEAD_ROW, followed_root, held_head
 from fleetgrad.edge.link.wear import WRITTEN, Written
-from fleetgrad.edge.participant import HEAD_ROW
-from fleetgrad.wire.messages import HEAD, Head
-from fleetgrad.wire.signing import PublicKey, Untrusted, verify_message
+from fleetgrad.wire.messages import Head
+from fleetgrad.wire.release import Root
+from fleetgrad.wire.signing import Untrusted
 from fleetgrad.wire.sizes import parse_size
 
 Kind = Literal["waits for its receipt", "counted, waits for its round's end"]
@@ -54,14 +55,15 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     damaged: dict[str, str]
 
 
-def read(config: EdgeConfig, folder: Path, aggregator: PublicKey) -> Report:
-    """Reads the spool of `config`, whose paths are relative to `folder`; raises StoreError."""
+def read(config: EdgeConfig, folder: Path, begins: Root) -> Report:
+    """Reads the spool of `config`, whose paths are relative to `folder`; `begins` is the root of trust that the device begins
+    with. Raises StoreError."""
     spool, device = folder / config.device.spool, config.device
     held = look(spool)
     memory = held.all(MEMORY, Memory).get("", Memory())
     records = sorted(held.all(outbox.UPDATE, outbox.Record).values(), key=lambda r: (r.round, r.attempt))
     models = sorted(held.all(slots.INSTALLED, slots.Installed).values(), key=lambda s: -s.version)
-    head, to_fetch = _head(held, aggregator), 0
+    head, to_fetch = _head(held, begins), 0
     if head and not (models and models[0].params == head.params and models[0].plan == head.plan):
         have = {sha256 for slot in models for sha256 in slot.objects}
         to_fetch = sum(ref.size for ref in (head.plan, head.params) if ref.sha256 not in have)
@@ -97,10 +99,9 @@ def read(config: EdgeConfig, folder: Path, aggregator: PublicKey) -> Report:
     )
 
 
-def _head(held: Held, aggregator: PublicKey) -> Head | None:
-    raw = held.rows.get((HEAD_ROW, ""))
+def _head(held: Held, begins: Root) -> Head | None:
     try:
-        return verify_message(aggregator, HEAD, raw, Head) if raw else None
+        return held_head(held, followed_root(held, begins))
     except Untrusted as e:
         held.damaged[HEAD_ROW, ""] = str(e)
         return None

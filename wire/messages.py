@@ -22,6 +22,7 @@ PROTOCOL: Literal[1] = 1
 MAX_OBJECT_BYTES = 2**30 + 2**20  # a model of plan.MAX_FLOATS and its graphs
 MAX_WEIGHT_SUM = 2**24  # so that a round's fixed-point sum fits an int64
 MAX_CLONES = 32  # that a status names
+MAX_EXPIRES_SECONDS = 366 * 86400
 WINDOW = 8  # chunks that a device may have under way, at most
 
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?\Z")]
@@ -39,7 +40,7 @@ Reason = Annotated[str, Meta(max_length=500)]
 
 Verdict = Literal["accepted", "duplicate", "late", "stale", "refused"]
 Outcome = Literal["published", "abandoned"]
-DeviceState = Literal["idle", "fetching", "training", "uploading", "offline", "refused"]
+DeviceState = Literal["idle", "fetching", "training", "uploading", "offline", "refused", "stale"]
 RoundState = Literal["open", "selecting", "collecting", "committing", "published", "abandoned", "finished", "offline"]
 
 
@@ -100,6 +101,8 @@ class Closed(_Struct, frozen=True, kw_only=True):
 class Head(_Struct, frozen=True, kw_only=True):
     """The current release. `parent` is the hash of the previous release's record, zeros for version 0.
 
+    `sequence` grows with each head that is signed. A device that hears no new one for `expires` seconds takes up no training until it does.
+    A head goes back to a lower version only if `withdrawn` names the highest that is taken back.
     `closed` lists the last closed attempts, newest last; `boot` changes whenever the aggregator starts; updates are sealed to `seal`.
     """
 
@@ -113,6 +116,9 @@ class Head(_Struct, frozen=True, kw_only=True):
     seal: X25519
     shards: Annotated[int, Meta(ge=1, le=256)] = 1
     boot: Count
+    sequence: Count
+    expires: Annotated[float, Meta(ge=1, le=MAX_EXPIRES_SECONDS)]
+    withdrawn: Version | None = None
     closed: Annotated[tuple[Closed, ...], Meta(max_length=64)] = ()
     link: Link = Link()
     deltas: Annotated[tuple[Delta, ...], Meta(max_length=4)] = ()

@@ -10,17 +10,20 @@ import base64
 import binascii
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, overload
+from typing import Annotated, Any, Literal, TypeVar, overload
 
 import msgspec
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from msgspec import Meta
 
 MAX_JWS_BYTES = 64 * 1024
 SIGNATURE_BYTES = 64
+MAX_SIGNATURES = 16  # of one message
 MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError)  # msgspec lets the latter through on a string that isn't UTF-8
 
 T = TypeVar("T")
@@ -47,6 +50,11 @@ class PublicKey:
         self._key = key
         self.raw = key.public_bytes_raw()
         self.kid = hashlib.sha256(self.raw).hexdigest()[:16]
+
+    @classmethod
+    def from_raw(cls, raw: bytes) -> "PublicKey":
+        """The key of 32 bytes; raises ValueError."""
+        return cls(Ed25519PublicKey.from_public_bytes(raw))
 
     def verify(self, signature: bytes, data: bytes) -> bool:
         """Whether `signature` (64 bytes) over `data` was made by this identity."""
@@ -182,6 +190,70 @@ def verify_message(key: PublicKey, typ: str, raw: bytes, type: Any) -> Any:  # n
         raise Untrusted(f"signature doesn't hold (key {header.kid[:16]!r}, expected {key.kid})")
     try:
         return msgspec.json.decode(_decode(parts[1]), type=type)
+    except MALFORMED as e:
+        raise Untrusted(f"{typ}: {e}") from e
+
+
+class _Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    protected: str
+    signature: str
+
+
+class _General(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """JWS in general JSON form (RFC 7515, section 7.2.1): one payload, several signatures."""
+
+    payload: str
+    signatures: Annotated[tuple[_Signature, ...], Meta(min_length=1, max_length=MAX_SIGNATURES)]
+
+
+def sign_by(keys: Sequence[PrivateKey], typ: str, message: msgspec.Struct) -> bytes:
+    """`message` signed by several keys; a compact JWS where it is one."""
+    if len(keys) == 1:
+        return sign_message(keys[0], typ, message)
+    payload, signatures = _encode(msgspec.json.encode(message)), []
+    for key in keys:
+        header = _encode(msgspec.json.encode(_Header(alg="EdDSA", typ=typ, kid=key.public.kid)))
+        signatures.append(_Signature(header.decode(), _encode(key.sign(header + b"." + payload)).decode()))
+    return msgspec.json.encode(_General(payload.decode(), tuple(signatures)))
+
+
+def verify_by(keys: Sequence[PublicKey], threshold: int, typ: str, raw: bytes, type: type[T]) -> T:  # noqa: A002
+    """The struct that at least `threshold` of `keys` signed as a message of kind `typ`; raises Untrusted with the reason.
+
+    Signatures by other keys are passed over, and several by one key count once. Nothing is parsed before enough of them hold.
+    """
+    if len(raw) > MAX_JWS_BYTES:
+        raise Untrusted(f"message of {len(raw)} bytes, at most {MAX_JWS_BYTES}")
+    if not raw.startswith(b"{"):
+        parts = raw.split(b".")
+        if len(parts) != 3:
+            raise Untrusted("not a JWS")
+        payload, signatures = parts[1], [(parts[0], parts[2])]
+    else:
+        try:
+            general = msgspec.json.decode(raw, type=_General)
+        except MALFORMED as e:
+            raise Untrusted(f"JWS: {e}") from e
+        payload = general.payload.encode()
+        signatures = [(each.protected.encode(), each.signature.encode()) for each in general.signatures]
+    by_kid = {key.kid: key for key in keys}
+    good: set[str] = set()
+    for protected, signature in signatures:
+        try:
+            header = msgspec.json.decode(_decode(protected), type=_Header)
+        except MALFORMED as e:
+            raise Untrusted(f"JWS header: {e}") from e
+        if header.typ != typ:
+            raise Untrusted(f"message is a {header.typ[:32]!r}, expected {typ!r}")
+        key = by_kid.get(header.kid)
+        if key and key.verify(_decode(signature), protected + b"." + payload):
+            good.add(key.kid)
+    if not 0 < threshold <= len(good):
+        raise Untrusted(
+            f"signature doesn't hold: {len(good)} of the keys {', '.join(sorted(by_kid))} signed, {threshold} must"
+        )
+    try:
+        return msgspec.json.decode(_decode(payload), type=type)
     except MALFORMED as e:
         raise Untrusted(f"{typ}: {e}") from e
 

@@ -33,6 +33,9 @@ class Topic:
 
 TABLE = {
     "head": Topic("head", "aggregator", 1, True, "JWS", "the release: which model and which round policy"),
+    "root": Topic(
+        "root/{version}", "aggregator", 1, True, "JWS", "the next root of trust: whose signatures make a head"
+    ),
     "object": Topic("m/{sha16}/{index}", "aggregator", 1, True, "frame", "chunks of a plan or a model, by content"),
     "birth": Topic("birth/{device}", "device", 1, False, "JWS", "who is here, which model it holds, what it does"),
     "status": Topic("st/{device}", "device", 1, True, "JSON", "for people and dashboards; last will: offline"),
@@ -86,6 +89,9 @@ class Topics:
     def head(self) -> str:
         return self.fill("head")
 
+    def root(self, version: int) -> str:
+        return self.fill("root", version=version)
+
     @property
     def aggregator(self) -> str:
         return self.fill("aggregator")
@@ -133,7 +139,7 @@ class Topics:
 
     def every(self, row: str) -> str:
         """MQTT filter for all topics of a row."""
-        return self.fill(row, **dict.fromkeys(("sha16", "index", "device", "shard", "code"), "+"))
+        return self.fill(row, **dict.fromkeys(("sha16", "index", "device", "shard", "code", "version"), "+"))
 
     def parts(self, topic: str) -> tuple[str, str]:
         """(row's first path element, last element) of a topic of this federation, or ('', '') if it is none.

@@ -345,3 +345,22 @@ def test_help_says_which_codec_is_for_what(run: Run) -> None:
         for name in ("auto", "ec-dither", "ec-dz", "topk", "rot-1", "blk8", "ring", "--bits", "--bytes", "--fraction"):
             assert name in told, name
         assert "where devices take part in every round" in told
+
+
+def test_release_names_other_keys_and_shows_them(run: Run, model: Path, tmp_path: Path) -> None:
+    folder, key = tmp_path / "digits", tmp_path / "stick" / "root-1"
+    run("new", folder, "--model", model)
+    assert run("release", "key", "root-1", "-o", key.parent)[0] == 0
+    assert "exists" in run("release", "key", "root-1", "-o", key.parent)[2]
+    code, out, _ = run("release", "show", folder)
+    assert (code, out.count("1 of 1 keys")) == (0, 2)
+    code, out, _ = run("release", "rotate", folder, "--root", f"{key}.pub", "--sign-with", f"{key}.key")
+    assert code == 0
+    assert "1.json" in out
+    code, _, err = run("release", "rotate", folder)
+    assert code == 2
+    assert "root 2 isn't signed by enough keys: none of the keys at hand is a root key" in err
+    code, _, err = run("release", "rotate", folder, "--root", f"{key}.pub", "--root-threshold", 3)
+    assert code == 2
+    assert "threshold 3 of 1 different keys" in err
+    assert run("release", "show", folder)[1].startswith("root 1")

@@ -35,6 +35,7 @@ from fleetgrad.wire.topics import Topics
 KEY, AGGREGATOR = (PrivateKey.from_seed(bytes([i]) * 32) for i in (1, 2))
 TOPICS = Topics("test")
 POLICY = Policy()
+EXPIRES = 3600.0
 PLAN, PARAMS = b"plan " * 30_000, b"params" * 1000  # the plan has three chunks
 
 
@@ -124,6 +125,7 @@ class Device:
     effects: list[ev.Effect] = field(default_factory=list)
     limits: Limits = LIMITS
     no_room: Callable[[], str] = str
+    sequence: int = 0  # of the last head
 
     def __post_init__(self) -> None:
         self.store = Rows(self.disk)
@@ -140,6 +142,7 @@ class Device:
     def head(
         self, version: int = 0, params: bytes = PARAMS, key: PrivateKey = AGGREGATOR, **fields: Any
     ) -> list[ev.Effect]:
+        self.sequence += 1
         head = Head(
             federation="test",
             version=version,
@@ -148,6 +151,8 @@ class Device:
             parent="0" * 64,
             policy=POLICY,
             boot=1,
+            sequence=self.sequence,
+            expires=EXPIRES,
             seal="5e" * 32,
         )
         head = msgspec.structs.replace(head, **fields)

@@ -139,6 +139,7 @@ class Aggregator(Process):
             minimum=scenario.minimum,
             over_selection=scenario.over_selection,
             deadline=scenario.deadline,
+            expires=scenario.expires,
             group_seconds=scenario.group_seconds,
             link=scenario.link,
         )

@@ -12,7 +12,8 @@ from fleetgrad.edge import events, feedback
 from fleetgrad.edge.link import outbox, residual
 from fleetgrad.edge.link.delivery import Limits
 from fleetgrad.edge.link.inbox import FOLDER
-from fleetgrad.edge.participant import HEAD_ROW, Participant
+from fleetgrad.edge.link.trust import HEAD_ROW
+from fleetgrad.edge.participant import Participant
 from fleetgrad.edge.reporting import Identity
 from fleetgrad.wire import frames
 from fleetgrad.wire.chunks import has

@@ -67,6 +67,7 @@ class Scenario:
     faults: Faults
     storm_ends: float
     clone: bool
+    expires: float
     spool: int  # updates that a device keeps
     group_seconds: float
     link: Link
@@ -123,6 +124,7 @@ def draw(seed: int) -> Scenario:
         ),
         storm_ends=storm,
         clone=not patient and r.random() < 0.7,
+        expires=r.choice([15.0, 60.0, 3600.0]),
         spool=r.choice([1, 2, 3, 3]),
         group_seconds=r.choice([0.05, 0.5, 3.0]),
         link=Link(chunk_bytes=r.choice([4096, 60 * 1024]), retained=r.random() < 0.75),

@@ -28,7 +28,7 @@ MORE_RUNS = 600  # at most, until everything of SOMETIMES has been seen: what 2 
 SOMETIMES = [
     "aggregator clone_suspected", "aggregator device_out", "aggregator died", "aggregator disk_failed", "aggregator merge_failed",
     "aggregator message_dropped", "aggregator round_abandoned", "aggregator update_refused", "attempt committing",
-    "attempt under another policy", "birth fetching", "birth training", "birth uploading", "bitmap of a part sent",
+    "attempt under another policy", "birth fetching", "birth stale", "birth training", "birth uploading", "bitmap of a part sent",
     "broker amnesia", "broker forgets what it retained", "chunk sent again", "chunk served",
     "commit refused by a full disk", "contribution looked up", "crash after commit", "crash after fsync",
     "crash after rename", "crash after unlink", "crash after write", "crash before commit", "crash before effect",

@@ -132,7 +132,8 @@ def jws() -> dict[str, str]:
     attempt = {**names, "round": ROUND, "attempt": ATTEMPT}
     head = Head(
         federation=FEDERATION, version=6, plan=ObjectRef(sha256=hashlib.sha256(b"plan").hexdigest(), size=1234),
-        params=ObjectRef(sha256=PARAMS.hex(), size=140_000), parent="0" * 64, policy=POLICY, seal=SEAL_KEY.public.hex(), boot=3,
+        params=ObjectRef(sha256=PARAMS.hex(), size=140_000), parent="0" * 64, policy=POLICY, seal=SEAL_KEY.public.hex(), boot=3, sequence=50331651,
+        expires=86400.0,
         closed=(Closed(round=6, attempt=1, outcome="published"), Closed(round=7, attempt=1, outcome="abandoned")),
         link=Link(chunk_bytes=4096, reconnect_seconds=0.4, retained=False),
         deltas=(Delta(base=sha, object=ObjectRef(sha256="1" * 64, size=9000)),),

@@ -37,6 +37,8 @@ HEAD = Head(
     policy=Policy(),
     seal=SHA,
     boot=1,
+    sequence=7,
+    expires=600.0,
     closed=(Closed(round=1, attempt=1, outcome="published"), Closed(round=2, attempt=1, outcome="abandoned")),
     link=Link(chunk_bytes=32768, reconnect_seconds=20.0, retained=False),
     deltas=(Delta(base=SHA, object=ObjectRef(sha256=SHA, size=5)),),

@@ -21,7 +21,9 @@ def test_the_documentation_has_the_table_as_it_is() -> None:
 def test_a_chunk_fits_its_broker_with_everything_around_it(name: str) -> None:
     found = limits(PROFILES[name], Connack())
     topics = [
-        Topics(LONGEST).fill(row, device=LONGEST, shard=255, sha16="0" * 16, index=65535, code="0" * 16)
+        Topics(LONGEST).fill(
+            row, device=LONGEST, shard=255, version=2**32 - 1, sha16="0" * 16, index=65535, code="0" * 16
+        )
         for row in TABLE
     ]
     around = max(map(len, topics)) + HEADER_BYTES + SIGNATURE_BYTES + 12

@@ -31,6 +31,7 @@ def test_filters_have_a_plus_for_every_name_of_the_row() -> None:
     t = Topics("demo")
     assert {row: t.every(row) for row in TABLE} == {
         "head": "fl1/demo/head",
+        "root": "fl1/demo/root/+",
         "object": "fl1/demo/m/+/+",
         "birth": "fl1/demo/birth/+",
         "status": "fl1/demo/st/+",

@@ -1,0 +1,83 @@
+"""`fleetgrad release`: keys that sign heads, and the next root of trust that names them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fleetgrad.wire.command_line import make_console
+
+releases = typer.Typer(no_args_is_help=True, help="Keys that sign what devices run, and who may change them.")
+out = make_console()
+
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A federation's directory.")]
+
+
+@releases.command("key")
+def release_key(
+    name: Annotated[str, typer.Argument(help="The key's name: a-z, 0-9 and '-'.")],
+    folder: Annotated[Path, typer.Option("--output", "-o", help="Folder for NAME.key and NAME.pub.")] = Path(),
+) -> None:
+    """Make a key pair, on whatever machine is to keep it.
+
+    Example: `fleetgrad release key root-1 -o /media/stick`
+    """
+    from fleetgrad.broker import releasing
+
+    public = releasing.make_key(folder, name)
+    out.print(
+        f"{folder / name}.key: keep it secret; {folder / name}.pub ({public.kid}) is for 'fleetgrad release rotate'",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@releases.command("show")
+def release_show(directory: Directory) -> None:
+    """Show the root of trust: which keys, and how many of them, sign roots and heads."""
+    from fleetgrad.broker import releasing, settings
+    from fleetgrad.broker.server import KEY
+    from fleetgrad.wire.signing import load_private_key
+
+    home = settings.home(directory)
+    root, _ = releasing.chain(home, settings.load(home).name, load_private_key(home / KEY).public)
+    out.print(f"root {root.version}", highlight=False)
+    for name, role in (("root", root.root), ("release", root.release)):
+        kids = ", ".join(key.kid for key in role.public())
+        out.print(f"  {name}: {role.threshold} of {len(role.keys)} keys: {kids}", highlight=False, soft_wrap=True)
+
+
+@releases.command("rotate")
+def release_rotate(
+    directory: Directory,
+    root: Annotated[list[Path] | None, typer.Option(help="Public key that may sign roots; several times.")] = None,
+    root_threshold: Annotated[int, typer.Option(min=1, max=16, help="How many of them must.")] = 1,
+    release: Annotated[list[Path] | None, typer.Option(help="Public key that may sign heads; several times.")] = None,
+    release_threshold: Annotated[int, typer.Option(min=1, max=16, help="How many of them must.")] = 1,
+    sign_with: Annotated[
+        list[Path] | None, typer.Option(help="Private key of the old or the new root; several times.")
+    ] = None,
+) -> None:
+    """Name other keys: writes the next root, which devices follow once the aggregator has been started again.
+
+    Example: `fleetgrad release rotate digits --root root-1.pub --sign-with root-1.key` takes the right to name keys from the aggregator.
+    """
+    from fleetgrad.broker import releasing, settings
+    from fleetgrad.broker.server import KEY
+    from fleetgrad.wire.release import Role
+    from fleetgrad.wire.signing import load_private_key, load_public_key
+
+    def role(paths: list[Path] | None, threshold: int) -> Role | None:
+        keys = tuple(load_public_key(path).raw.hex() for path in paths or ())
+        return Role(threshold=threshold, keys=keys) if keys else None
+
+    home = settings.home(directory)
+    new = releasing.rotate(
+        home, settings.load(home).name, load_private_key(home / KEY), [load_private_key(p) for p in sign_with or ()],
+        root=role(root, root_threshold), release_role=role(release, release_threshold),
+    )  # fmt: skip
+    out.print(
+        f"{home / releasing.ROOTS / f'{new.version}.json'}: start the aggregator again to publish it",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,101 @@
+"""The aggregator's part in the root of trust: the chain in DIR/roots, the keys in DIR/keys that sign heads, and the next root.
+
+roots/1.json, 2.json, ...      each signed by the thresholds of the one before and of its own; none: the aggregator's key alone
+keys/aggregator.key            signs commands always, and heads where the root lists it
+keys/release-NAME.key          more keys for heads
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fleetgrad.wire import release
+from fleetgrad.wire.release import Role, Root
+from fleetgrad.wire.signing import (
+    PrivateKey,
+    PublicKey,
+    Untrusted,
+    load_private_key,
+    save_private_key,
+)  # fmt: skip
+from fleetgrad.wire.topics import check_name
+
+ROOTS, KEYS, EXTRA = "roots", "keys", "release-"
+
+
+class ReleaseError(ValueError):
+    """A chain of roots that doesn't hold, or keys that don't make its threshold; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Releasing:
+    """What it takes to release: the keys that sign heads, and the chain of roots as it is published, from version 1."""
+
+    root: Root
+    keys: tuple[PrivateKey, ...]
+    roots: tuple[bytes, ...] = ()
+
+
+def chain(directory: Path, federation: str, aggregator: PublicKey) -> tuple[Root, tuple[bytes, ...]]:
+    """The last root and all signed ones, each followed from the one before; raises ReleaseError."""
+    root, signed = release.implied(federation, aggregator), []
+    while (path := directory / ROOTS / f"{root.version + 1}.json").exists():
+        try:
+            signed.append(path.read_bytes())
+            root = release.succeed(root, signed[-1])
+        except (OSError, Untrusted) as e:
+            raise ReleaseError(
+                f"{path}: {e}; devices won't follow it either: restore it, or remove it and rotate again"
+            ) from e
+    return root, tuple(signed)
+
+
+def load(directory: Path, federation: str, aggregator: PrivateKey) -> Releasing:
+    """The chain and the keys at hand; raises ReleaseError where they are too few, so that no device would take a head."""
+    root, signed = chain(directory, federation, aggregator.public)
+    found = [aggregator, *(load_private_key(p) for p in sorted((directory / KEYS).glob(f"{EXTRA}*.key")))]
+    keys = tuple(key for key in found if key.public.raw.hex() in root.release.keys)
+    if len(keys) < root.release.threshold:
+        raise ReleaseError(
+            f"{len(keys)} of the {root.release.threshold} keys that must sign a head are in {directory / KEYS}: put the others "
+            f"there as {EXTRA}NAME.key, or name the keys that are there with 'fleetgrad release rotate'"
+        )
+    return Releasing(root, keys, signed)
+
+
+def make_key(path: Path, name: str) -> PublicKey:
+    """A new key NAME.key and its public part NAME.pub in the folder `path`; raises KeyRefused if there is one."""
+    key = PrivateKey.generate()
+    check_name(name, "key name")
+    path.mkdir(parents=True, exist_ok=True)
+    save_private_key(key, path / f"{name}.key")
+    (path / f"{name}.pub").write_bytes(key.public.pem())
+    return key.public
+
+
+def rotate(
+    directory: Path, federation: str, aggregator: PrivateKey, signers: Sequence[PrivateKey], *,
+    root: Role | None = None, release_role: Role | None = None,
+) -> Root:  # fmt: skip
+    """Writes the next root, signed by `signers` and the aggregator; roles that aren't given stay. Raises ReleaseError."""
+    last, _ = chain(directory, federation, aggregator.public)
+    new = Root(
+        federation=federation, version=last.version + 1, root=root or last.root, release=release_role or last.release
+    )
+    by_kid = {key.public.kid: key for key in (aggregator, *signers)}
+    listed = {*last.root.keys, *new.root.keys}
+    keys = [key for key in by_kid.values() if key.public.raw.hex() in listed]
+    try:
+        if not keys:
+            raise Untrusted("none of the keys at hand is a root key")
+        raw = release.sign_root(new, keys)
+        release.succeed(last, raw)
+    except Untrusted as e:
+        raise ReleaseError(f"root {new.version} isn't signed by enough keys: {e} (give them with --sign-with)") from e
+    folder = directory / ROOTS
+    folder.mkdir(exist_ok=True)
+    temporary = folder / f".{new.version}.{os.getpid()}"
+    temporary.write_bytes(raw)
+    temporary.rename(folder / f"{new.version}.json")
+    return new
