@@ -70,6 +70,7 @@ class Announcer:
         self._federation, self._shards, self._link = settings.federation, settings.shards, settings.link
         self._reconnects, self._roster_size = settings.reconnects, roster_size
         self._key, self._seal, self._files, self._plan = key, seal.hex(), files, plan
+        self._settled = self._link
         self._topics = Topics(settings.federation)
         self._releasing, self._expires = releasing, settings.expires
         self._heads = 0
@@ -79,6 +80,11 @@ class Announcer:
         """How the broker is to be used, by a fleet of the size that it has now."""
         seconds = min(self._roster_size() / self._reconnects, MOST_RECONNECT_SECONDS)
         return msgspec.structs.replace(self._link, reconnect_seconds=seconds)
+
+    def meet(self, broker: ev.Connected) -> None:
+        """Takes the broker's word that it retains nothing, though the settings expect it to."""
+        retained = self._settled.retained and broker.retained
+        self._link = msgspec.structs.replace(self._settled, retained=retained)
 
     def head(self, memory: Memory, policy: Policy, deltas: tuple[Delta, ...]) -> ev.Effect:
         """The signed release of the newest version, and the policy of the open attempt; each has a sequence of its own."""

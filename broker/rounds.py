@@ -98,9 +98,7 @@ class Rounds:
         self._layout = layout
         self._offer = Offer(files, self._memory, plan)
         self._left = self._offer.sweep()
-        self._serving = Serving(
-            settings.federation, settings.link, self._say, self._offer, files, self._head, roster_size
-        )
+        self._serving = Serving(settings.federation, self._say, self._offer, files, self._head, roster_size)
         self._connected = False
         self._open: Open | None = None
         self._shown: AggregatorStatus | None = None
@@ -116,6 +114,7 @@ class Rounds:
         effects: list[ev.Effect] = []
         match event:
             case ev.Connected():
+                self._say.meet(event)
                 effects += self._on_connected(now)
                 self._cohort.stirred = True
             case ev.Disconnected():

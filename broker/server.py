@@ -145,7 +145,7 @@ class Server:
                 set="[broker] chunk-bytes",
             )
         if self._link.retained and not broker.retained:
-            log("broker_retains_nothing", broker=self._address, set="[broker] profile")
+            log("broker_retains_nothing", broker=self._address, so="devices ask for chunks")
 
     def _on_member(self, message: ev.Message) -> None:
         """The registrar's word on a device."""

@@ -15,7 +15,7 @@ from fleetgrad.broker.pace import Pace
 from fleetgrad.wire import frames
 from fleetgrad.wire.chunks import absent
 from fleetgrad.wire.files import Files
-from fleetgrad.wire.messages import WANT, WINDOW, Link, Want
+from fleetgrad.wire.messages import WANT, WINDOW, Want
 from fleetgrad.wire.signing import PublicKey, Untrusted, verify_message
 
 DEVICE_RATE, DEVICE_BURST = 200.0, 32.0  # chunks a second to one device
@@ -29,10 +29,10 @@ class Serving:
     """Of one federation; `head` gives the head as it is now."""
 
     def __init__(
-        self, federation: str, link: Link, say: Announcer, offer: Offer, files: Files, head: Callable[[], ev.Effect],
+        self, federation: str, say: Announcer, offer: Offer, files: Files, head: Callable[[], ev.Effect],
         roster_size: Callable[[], int],
     ) -> None:  # fmt: skip
-        self._federation, self._link, self._say, self._offer, self._files = federation, link, say, offer, files
+        self._federation, self._say, self._offer, self._files = federation, say, offer, files
         self._head, self._roster_size = head, roster_size
         self._waiting: dict[str, Want] = {}
         self._last: dict[str, tuple[int, int]] = {}
@@ -60,7 +60,7 @@ class Serving:
     def lacks_head(self, now: float) -> None:
         """A device doesn't know the newest release."""
         if self._head_at is None:
-            least = RETAINED_HEAD_SECONDS if self._link.retained else HEAD_SECONDS
+            least = RETAINED_HEAD_SECONDS if self._say.link.retained else HEAD_SECONDS
             self._head_at = max(now, self._said_at + max(least, self._roster_size() / HEADS_RATE))
 
     def head_said(self, now: float) -> None:
@@ -83,7 +83,7 @@ class Serving:
         return effects
 
     def _chunks(self, name: str, want: Want) -> list[ev.Effect]:
-        header = frames.object_header(want.object.size, bytes.fromhex(want.object.sha256), self._link.chunk_bytes)
+        header = frames.object_header(want.object.size, bytes.fromhex(want.object.sha256), self._say.link.chunk_bytes)
         effects: list[ev.Effect] = []
         for seq in absent(bytes.fromhex(want.received), header.nchunks)[:WINDOW]:
             span = header.span(seq)

@@ -88,6 +88,20 @@ def test_a_broker_that_retains_nothing_is_given_nothing_to_retain_but_statuses()
     assert head_of(world).link.retained is False
 
 
+def test_a_broker_that_says_that_it_retains_nothing_is_believed_until_another_connection_says_else() -> None:
+    world = world_of(retained=True)
+    for retained in (False, True):
+        world.handle(ev.Disconnected("gone"))
+        effects = world.handle(ev.Connected(retained=retained))
+        chunks = [e for e in effects if isinstance(e, ev.Publish) and "/m/" in e.topic and e.payload]
+        assert bool(chunks) is retained
+        assert heads(world, effects)[-1].retained is retained
+        assert head_of(world).link.retained is retained
+    world = world_of(retained=False)  # but the settings' word that it doesn't stands
+    world.handle(ev.Connected(retained=True))
+    assert not head_of(world).link.retained
+
+
 def test_a_device_without_the_newest_head_makes_it_be_said_again_but_not_in_a_flood() -> None:
     world = world_of(retained=False)
     world.now += 10

@@ -21,6 +21,7 @@ from tests.fleet.conftest import Federation, samples
 
 KINDS: dict[str, type[servers.Broker]] = {
     "mosquitto": servers.Mosquitto, "nats": servers.Nats, "nats-cluster": servers.NatsCluster,
+    "forgetful": servers.Forgetful,
     "rabbitmq": servers.RabbitMq, "embedded": servers.Embedded,
 }  # fmt: skip
 DEVICES = ("dev-1", "dev-2")

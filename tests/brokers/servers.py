@@ -64,6 +64,8 @@ class Mosquitto(Broker):
     Version 2.0.11 sends what is larger than 4 KiB over WebSockets at one message a second (its issue #2252): no device is there.
     """
 
+    more: tuple[str, ...] = ()  # lines of its settings
+
     def prepare(self) -> None:
         authority = Authority(self.folder / "certificates")
         server = authority.sign("broker")
@@ -87,7 +89,7 @@ class Mosquitto(Broker):
             f"listener {self.tls} 127.0.0.1", *secured, "require_certificate true",
             f"listener {self.wss} 127.0.0.1", "protocol websockets", *secured,
         ]  # fmt: skip
-        (self.folder / "mosquitto.conf").write_text("\n".join(lines) + "\n")
+        (self.folder / "mosquitto.conf").write_text("\n".join([*self.more, *lines]) + "\n")
 
     def launch(self) -> None:
         path = find_mosquitto()
@@ -97,6 +99,12 @@ class Mosquitto(Broker):
     def ready(self) -> None:
         for port in (self.plain, self.tls, self.wss):
             self.fleet.await_port("broker", port)
+
+
+class Forgetful(Mosquitto):
+    """One that retains nothing, and says so in MQTT 5's CONNACK."""
+
+    more = ("retain_available false",)
 
 
 class Nats(Broker):

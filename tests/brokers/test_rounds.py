@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.brokers.conftest import DEVICES, ROUNDS, Site
+from tests.brokers.conftest import DEVICES, ROUNDS, SECONDS, Site
 
 TOOL = {"nats-cluster": "nats", "embedded": "amqtt"}
 KILLED = ("mosquitto", "nats", "nats-cluster", "embedded")
@@ -21,6 +21,11 @@ def published(site: Site, *, killed: bool) -> None:
         broker.start()
     fleet.edge("dev-2", site.config("dev-2"))
     site.until(lambda v: ROUNDS in v.metrics)
+    check(site)
+
+
+def check(site: Site) -> None:
+    """Each round was published, with both devices."""
     rows = [json.loads(line) for line in (site.federation.directory / "rounds.jsonl").read_text().splitlines()]
     assert [(r["round"], r["members"]) for r in rows] == [(i + 1, len(DEVICES)) for i in range(ROUNDS)]
 
@@ -34,3 +39,14 @@ def test_a_federation_ends_as_it_should_though_its_broker_is_killed_and_started_
 @pytest.mark.parametrize("kind", ["rabbitmq"])
 def test_a_federation_ends_as_it_should_on_rabbitmq(site: Site, sample: str) -> None:
     published(site, killed=sample == "full")  # its second start takes another 14 s
+
+
+@pytest.mark.needs("mosquitto")
+@pytest.mark.parametrize("kind", ["forgetful"])
+def test_a_federation_ends_as_it_should_where_nothing_is_retained_and_nobody_was_told(site: Site) -> None:
+    fleet = site.federation.fleet
+    for device in DEVICES:
+        fleet.edge(device, site.config(device))
+    fleet.aggregator(site.federation.directory, "--exit-when-done")
+    assert fleet.wait("aggregator", SECONDS) == 0
+    check(site)
