@@ -36,6 +36,7 @@ from fleetgrad.wire.release import implied
 from fleetgrad.wire.signing import PrivateKey, PublicKey, Untrusted, verify_message
 from fleetgrad.wire.topics import Topics
 
+ANOTHER = "another 'fleetgrad serve' of this federation uses this broker, or this folder was put back from a backup: run one of the two"
 FEW = 10  # messages turned away that are no news
 SIGNED_AN_EXPIRY = 4  # times that a head is signed anew within what makes it stale
 DISK_RETRY_SECONDS = 2.0  # a round that the disk didn't let close is closed again
@@ -99,6 +100,7 @@ class Rounds:
         self._offer = Offer(files, self._memory, plan)
         self._left = self._offer.sweep()
         self._serving = Serving(settings.federation, self._say, self._offer, files, self._head, roster_size)
+        self._instance, self._other = random.getrandbits(48), -1  # this start's mark, and another aggregator's
         self._connected = False
         self._open: Open | None = None
         self._shown: AggregatorStatus | None = None
@@ -198,6 +200,7 @@ class Rounds:
         self._connected = True
         self._shown = None
         effects: list[ev.Effect] = [ev.Subscribe([self._topics.every(row) for row in ("birth", "update", "want")])]
+        effects.append(ev.Subscribe([self._topics.aggregator]))
         effects += self._say.roots()
         for ref in self._offer.refs():
             effects += self._say.chunks(ref)
@@ -209,6 +212,8 @@ class Rounds:
 
     def _on_message(self, message: ev.Message, now: float) -> list[ev.Effect]:
         kind, device = self._topics.parts(message.topic)
+        if message.topic == self._topics.aggregator:
+            return self._on_aggregator(message.payload)
         if kind not in ("birth", "up", "want"):
             return []
         key = self._roster(device)
@@ -230,6 +235,20 @@ class Rounds:
         ):
             self._serving.lacks_head(now)  # even if the birth is refused: a clone's mustn't keep a device from the head
         return self._cohort.on_birth(name, birth, raw, self._open, now)
+
+    def _on_aggregator(self, raw: bytes) -> list[ev.Effect]:
+        """What some aggregator of this federation has last said: this one, one of its former lives, or another one.
+
+        Not every broker says that a session was taken over; but of its former lives none had as high a boot.
+        """
+        try:
+            said = msgspec.json.decode(raw, type=AggregatorStatus) if raw else None
+        except (msgspec.MsgspecError, UnicodeDecodeError) as e:
+            raise Untrusted(f"aggregator's status: {e}") from e
+        if said is None or said.boot < self._memory.boot or said.instance in (self._instance, self._other):
+            return []
+        self._other = said.instance
+        return [ev.Log("another_aggregator", {"boot": said.boot, "reason": ANOTHER})]
 
     def _head(self) -> ev.Effect:
         return self._say.head(self._memory, self._policy, self._offer.deltas)
@@ -348,6 +367,7 @@ class Rounds:
             received=len(attempt.members) if attempt else 0,
             goal=self._goal,
             rounds=self._settings.rounds,
+            instance=self._instance,
             turned_away=self._admission.turned_away,
             clones=tuple(self._cohort.clones)[:MAX_CLONES],
         )

@@ -32,8 +32,6 @@ from fleetgrad.wire.settings import SettingsError
 from fleetgrad.wire.topics import Topics
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_NO_BROKER = 0, 1, 2, 3
-TAKEN_OVER = "Session taken over"  # MQTT 5, reason code 142
-SECOND = "another 'fleetgrad serve' of this federation uses this broker: stop one of the two"
 THREADS = 8  # that hash and sync updates: more than processors, as syncing waits
 JOURNAL, KEY = "journal.sqlite", "keys/aggregator.key"
 SEAL, OLD_SEAL = "keys/seal.key", "keys/seal-before.key"  # the second opens what was sealed before a rotation
@@ -85,10 +83,9 @@ class Server:
         self._monitor = Monitor(directory, plan, config.data, self._loop.inbox.put)
         self._monitor.catch_up(memory, self._link.chunk_bytes)
         self._metrics: Metrics | None = None
-        self._client_id = f"aggregator-{config.name}"
         self._session = mqtt.Session(
             broker,
-            self._client_id,
+            f"aggregator-{config.name}",
             inbox=self._loop.inbox,
             will=mqtt.Will(*self._rounds.will()),
             random=seed,
@@ -119,8 +116,6 @@ class Server:
                 case Metrics():
                     self._backlog.append(ev.Publish(self._topics.metrics, msgspec.json.encode(item), retained=True))
                 case ev.Disconnected():
-                    if TAKEN_OVER in item.reason:
-                        log("another_aggregator", broker=self._address, client=self._client_id, reason=SECOND)
                     self._backlog.clear()
                     self._execute(self._rounds.handle(item, now))
                 case ev.Message() if self._topics.parts(item.topic)[0] == "reg":

@@ -231,7 +231,7 @@ class DeviceStatus(_Struct, frozen=True, kw_only=True):
 class AggregatorStatus(_Struct, frozen=True, kw_only=True):
     """Retained on agg/st. Devices read `boot` alone: when it changes they report again.
 
-    `turned_away` counts since that boot: messages `dropped`, and receipts by verdict other than accepted. `clones` are devices whose identity
+    `instance` is drawn anew at each start. `turned_away` counts since that boot: messages `dropped`, and receipts by verdict other than accepted. `clones` are devices whose identity
     two boards seem to use.
     """
 
@@ -245,6 +245,7 @@ class AggregatorStatus(_Struct, frozen=True, kw_only=True):
     received: Count = 0
     goal: Count = 0
     rounds: Count = 0
+    instance: Count = 0
     turned_away: Annotated[dict[ShortName, Count], Meta(max_length=16)] = {}
     clones: Annotated[tuple[Name, ...], Meta(max_length=MAX_CLONES)] = ()
     reason: Reason = ""

@@ -112,3 +112,23 @@ def test_what_is_turned_away_is_counted_by_kind_and_shown(kind: str) -> None:
     assert statuses(world)[-1].turned_away[kind] >= 20
     assert len(statuses(world)) - before < 6, "a flood of them is no flood of statuses"
     assert f"{kind}" in watching.headline(watching.View(aggregator=statuses(world)[-1]))
+
+
+def test_another_aggregator_is_noticed_and_a_former_life_of_this_one_is_not() -> None:
+    world = World()
+    mine = statuses(world)[-1]
+
+    def said(**fields: Any) -> list[str]:
+        raw = msgspec.json.encode(msgspec.structs.replace(mine, **fields))
+        effects = world.message(world.topics.aggregator, raw)
+        return [e.event for e in effects if isinstance(e, ev.Log)]
+
+    assert said() == []
+    assert said(boot=mine.boot - 1, instance=1, state="offline") == []
+    assert said(instance=2) == ["another_aggregator"]
+    assert said(instance=2) == [], "once"
+    assert said(boot=mine.boot + 3, instance=3, state="offline") == ["another_aggregator"]
+    assert [e.event for e in world.message(world.topics.aggregator, b"{") if isinstance(e, ev.Log)] == [
+        "message_dropped"
+    ]
+    assert world.message(world.topics.aggregator, b"") == []

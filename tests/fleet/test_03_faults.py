@@ -1,15 +1,17 @@
 """What a user can get wrong, and what an environment can: one clear line, a documented exit code, no traceback."""
 
 import re
+import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from fleetgrad.hardware.fleet import console_script
-from tests.fleet.conftest import MakeFederation
+from tests.fleet.conftest import SECONDS, MakeFederation
 
 
 def command(*words: object, code: int, cwd: Path | None = None) -> str:
@@ -43,6 +45,24 @@ def test_two_aggregators_on_one_directory_are_refused(make_federation: MakeFeder
     federation.start_aggregator()
     federation.until(lambda v: v.aggregator is not None)
     assert "another 'fleetgrad serve'" in command("fleetgrad", "serve", federation.directory, code=2)
+
+
+@pytest.mark.needs("mosquitto")
+def test_two_aggregators_of_one_federation_on_one_broker_say_so(make_federation: MakeFederation) -> None:
+    federation = make_federation()
+    federation.start_broker()
+    copy = federation.root / "copy" / "aggregator"
+    shutil.copytree(federation.directory, copy)
+    federation.start_aggregator()
+    federation.until(lambda v: v.aggregator is not None)
+    federation.fleet.start("second", [console_script("fleetgrad"), "serve", str(copy)])
+    logs = [federation.fleet.log(name) for name in ("aggregator", "second")]
+    end = time.monotonic() + SECONDS
+    while not any("another_aggregator" in log.read_text(errors="replace") for log in logs):
+        assert time.monotonic() < end, [federation.fleet.tail(name) for name in ("aggregator", "second")]
+        time.sleep(0.1)
+    said = "".join(log.read_text(errors="replace") for log in logs)
+    assert "run one of the two" in said
 
 
 def test_two_daemons_on_one_spool_are_refused(make_federation: MakeFederation) -> None:
