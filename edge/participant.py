@@ -247,8 +247,7 @@ class Participant:
     def _install(self, head: Head) -> None:
         """Commits the head's model, once all of it is here."""
         current = self._slots.current
-        installed = current and (current.version, current.params) == (head.version, head.params)
-        if not self._inbox.wanted and not installed:
+        if not self._inbox.wanted and not (current and current.is_of(head)):
             self._slots.install(head)
 
     def _on_head(self, raw: bytes, now: float) -> list[Effect]:

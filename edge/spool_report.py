@@ -62,7 +62,7 @@ def read(config: EdgeConfig, folder: Path, begins: Root) -> Report:
     held = look(spool)
     memory = held.all(MEMORY, Memory).get("", Memory())
     records = sorted(held.all(outbox.UPDATE, outbox.Record).values(), key=lambda r: (r.round, r.attempt))
-    models = sorted(held.all(slots.INSTALLED, slots.Installed).values(), key=lambda s: -s.version)
+    models = sorted(held.all(slots.INSTALLED, slots.Installed).values(), key=lambda s: -s.number)
     head, to_fetch = _head(held, begins), 0
     if head and not (models and models[0].params == head.params and models[0].plan == head.plan):
         have = {sha256 for slot in models for sha256 in slot.objects}

@@ -140,7 +140,7 @@ class Delivery:
     def wait(self, now: float) -> None:
         """The upload stands back: its round is over, and whether it was counted isn't known."""
         if self.upload:
-            self.upload.ask(now)
+            self.upload.stand_back(now)
             self.waiting.append(self.upload)
             self.upload = None
 

@@ -215,6 +215,11 @@ class Upload:
         self.query_at = now + self._patience
         return self._pump() if first else []
 
+    def stand_back(self, now: float) -> None:
+        """Another update is to be sent: this one is asked about, and its bytes leave the memory."""
+        self.ask(now)
+        self._body = None
+
     def pause(self, until: float) -> None:
         """Sends nothing before that time; then asks what has arrived."""
         self.start_at, self.query_at, self._asked = until, until, True

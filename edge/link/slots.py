@@ -14,18 +14,23 @@ import msgspec
 from fleetgrad.edge.events import Effect, Log
 from fleetgrad.edge.link.inbox import FOLDER, Inbox
 from fleetgrad.edge.link.store import Held, Put, Store
-from fleetgrad.wire.messages import Head, ObjectRef, Version
+from fleetgrad.wire.messages import Count, Head, ObjectRef, Version
 
 INSTALLED = "installed"
 SLOTS = ("a", "b")
 
 
 class Installed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One slot: a release whose objects were whole when it was committed."""
+    """One slot: a release whose objects were whole when it was committed. `number` grows with each: versions may not, under new keys."""
 
+    number: Count
     version: Version
     plan: ObjectRef
     params: ObjectRef
+
+    def is_of(self, head: Head) -> bool:
+        """Whether it is the head's release."""
+        return (self.version, self.plan, self.params) == (head.version, head.plan, head.params)
 
     @property
     def objects(self) -> set[str]:
@@ -58,8 +63,8 @@ class Slots:
 
     @property
     def current(self) -> Installed | None:
-        """The newest one."""
-        return max(self.by_key.values(), key=lambda slot: slot.version, default=None)
+        """The one that was installed last."""
+        return max(self.by_key.values(), key=lambda slot: slot.number, default=None)
 
     @property
     def needed(self) -> set[str]:
@@ -68,9 +73,10 @@ class Slots:
 
     def install(self, head: Head) -> None:
         """Makes the head's release current, whose objects are held; what no slot needs any more is removed."""
-        made = Installed(version=head.version, plan=head.plan, params=head.params)
         current = self.current
-        if made != current:
+        if current is None or not current.is_of(head):
+            number = current.number + 1 if current else 0
+            made = Installed(number=number, version=head.version, plan=head.plan, params=head.params)
             same = current is not None and made.objects == current.objects
             key = next((k for k in SLOTS if (self.by_key.get(k) == current) == same), SLOTS[0]) if current else SLOTS[0]
             # An object that was found at the start may have been renamed by a process that was killed before it synced the folder.

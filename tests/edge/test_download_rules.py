@@ -229,6 +229,19 @@ def test_the_model_before_stays_until_the_next_is_verified_and_then_one_more() -
     assert (device.participant.state, device.births()[0].version) == ("idle", 2)
 
 
+def test_a_release_that_is_installed_is_committed_once() -> None:
+    device = Fetcher().holding().offered()
+    device.objects(NEW, chunk_bytes=1024)
+    device.offered(plan=ref(OLD))
+    current = device.participant._slots.current
+    assert current is not None
+    assert (current.version, current.plan, current.params) == (1, ref(OLD), ref(NEW)), "the plan may change alone"
+    device.store.commit = None  # type: ignore[method-assign, assignment]
+    device.now += 1
+    device.handle(ev.Tick())
+    assert device.participant._slots.current == current
+
+
 @pytest.mark.parametrize("missing", [False, True])
 def test_a_damaged_model_is_fallen_back_from_and_fetched_again(missing: bool) -> None:
     delta = delta_of(OLD, NEW)
