@@ -60,6 +60,18 @@ def test_a_broker_that_knows_only_3_1_1_is_spoken_to_in_it_at_once(
     assert inbox.get(timeout=SECONDS) == mqtt.Up()  # no Down before it: nothing had gone wrong
 
 
+def test_a_broker_that_knows_mqtt_5_is_spoken_to_in_it_again_after_it_was_down(
+    broker: FakeBroker, inbox: mqtt.Inbox
+) -> None:
+    broker.connect().socket.close()
+    peer, level = broker.accept()
+    peer.socket.close()  # it is just starting
+    older, fallback = broker.accept()
+    older.socket.sendall(CONNACK[4])
+    older.socket.close()
+    assert (level, fallback, broker.accept()[1]) == (5, 4, 5)
+
+
 def test_a_broker_that_answers_in_no_version_is_reported_and_tried_again(
     monkeypatch: pytest.MonkeyPatch, broker: FakeBroker, inbox: mqtt.Inbox
 ) -> None:

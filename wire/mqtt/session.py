@@ -56,6 +56,7 @@ class Session:
         self._will_retained = self._profile.retained != "none"
         self._floor = Floor(self._endpoint.floor)
         self._version = MQTTProtocolVersion.MQTTv5
+        self._knows_newer = False  # whether the broker has ever taken a connection of MQTT 5
         self._lock = threading.Condition()
         self._sending, self._controls = Sending(), deque[Control]()
         self._up: Connection | None = None
@@ -175,6 +176,10 @@ class Session:
         if connection.retain_refused and self._will_retained:
             self._will_retained = False
             return True
+        if connection.up_at is not None:
+            self._knows_newer |= self._version is MQTTProtocolVersion.MQTTv5
+            if self._knows_newer:  # it was down when it hung up on MQTT 5, and says more of itself in that
+                self._version = MQTTProtocolVersion.MQTTv5
         if connection.hung_up_on_version:
             older = self._version is MQTTProtocolVersion.MQTTv5
             self._version = MQTTProtocolVersion.MQTTv311 if older else MQTTProtocolVersion.MQTTv5
