@@ -135,6 +135,8 @@ class Admission:
             return self.intake.open(upload.header, self.intake.prove(upload.header, self.uploads.body(upload), key))
         except (Untrusted, SealError) as e:
             return e
+        except FileNotFoundError:
+            return Untrusted(f"update whose file {upload.name} was removed")
 
     def _judge(self, name: str, payload: bytes | Untrusted | SealError, attempt: Open) -> list[ev.Effect]:
         """Decodes and adds a proven payload; what isn't proven, doesn't open or doesn't decode is forgotten."""
@@ -167,7 +169,7 @@ class Admission:
         """The judged updates become durable, then members; raises DiskError."""
         try:
             list(self.parallel(self.files.fsync, [self._group[name][0].name for name in self._judged]))
-        except DiskError:
+        except (DiskError, FileNotFoundError) as e:
             # What a failed sync has left of the files is anyone's guess: the devices send them again.
             names = list(self._judged)
             self._judged = {}
@@ -175,7 +177,7 @@ class Admission:
             for name in names:
                 del self._group[name]
                 self.uploads.forget(name)
-            raise
+            raise e if isinstance(e, DiskError) else DiskError(f"an upload's file was removed: {e}") from e
         self.files.fsync_directory(SPOOL)
         rows: list[Row] = [*self._judged.values()]
         if attempt.state != "collecting":

@@ -155,6 +155,20 @@ def test_updates_that_could_not_be_synced_are_not_believed_and_come_again() -> N
     assert world.params == calm.params
 
 
+@pytest.mark.parametrize("when", ["before it is whole", "before it is committed"])
+def test_a_file_that_someone_removes_costs_its_upload_and_nothing_else(when: str) -> None:
+    world = World(files=(files := Counting()), settings=three().settings, members=three().members)
+    payload, sent = frames_of(world, "dev-1", 1)
+    world.send("dev-2", frames_of(world, "dev-2", 2)[1][:1])  # so that the group waits
+    world.send("dev-1", sent[:-1] if when == "before it is whole" else sent)
+    files.unlink("spool/1-1-dev-1.update")
+    effects = world.send("dev-1", sent[-1:]) + world.advance(GROUP_SECONDS)
+    assert world.receipts(effects, "dev-1") == []
+    assert received(world, "dev-1", payload) == set()
+    world.send("dev-1", sent)
+    assert [r.verdict for r in world.receipts(world.advance(GROUP_SECONDS), "dev-1")] == ["accepted"]
+
+
 def test_uploads_under_way_take_no_memory_on_a_disk(tmp_path: Path) -> None:
     """60 devices half-way with 71 kB each: their bodies would be 4.2 MB."""
     names = tuple(f"dev-{i}" for i in range(60))
