@@ -218,8 +218,11 @@ def _fed(
 
 
 def _send(replies: IO[bytes], reply: Reply) -> None:
-    replies.write(msgspec.json.encode(reply) + b"\n")
-    replies.flush()
+    try:
+        replies.write(msgspec.json.encode(reply) + b"\n")
+        replies.flush()
+    except BrokenPipeError:
+        os._exit(0)  # the daemon has gone: nobody waits for this, and what is on disk is for the next one
 
 
 def main() -> None:

@@ -122,6 +122,7 @@ class Evidence:
         self._check_objects()
         self._check_sums()
         self._check_published_once()
+        self._check_words()
         for device, spool in self.spools.items():
             self._check_device(device, spool)
 
@@ -178,6 +179,13 @@ class Evidence:
             raise Violation(
                 f"I4: version {max(seen)} was published, the journal ends with {self.memory.versions[-1].number}"
             )
+
+    def _check_words(self) -> None:
+        """Nothing that happened was unforeseen."""
+        for path in sorted(self.logs.glob("*.log")):
+            text = path.read_text(errors="replace")
+            if "Traceback" in text:
+                raise Violation(f"{path.name}: {text[text.index('Traceback') :][:2000]}")
 
     def _check_device(self, device: str, spool: Path) -> None:
         trained, stored = (0, 0), (0, 0)

@@ -27,7 +27,7 @@ from tests import invariants
 from tests.chaos.evidence import Collector, Evidence, lines
 from tests.chaos.proxy import KINDS, ProxyThread
 
-DEADLINE = 10.0  # seconds of a round
+DEADLINE = 15.0  # seconds of a round
 STOPPED_SECONDS = (0.5, 3.0)  # how long a stopped process stays so
 FAULT_SECONDS = (0.5, 4.0)  # how long a connection suffers
 CALM_ROUNDS = 2  # rounds that are published after the storm, within 2 deadlines each
@@ -65,7 +65,7 @@ class Storm:
         self.collector = Collector(folders, self.root / "collected")
 
     def _found(self) -> None:
-        onnx.save(zoo.mlp(inputs=8, hidden=16, classes=3), str(self.root / "mlp.onnx"))
+        onnx.save(zoo.mlp(inputs=8, hidden=150, classes=3), str(self.root / "mlp.onnx"))
         url = f"mqtt://127.0.0.1:{self.proxy.port}"
         founding.create(
             self.directory.parent,

@@ -54,6 +54,24 @@ class Child:
         return reply
 
 
+def test_a_trainer_whose_daemon_has_gone_ends_without_a_word(request_: dict[str, Any]) -> None:
+    """As the kernel's signal at the daemon's death, should that come later than the next reply."""
+    trainer = subprocess.Popen(
+        [sys.executable, "-m", "fleetgrad.edge.trainer"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert trainer.stdin
+    assert trainer.stdout
+    trainer.stdout.close()
+    trainer.stdin.write(msgspec.json.encode(request_ | {"params": "objects/none"}) + b"\n")
+    trainer.stdin.flush()
+    assert trainer.stderr
+    said = trainer.stderr.read()
+    assert (trainer.wait(), b"Traceback" in said) == (0, False), said
+
+
 def unsealed(reply: dict[str, Any]) -> dict[str, Any]:
     """A reply without what the sealing makes different each time."""
     return {k: v for k, v in reply.items() if k != "sha256"}
