@@ -80,7 +80,7 @@ persistent_client_expiration 7d
 # Nothing rests on the broker's memory: after a restart the aggregator publishes head and chunks again.
 persistence false
 
-# Members: who they are is what their certificate says. After a new crl.pem: restart, or the old list stays.
+# Members: who they are is what their certificate says. After a new crl.pem: SIGHUP (systemctl reload mosquitto).
 listener {port}
 {tls}cafile {folder}/ca.pem
 crlfile {folder}/crl.pem

@@ -103,7 +103,7 @@ def device_revoke(
     registrar.revoke(name, reason)
     out.print(
         f"{name} is revoked: the aggregator drops it as soon as it hears of it (at once where its folder can be reached, else "
-        f"'fleetgrad registrar serve' tells it)\nthe broker refuses its certificate once it has {registrar.folder / CRL} and was restarted",
+        f"'fleetgrad registrar serve' tells it)\nthe broker refuses its certificate once it has {registrar.folder / CRL} and was told to read it (mosquitto: SIGHUP)",
         highlight=False,
         soft_wrap=True,
     )

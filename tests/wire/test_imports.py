@@ -2,6 +2,7 @@
 
 native <- wire <- edge        native <- wire <- broker        hardware.boards <- edge
 broker may read a plan and train on its own data: edge.autodiff, edge.training, edge.data
+broker/registrar is a process of its own, on another machine perhaps: wire alone
 broker/cli, broker/demo and broker/bench may start processes on this machine: hardware.fleet, which is standard library alone
 """
 
@@ -49,6 +50,8 @@ def allowed(path: Path) -> tuple[str, ...]:
     name = path.as_posix()
     if name.startswith(SHARED_BY_EDGE_AND_BROKER):
         return ("native", "wire", "edge.autodiff", "edge.training", "edge.data")
+    if name.startswith("broker/registrar/"):
+        return ("broker.registrar", "wire")
     more = ("hardware.fleet",) if name.startswith(STARTS_PROCESSES) else ()
     return (path.parts[0], *BETWEEN[path.parts[0]], *more)
 
@@ -90,6 +93,7 @@ def test_a_file_imports_only_from_rooms_below_its_own(path: Path) -> None:
         ("edge/training/a.py", "from fleetgrad.edge import participant"),
         ("broker/a.py", "from fleetgrad.edge import participant"),
         ("broker/rounds.py", "import fleetgrad.hardware.fleet"),
+        ("broker/registrar/a.py", "from fleetgrad.broker import roster"),
         ("hardware/fleet.py", "import fleetgrad.wire"),
     ],
 )
@@ -104,6 +108,7 @@ def test_an_import_against_the_direction_is_found(path: str, source: str) -> Non
         ("edge/a.py", "from fleetgrad.hardware import boards\nfrom fleetgrad.wire.plan import decode"),
         ("broker/a.py", "from fleetgrad.edge.training import engine\nfrom fleetgrad.edge import autodiff"),
         ("broker/cli.py", "from fleetgrad.hardware.fleet import Fleet"),
+        ("broker/registrar/a.py", "from fleetgrad.broker.registrar import register"),
         ("broker/demo.py", "from fleetgrad.hardware import fleet"),
     ],
 )
