@@ -153,6 +153,7 @@ def wipe(folder: Path, spool: Path) -> list[str]:
         kits.CA,
         kits.AGGREGATOR,
         kits.REGISTRAR,
+        kits.ROOT,
         renewing.NEXT,
         renewing.COUNT,
     ):

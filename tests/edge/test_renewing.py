@@ -209,6 +209,7 @@ def test_power_cut_anywhere_in_a_renewal_leaves_a_pair_that_works_and_the_renewa
 
 def test_wiping_removes_what_is_ours_alone(board: Board) -> None:
     (board.folder / "data.npz").write_bytes(b"mine")
+    (board.folder / "root.json").write_bytes(b"{}")
     (board.folder / "spool").mkdir()
     (board.folder / "spool" / "x").write_bytes(b"")
     board.now += 61 * DAY
