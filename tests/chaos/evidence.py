@@ -100,7 +100,7 @@ class Evidence:
     spools: dict[str, Path]  # of devices
     logs: Path
     collected: Path
-    summed: int = 0  # versions whose params could be made again
+    summed: list[int] = field(default_factory=list)  # versions whose params could be made again
     memory: Memory = field(init=False)
 
     def __post_init__(self) -> None:
@@ -159,7 +159,7 @@ class Evidence:
                 for (device, _), raw in zip(payloads, sealed, strict=True)
             ]  # fmt: skip
             invariants.check_sum(new.number, params[0].read_bytes(), params[1].read_bytes(), made)
-            self.summed += 1
+            self.summed.append(new.number)
 
     def _sealed_with(self, attempt: Attempt, device: str, params: str) -> bytes:
         ids = name_hash(self.settings.name), attempt.round, attempt.attempt, name_hash(device)
