@@ -4,7 +4,6 @@ do; nothing is decided here.
 It stays small: neither onnxruntime nor the command line's libraries are imported (the trainer child has them).
 """
 
-import fcntl
 import importlib.metadata
 import os
 import random
@@ -15,7 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 
@@ -28,7 +27,7 @@ from fleetgrad.edge.link.wear import Wear
 from fleetgrad.edge.participant import Participant
 from fleetgrad.edge.renewing import Renewing, Step
 from fleetgrad.edge.reporting import Identity
-from fleetgrad.wire import mqtt, signing
+from fleetgrad.wire import files, mqtt, signing
 from fleetgrad.wire.files import DiskError, PosixFiles
 from fleetgrad.wire.log import log
 from fleetgrad.wire.loop import GaveUp, Loop, Stop
@@ -259,16 +258,12 @@ class Daemon:
         log(event, device=self._config.device.id, **fields)
 
 
-def lock(spool: Path) -> Any:
+def lock(spool: Path) -> TextIO:
     """Holds the spool for this process alone; raises DaemonError, or DiskError where there can be no lock."""
     try:
-        handle = (spool / "lock").open("w")
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return files.lock(spool / "lock")
     except BlockingIOError as e:
         raise DaemonError(f"spool {spool} is in use by another daemon") from e
-    except OSError as e:
-        raise DiskError(e.errno, f"can't lock {spool / 'lock'}: {e.strerror}") from e
-    return handle
 
 
 def run(config: EdgeConfig, folder: Path, *, insecure: bool = False, timeout: float = 0.0) -> int:

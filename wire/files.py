@@ -6,10 +6,11 @@ it syncs the file, renames it into place and syncs the directory:
     write NAME.tmp -> fsync NAME.tmp -> rename NAME.tmp NAME -> fsync directory
 """
 
+import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TextIO
 
 TEMPORARY = ".tmp"
 
@@ -39,6 +40,22 @@ def put(files: Files, name: str, data: bytes | bytearray | memoryview) -> None:
     files.fsync(temporary)
     files.rename(temporary, name)
     files.fsync_directory(name.rpartition("/")[0])
+
+
+def lock(path: Path) -> TextIO:
+    """Holds the file for this process alone, until it is closed or the process ends.
+
+    Raises BlockingIOError where another process holds it, and DiskError where there can be no lock.
+    """
+    try:
+        handle = path.open("w")
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.close()
+        raise
+    except OSError as e:
+        raise DiskError(e.errno, f"can't lock {path}: {e.strerror}") from e
+    return handle
 
 
 class PosixFiles:

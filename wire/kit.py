@@ -27,6 +27,7 @@ from fleetgrad.wire.signing import MALFORMED, KeyRefused, parse_private_key, par
 
 SUFFIX = ".kit"
 MAX_BYTES = 256 * 1024
+MAX_PATH = 4096  # characters
 SETTINGS, IDENTITY, TLS, CA = "edge.toml", "device.key", "tls.pem", "ca.pem"
 AGGREGATOR, REGISTRAR, ROOT, JOINED = "aggregator.pub", "registrar.pub", "root.json", "joined.json"
 
@@ -42,7 +43,7 @@ class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Data(_Struct, frozen=True, kw_only=True):
     """The table [data] of the edge.toml to be: where the board's samples lie and how they are read."""
 
-    path: Annotated[str, Meta(min_length=1, max_length=4096)] = "data.npz"
+    path: Annotated[str, Meta(min_length=1, max_length=MAX_PATH)] = "data.npz"
     x: str = "x"
     y: str = "y"
     scale: Annotated[float, Meta(gt=0)] = 1.0

@@ -5,13 +5,16 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from fleetgrad.broker.registrar.broker_files import Kind
 from fleetgrad.wire.command_line import Format, make_console, parse_shape
+
+if TYPE_CHECKING:
+    from fleetgrad.wire.kit import Data
 
 devices = typer.Typer(no_args_is_help=True, help="Add devices to a federation, list and revoke them.")
 enroll = typer.Typer(no_args_is_help=True, help="One-time codes by which boards join that make their own keys.")
@@ -42,14 +45,14 @@ def device_add(
     from fleetgrad.broker.registrar.registrar import KITS, Registrar, RegistrarError
     from fleetgrad.wire import address, kit
 
-    _scale(scale)
+    settings = _data(data, x, y, scale, shape)
     if broker:
         address.parse(broker)
     registrar = Registrar(directory)
     path = output or registrar.folder / KITS / f"{name}{kit.SUFFIX}"
     if path.exists() or not path.parent.is_dir():
         raise RegistrarError(f"kit {path}: {'it exists already' if path.exists() else 'no such folder'}")
-    made = registrar.add(name, data=kit.Data(path=data, x=x, y=y, scale=scale, shape=parse_shape(shape)), url=broker)
+    made = registrar.add(name, data=settings, url=broker)
     kit.write(made, path)
     out.print(
         f"{path}: the whole of {name}, with its private keys. Carry it to the board by a way that nobody reads along, remove it "
@@ -206,9 +209,8 @@ def enroll_new(
     from fleetgrad.broker.registrar.registrar import Registrar
     from fleetgrad.wire import kit as kits
 
-    seconds = _seconds(expires)
+    seconds, settings = _seconds(expires), _data(data, x, y, scale, shape)
     registrar = Registrar(directory)
-    settings = kits.Data(path=data, x=x, y=y, scale=_scale(scale), shape=parse_shape(shape))
     codes = new_codes(registrar, count, seconds, auto=auto_approve, data=settings)
     if kit:
         kits.write(registrar.fleet_kit(settings), kit)
@@ -278,7 +280,12 @@ def _seconds(text: str) -> int:
     return int(number) * units[unit]
 
 
-def _scale(scale: float) -> float:
+def _data(path: str, x: str, y: str, scale: float, shape: str | None) -> "Data":
+    """The table [data], as a board will be able to read it."""
+    from fleetgrad.wire.kit import MAX_PATH, Data
+
+    if not 0 < len(path) <= MAX_PATH:
+        raise typer.BadParameter(f"--data of {len(path)} characters: expected 1 to {MAX_PATH}")
     if not 0 < scale < math.inf:
         raise typer.BadParameter(f"--scale {scale:g}: samples are multiplied by it, so it must be above 0 and finite")
-    return scale
+    return Data(path=path, x=x, y=y, scale=scale, shape=parse_shape(shape))

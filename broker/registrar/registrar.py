@@ -119,14 +119,19 @@ class Registrar:
         )  # fmt: skip
 
     def revoke(self, name: str, reason: str = "") -> None:
-        """Ends a device's membership, for good: its name isn't given again. Raises RegistrarError."""
+        """Ends a device's membership, for good: its name isn't given again. Raises RegistrarError.
+
+        A second time changes nothing, but tells it again: the first may have been killed, or met a full disk, before it had.
+        """
         with self.register.transaction():
             device = self._known(name)
-            if device.revoked:
-                raise RegistrarError(f"device {name!r} was revoked already")
-            device = self._signed(replace(device, revoked=True, reason=reason[:200], serial=device.serial + 1))
+            again = device.revoked
+            if not again:
+                device = self._signed(replace(device, revoked=True, reason=reason[:200], serial=device.serial + 1))
         self._deliver(device)
         self.write_crl()
+        if again:
+            raise RegistrarError(f"device {name!r} was revoked already")
 
     def certify(self, name: str, key: ec.EllipticCurvePublicKey, request: str) -> tuple[str, int]:
         """A device's certificate, noted down, and when it ends."""

@@ -14,6 +14,7 @@ from fleetgrad.broker.registrar.register import RegisterError
 from fleetgrad.broker.registrar.registrar import Registrar, RegistrarError
 from fleetgrad.wire import mqtt
 from fleetgrad.wire.events import Connected, Message
+from fleetgrad.wire.files import lock
 from fleetgrad.wire.log import log
 from fleetgrad.wire.loop import GaveUp, Loop, Stop
 from fleetgrad.wire.signing import Untrusted
@@ -44,6 +45,12 @@ class Server:
 
     def __init__(self, directory: Path, *, insecure: bool, timeout: float) -> None:
         self._registrar = Registrar(directory)
+        try:
+            self._lock = lock(self._registrar.folder / "lock")
+        except BlockingIOError:
+            raise RegistrarError(
+                f"registrar {self._registrar.folder}: another 'fleetgrad registrar serve' is running on this folder"
+            ) from None
         broker = self._registrar.settings.broker.endpoint(self._registrar.folder, insecure=insecure)
         self._loop = Loop(broker.address, timeout, log)
         self._address = broker.address
@@ -88,6 +95,7 @@ class Server:
             return EXIT_NO_BROKER
         finally:
             self._session.stop()
+            self._lock.close()
 
     def _on_message(self, message: Message, now: float) -> None:
         kind, last = self._topics.parts(message.topic)

@@ -364,3 +364,16 @@ def test_release_names_other_keys_and_shows_them(run: Run, model: Path, tmp_path
     assert code == 2
     assert "threshold 3 of 1 different keys" in err
     assert run("release", "show", folder)[1].startswith("root 1")
+
+
+@pytest.mark.parametrize("path", ["", "d" * 4097])
+def test_a_path_that_no_board_could_read_costs_no_name_and_no_code(
+    run: Run, model: Path, tmp_path: Path, path: str
+) -> None:
+    folder = tmp_path / "digits"
+    assert run("new", folder, "--model", model)[0] == 0
+    for words in (("device", "add", "dev-01"), ("enroll", "new")):
+        code, _, err = run(*words, "--dir", folder, "--data", path)
+        assert (code, "expected 1 to 4096" in " ".join(err.split())) == (2, True)
+    for listing in (("device", "list"), ("enroll", "list")):
+        assert json.loads(run(*listing, "--dir", folder, "--format", "json")[1]) == []

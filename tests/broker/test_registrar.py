@@ -10,6 +10,7 @@ from cryptography import x509
 
 from fleetgrad.broker.registrar import registrar as registrar_
 from fleetgrad.broker.registrar.registrar import Registrar, RegistrarError, Settings
+from fleetgrad.broker.registrar.server import Server, serve
 from fleetgrad.broker.roster import Roster
 from fleetgrad.edge import config
 from fleetgrad.wire.certificates import common_name, load_certificate
@@ -105,6 +106,34 @@ def test_a_name_is_given_once_and_never_a_roles(place: Path) -> None:
     for name in ("aggregator", "registrar", "operator"):
         with pytest.raises(NameRefused, match="name of a role"):
             registrar.add(name)
+
+
+def test_a_revocation_that_was_cut_short_is_told_at_the_next_try(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registrar = open_(place)
+    serial = load_certificate(registrar.add("dev-1").certificate or "", "test").serial_number
+
+    def full(path: Path, raw: bytes) -> None:
+        raise RegistrarError(f"can't write {path}: No space left on device")
+
+    with monkeypatch.context() as m, pytest.raises(RegistrarError, match="No space"):
+        m.setattr(registrar_, "_replace", full)
+        registrar.revoke("dev-1", "stolen")
+    with pytest.raises(RegistrarError, match="revoked already"):
+        open_(place).revoke("dev-1")
+    said = Roster(place, registrar.key.public, "fed")
+    with pytest.raises(Untrusted, match="was revoked"):
+        said.key("dev-1")
+    for folder in ("reg", "broker"):
+        listed = x509.load_pem_x509_crl((place / folder / "crl.pem").read_bytes())
+        assert listed.get_revoked_certificate_by_serial_number(serial) is not None
+
+
+def test_two_registrars_on_one_folder_are_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = Server(place / "reg", insecure=False, timeout=0.1)
+    assert serve(place / "reg", timeout=0.1) == 2
+    assert "another 'fleetgrad registrar serve' is running on this folder" in capsys.readouterr().err
+    del first
+    Server(place / "reg", insecure=False, timeout=0.1)
 
 
 def test_without_the_cas_key_nobody_joins_and_nothing_is_noted(place: Path) -> None:
