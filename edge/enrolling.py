@@ -155,6 +155,7 @@ def wipe(folder: Path, spool: Path) -> list[str]:
         kits.REGISTRAR,
         kits.ROOT,
         renewing.NEXT,
+        renewing.NEXT_IDENTITY,
         renewing.COUNT,
     ):
         if (folder / name).exists():

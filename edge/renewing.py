@@ -1,8 +1,10 @@
-"""A device's certificate renews itself: asked for at two thirds of its life, by a time that has passed for certain, or when the
+"""A device's certificate and identity renew themselves: asked for at two thirds of its life, by a time that has passed for certain, or when the
 registrar, which has a clock, says that it is due.
 
-    tls.pem    certificate and key, replaced by one rename: after a power cut it is the old pair or the new one
-    tls.next   the next key, on disk before its request leaves the board; a request that was lost is repeated with it
+    tls.pem      certificate and key, replaced by one rename: after a power cut it is the old pair or the new one
+    tls.next     the next key, on disk before its request leaves the board; a request that was lost is repeated with it
+    device.key   the identity that signs updates; device.next takes its place, by one rename, when the registrar's statement names it:
+    device.next  the next identity, which each request names; until then the old one signs, and the request is signed by both
 
 At each connection the device also says which board it is: a second one of the same kit is seen.
 """
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from msgspec import UNSET
 
 from fleetgrad.wire.certificates import (
     CertificateError,
@@ -25,11 +28,20 @@ from fleetgrad.wire.certificates import (
     new_request,
     pair,
 )
-from fleetgrad.wire.kit import TLS, Joined, joined, put_private
+from fleetgrad.wire.kit import IDENTITY, TLS, Joined, joined, put_private, sync
 from fleetgrad.wire.membership import ISSUED, RENEWAL, Issued, Renewal, verify_member
-from fleetgrad.wire.signing import PrivateKey, PublicKey, Untrusted, load_public_key, sign_message, verify_message
+from fleetgrad.wire.signing import (
+    KeyRefused,
+    PrivateKey,
+    PublicKey,
+    Untrusted,
+    load_private_key,
+    load_public_key,
+    sign_by,
+    verify_message,
+)
 
-NEXT, COUNT = "tls.next", "renewal.json"
+NEXT, NEXT_IDENTITY, COUNT = "tls.next", "device.next", "renewal.json"
 LIFE = 2 / 3
 ASK_SECONDS = 60.0  # doubles up to the last
 MOST_ASK_SECONDS = 6 * 3600.0
@@ -58,7 +70,7 @@ class Renewing:
         dice: random.Random,
         passed: Callable[[], float],
     ) -> None:
-        """`passed` gives a time, in Unix seconds, that has passed for certain."""
+        """`passed` gives a time, in Unix seconds, that has passed for certain. `key` becomes the next one when that holds."""
         self._folder = folder
         self._joined, self._key, self._registrar, self._dice, self._passed = joined, key, registrar, dice, passed
         self._due = self._told = False
@@ -116,12 +128,24 @@ class Renewing:
             return Step(event="renewal_failed", reason=str(e))
 
     def take_member(self, raw: bytes) -> Step:
-        """The registrar's word on this device, as the aggregator has it: `revoked` ends the device's part."""
+        """The registrar's word on this device, which the aggregator has as well: `revoked` ends the device's part, and a next
+        identity that it names is the one that signs from then on."""
         try:
             said = verify_member(self._registrar, self._joined.federation, raw, self._joined.device)
         except Untrusted as e:
             return Step(event="statement_dropped", reason=str(e))
-        return Step(event="revoked", reason=said.reason, revoked=True) if said.revoked else Step()
+        if said.revoked:
+            return Step(event="revoked", reason=said.reason, revoked=True)
+        following = self._next_identity()
+        if following is None or said.key != following.public.raw.hex():
+            return Step()
+        try:
+            (self._folder / NEXT_IDENTITY).replace(self._folder / IDENTITY)
+            self._key.become(following)
+            sync(self._folder)
+        except OSError as e:
+            return Step(event="renewal_failed", reason=str(e))
+        return Step(event="identity_renewed", reason=f"key {self._key.public.kid}")
 
     def _take_notice(self, said: Issued) -> Step:
         """A retained notice may be from before the last renewal: then the certificate began after it."""
@@ -171,15 +195,30 @@ class Renewing:
         key = new_key()
         request = new_request(key, self._joined.device)
         self._count(1)
+        self._begin_identity()
         put_private(self._folder / NEXT, (key_pem(key) + request).encode())
         return request
 
+    def _begin_identity(self) -> None:
+        """Draws the next identity, unless one waits already or the one that signs isn't in the kit's place."""
+        with contextlib.suppress(KeyRefused):
+            held = load_private_key(self._folder / IDENTITY)
+            if held.public.raw == self._key.public.raw and self._next_identity() is None:
+                put_private(self._folder / NEXT_IDENTITY, PrivateKey.generate().pem())
+
+    def _next_identity(self) -> PrivateKey | None:
+        with contextlib.suppress(KeyRefused):
+            return load_private_key(self._folder / NEXT_IDENTITY)
+        return None
+
     def _signed(self, request: str | None, *, leaves: bool = False) -> bytes:
+        following = self._next_identity()
         ask = Renewal(
             federation=self._joined.federation, device=self._joined.device, instance=self._joined.instance,
             count=self._count(1 if leaves else 0), request=request, leaves=leaves,
+            identity=following.public.raw.hex() if following else UNSET,
         )  # fmt: skip
-        return sign_message(self._key, RENEWAL, ask)
+        return sign_by([self._key, *([following] if following else [])], RENEWAL, ask)
 
     def _count(self, more: int) -> int:
         """How many requests this board has begun; kept on disk."""

@@ -1,7 +1,7 @@
 """What the registrar says of devices, and what members ask of it, as strict structs inside JWS (wire/signing.py).
 
     member    registrar -> aggregator   this device has that key; or it was revoked (kind MEMBER)
-    renewal   device -> registrar       a request for the next certificate (kind RENEWAL, by the device's key)
+    renewal   device -> registrar       a request for the next certificate and key (kind RENEWAL, by the device's key and the next)
     issued    registrar -> device       the next certificate, or that one is due (kind ISSUED)
 
 A member's statements are numbered: the highest holds, so that an old one says nothing when it is sent again.
@@ -11,10 +11,10 @@ from typing import Annotated
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from fleetgrad.wire.messages import Count, Name, Reason, Sha256
-from fleetgrad.wire.signing import PrivateKey, PublicKey, Untrusted, sign_message, verify_message
+from fleetgrad.wire.signing import PrivateKey, PublicKey, Untrusted, sign_message, verify_by, verify_message
 from fleetgrad.wire.topics import NAME, NameRefused, check_name
 
 MEMBER, RENEWAL, ISSUED = "fl1-member", "fl1-renewal", "fl1-issued"
@@ -49,6 +49,7 @@ class Renewal(_Struct, frozen=True, kw_only=True):
     """What a member asks: the next certificate by a certificate request, or to be let go.
 
     `instance` is drawn where a kit is installed: two of one device are two boards. `count` grows with each request of a device.
+    `identity` is the device's next Ed25519 key; the message is then signed by both keys, the old one first.
     """
 
     federation: Name
@@ -56,6 +57,7 @@ class Renewal(_Struct, frozen=True, kw_only=True):
     instance: Nonce
     count: Count
     request: Pem | None = None
+    identity: RawKey | UnsetType = UNSET  # left out where there is none
     leaves: bool = False
 
 
@@ -71,6 +73,21 @@ class Issued(_Struct, frozen=True, kw_only=True):
     count: Count = 0
     certificate: Pem | None = None
     due: bool = False
+
+
+def verify_renewal(key: PublicKey, raw: bytes) -> Renewal:
+    """What the member with that key asks: signed by it, and by the key that it names as its next. Raises Untrusted.
+
+    A request that names a next key holds before and after that key has become the member's.
+    """
+    ask = verify_by([key], 1, RENEWAL, raw, Renewal)
+    if ask.identity and ask.identity != key.raw.hex():
+        try:
+            proven = PublicKey.from_raw(bytes.fromhex(ask.identity))
+        except ValueError as e:
+            raise Untrusted(f"next key of {ask.device}: {e}") from e
+        verify_by([key, proven], 2, RENEWAL, raw, Renewal)
+    return ask
 
 
 def check_device(name: str) -> str:

@@ -85,6 +85,10 @@ class PrivateKey:
         """The identity of a 32-byte seed (RFC 8032): for golden vectors and simulations."""
         return cls(Ed25519PrivateKey.from_private_bytes(seed))
 
+    def become(self, other: "PrivateKey") -> None:
+        """Whoever holds this identity signs by `other`'s key from now on."""
+        self._key, self.public = other._key, other.public
+
     def sign(self, data: bytes) -> bytes:
         """A 64-byte signature; the same for the same data."""
         return self._key.sign(data)

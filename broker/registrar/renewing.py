@@ -1,14 +1,13 @@
-"""Members' certificates that renew themselves: a signed request by the device gives the next certificate; who is due is told so,
-since a board may have no clock. A device may also leave, by its own signature.
+"""Members' certificates that renew themselves: a signed request by the device gives the next certificate, and makes the key that it
+names and proves the device's; who is due is told so, since a board may have no clock. A device may also leave, by its own signature.
 """
 
 from dataclasses import replace
 
 from fleetgrad.broker.registrar.authority import request_key
-from fleetgrad.broker.registrar.register import Device
 from fleetgrad.broker.registrar.registrar import Registrar
-from fleetgrad.wire.membership import ISSUED, RENEWAL, Issued, Member, Renewal
-from fleetgrad.wire.signing import Untrusted, sign_message, verify_message
+from fleetgrad.wire.membership import ISSUED, Issued, verify_renewal
+from fleetgrad.wire.signing import PublicKey, Untrusted, sign_message
 
 DUE = 2 / 3  # of a certificate's life: then it is renewed
 
@@ -33,7 +32,7 @@ def answer(registrar: Registrar, name: str, raw: bytes) -> bytes | None:
         device = registrar.register.device(name)
         if device is None or device.revoked:
             raise Untrusted(f"device {name[:64]!r} isn't a member")
-        ask = verify_message(_member(registrar, device).public(), RENEWAL, raw, Renewal)
+        ask = verify_renewal(PublicKey.from_raw(bytes.fromhex(device.key)), raw)
         if (ask.federation, ask.device) != (registrar.federation, name):
             raise Untrusted(f"renewal of {ask.device} of {ask.federation} on {name}'s topic")
         if device.instance and device.instance != ask.instance:
@@ -50,7 +49,7 @@ def answer(registrar: Registrar, name: str, raw: bytes) -> bytes | None:
             certificate, not_after = registrar.certify(
                 name, request_key(ask.request, f"request of {name}"), ask.request
             )
-            registrar.renewed(seen, not_after)
+            registrar.renewed(replace(seen, key=ask.identity or seen.key), not_after)
         else:
             registrar.register.put(seen)
     if left:
@@ -63,13 +62,3 @@ def answer(registrar: Registrar, name: str, raw: bytes) -> bytes | None:
         federation=registrar.federation, device=name, now=registrar.seconds(), count=ask.count, certificate=certificate
     )
     return sign_message(registrar.key, ISSUED, said)
-
-
-def _member(registrar: Registrar, device: Device) -> Member:
-    return Member(
-        federation=registrar.federation,
-        device=device.name,
-        key=device.key,
-        serial=device.serial,
-        not_after=device.not_after,
-    )

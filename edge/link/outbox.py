@@ -172,6 +172,7 @@ class Upload:
     _begun: bool = False
     _ever: set[int] = field(default_factory=set)
     _body: bytes | None = None
+    _signed_by: str = ""  # the identity's key may be renewed while an update is on its way
 
     def __post_init__(self) -> None:
         self.query_at = self.start_at if self.ask_first else self.start_at + QUERY_SECONDS
@@ -243,8 +244,9 @@ class Upload:
 
     def _pump(self) -> list[Effect]:
         header = self._header(frames.UPDATE, self.record.size)
-        if self._body is None:
+        if self._body is None or self._signed_by != self.key.public.kid:
             self._body = self._payload() + frames.sign_body(self.key, header)
+            self._signed_by = self.key.public.kid
         effects: list[Effect] = []
         under_way = sum(not has(self._received, i) for i in self._sent)
         for seq in range(header.nchunks):

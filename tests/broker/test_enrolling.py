@@ -16,7 +16,7 @@ from fleetgrad.wire.enrolment import Answer, Ask, derive, open_proven, prove
 from fleetgrad.wire.kit import Data
 from fleetgrad.wire.membership import ISSUED, RENEWAL, Issued, Renewal
 from fleetgrad.wire.mqtt import BrokerSettings
-from fleetgrad.wire.signing import PrivateKey, Untrusted, parse_private_key, sign_message, verify_message
+from fleetgrad.wire.signing import PrivateKey, Untrusted, parse_private_key, sign_by, sign_message, verify_message
 
 NOW, DAY = 1_800_000_000.0, 86400
 
@@ -187,6 +187,29 @@ def test_a_member_gets_its_next_certificate_and_the_same_for_the_same_request(pl
         renewal(place, key, request=new_request(new_key(), "x"))
     with pytest.raises(Untrusted, match="older"):
         renewal(place, key, count=0, request=request)
+
+
+def test_a_key_that_the_old_one_names_and_that_proves_itself_becomes_the_devices(place: Place) -> None:
+    old, new = member(place), PrivateKey.generate()
+    ask = Renewal(
+        federation="fed", device="dev-1", instance="a" * 32, count=1, request=new_request(new_key(), "x"),
+        identity=new.public.raw.hex(),
+    )  # fmt: skip
+    for keys in ([old], [new], [PrivateKey.generate(), new]):
+        with pytest.raises(Untrusted, match="signature"):
+            renewing.answer(place.registrar, "dev-1", sign_by(keys, RENEWAL, ask))
+    raw = sign_by([old, new], RENEWAL, ask)
+    issued = [
+        renewing.answer(place.registrar, "dev-1", raw) for _ in range(3)
+    ]  # it may have died before it kept the answer
+    assert issued[0] is not None
+    assert issued[0] == issued[1] == issued[2]
+    held = place.roster.member("dev-1")
+    assert held is not None
+    assert (held.key, held.serial) == (new.public.raw.hex(), 2)
+    with pytest.raises(Untrusted, match="signature"):
+        renewal(place, old, count=2, request=new_request(new_key(), "x"))
+    assert renewal(place, new, count=2, request=new_request(new_key(), "x")) is not None
 
 
 def test_a_kit_on_a_second_board_gets_no_certificate(place: Place) -> None:

@@ -6,6 +6,7 @@ import stat
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -16,8 +17,8 @@ from fleetgrad.edge.renewing import Renewing
 from fleetgrad.wire import kit as kits
 from fleetgrad.wire.certificates import key_pem, load_certificate, load_key, new_key, new_request
 from fleetgrad.wire.kit import Kit, KitError
-from fleetgrad.wire.membership import ISSUED, RENEWAL, Issued, Member, Renewal, sign_member
-from fleetgrad.wire.signing import PrivateKey, sign_message, verify_message
+from fleetgrad.wire.membership import ISSUED, RENEWAL, Issued, Member, Renewal, sign_member, verify_renewal
+from fleetgrad.wire.signing import PrivateKey, PublicKey, Untrusted, load_private_key, sign_message
 
 NOW, DAY = 1_800_000_000.0, 86400.0
 REGISTRAR, IDENTITY = PrivateKey.from_seed(b"r" * 32), PrivateKey.from_seed(b"i" * 32)
@@ -37,17 +38,27 @@ class Board:
         )  # fmt: skip
         self.folder, self.now = root / "board", NOW
         kits.install(kit, self.folder)
+        self.known = IDENTITY.public  # the device's key, as the registrar has it
         self.start()
 
     def start(self) -> None:
-        made = Renewing.of(self.folder, IDENTITY, self.folder / kits.REGISTRAR, random.Random(1), lambda: self.now)
+        self.key = load_private_key(self.folder / kits.IDENTITY)
+        made = Renewing.of(self.folder, self.key, self.folder / kits.REGISTRAR, random.Random(1), lambda: self.now)
         assert made is not None
         self.renewing = made
 
     def asked(self) -> Renewal | None:
         """What the device asks on a new connection."""
         raw = self.renewing.connected(0.0).ask
-        return None if raw is None else verify_message(IDENTITY.public, RENEWAL, raw, Renewal)
+        return None if raw is None else verify_renewal(self.known, raw)
+
+    def statement(self, ask: Renewal) -> bytes:
+        """The registrar's on the key that is asked for, which it knows from then on."""
+        assert ask.identity
+        self.known = PublicKey.from_raw(bytes.fromhex(ask.identity))
+        return sign_member(
+            REGISTRAR, Member(federation="fed", device="dev-1", key=ask.identity, serial=ask.count + 1, not_after=0)
+        )
 
     def answer(self, ask: Renewal, **fields: object) -> bytes:
         assert ask.request
@@ -104,7 +115,7 @@ def test_a_board_without_a_clock_is_told_and_an_old_notice_says_nothing(board: B
     assert (told.event, told.passed) == ("renewal_due", NOW + 61 * DAY)
     raw = board.renewing.tick(1.0).ask
     assert raw is not None
-    ask = verify_message(IDENTITY.public, RENEWAL, raw, Renewal)
+    ask = verify_renewal(board.known, raw)
     assert ask.request
     board.now = NOW + 61 * DAY
     assert board.renewing.take(board.answer(ask)).event == "certificate_renewed"
@@ -119,6 +130,31 @@ def test_a_device_hears_that_it_was_revoked_by_the_registrar_alone(board: Board)
     assert (step.event, step.reason, step.revoked) == ("revoked", "lost", True)
     forged = board.renewing.take_member(sign_member(IDENTITY, revoked))
     assert (forged.event, forged.revoked) == ("statement_dropped", False)
+
+
+def test_the_next_identity_signs_once_the_registrar_names_it_and_the_old_until_then(board: Board) -> None:
+    board.now += 61 * DAY
+    raw = board.renewing.tick(0.0).ask
+    assert raw is not None
+    ask = verify_renewal(IDENTITY.public, raw)
+    assert (
+        verify_renewal(PublicKey.from_raw(bytes.fromhex(ask.identity or "")), raw) == ask
+    )  # a repeated one holds as well
+    with pytest.raises(Untrusted, match="signature"):
+        verify_renewal(PrivateKey.generate().public, raw)
+    unproven = msgspec.structs.replace(ask, identity=PrivateKey.generate().public.raw.hex())
+    with pytest.raises(Untrusted, match="2 must"):
+        verify_renewal(IDENTITY.public, sign_message(IDENTITY, RENEWAL, unproven))
+    board.renewing.take(board.answer(ask))
+    assert board.key.public.raw == IDENTITY.public.raw
+    old = Member(federation="fed", device="dev-1", key=IDENTITY.public.raw.hex(), serial=1, not_after=0)
+    assert board.renewing.take_member(sign_member(REGISTRAR, old)) == renewing.Step()
+    said = board.statement(ask)
+    assert board.renewing.take_member(said).event == "identity_renewed"
+    assert board.renewing.take_member(said) == renewing.Step()  # retained, it comes again
+    assert board.key.public.raw.hex() == ask.identity
+    assert stat.S_IMODE((board.folder / kits.IDENTITY).stat().st_mode) == 0o600
+    assert not verify_renewal(board.known, board.renewing.leaving()).identity
 
 
 def test_an_ask_is_repeated_ever_more_slowly(board: Board) -> None:
@@ -190,6 +226,7 @@ def test_power_cut_anywhere_in_a_renewal_leaves_a_pair_that_works_and_the_renewa
                 ask = board.asked()
                 assert ask is not None
                 board.renewing.take(board.answer(ask))
+                board.renewing.take_member(board.statement(ask))
                 done = True
             except Cut:
                 points += 1
@@ -197,11 +234,18 @@ def test_power_cut_anywhere_in_a_renewal_leaves_a_pair_that_works_and_the_renewa
         board.start()
         if (ask := board.asked()) is not None and ask.request is not None:
             assert board.renewing.take(board.answer(ask)).event == "certificate_renewed"
+        if (board.folder / renewing.NEXT_IDENTITY).exists():  # the statement is retained: it comes again
+            assert ask is not None
+            assert board.renewing.take_member(board.statement(ask)).event == "identity_renewed"
         assert board.pair() == datetime.fromtimestamp(board.now + 90 * DAY, UTC)
+        assert board.key.public.raw == board.known.raw != IDENTITY.public.raw
+        board.start()
+        assert board.key.public.raw == board.known.raw
         board.now += 61 * DAY  # and the one after that
         ask = board.asked()
         assert ask is not None
         assert board.renewing.take(board.answer(ask)).event == "certificate_renewed"
+        assert board.renewing.take_member(board.statement(ask)).event == "identity_renewed"
         if done:
             break
     assert points >= 10
@@ -216,7 +260,7 @@ def test_wiping_removes_what_is_ours_alone(board: Board) -> None:
     board.asked()
     removed = wipe(board.folder, board.folder / "spool")
     assert [p.name for p in board.folder.iterdir()] == ["data.npz"]
-    assert {"device.key", "tls.pem", "tls.next", "edge.toml", "spool/"} <= set(removed)
+    assert {"device.key", "device.next", "tls.pem", "tls.next", "edge.toml", "spool/"} <= set(removed)
 
 
 def test_an_ask_that_was_begun_goes_on_with_the_same_keys(tmp_path: Path) -> None:

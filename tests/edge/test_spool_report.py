@@ -12,10 +12,13 @@ from fleetgrad.edge.commands import app, err
 from fleetgrad.edge.config import EdgeConfig
 from fleetgrad.edge.link.store import Held, Put, Row, SqliteStore
 from fleetgrad.edge.link.wear import COMMIT_BYTES, DAY_SECONDS, Wear
+from fleetgrad.wire import frames
 from fleetgrad.wire.command_line import run_app
 from fleetgrad.wire.files import put
 from fleetgrad.wire.messages import Bitmap, Closed
 from fleetgrad.wire.settings import SettingsError, load_toml
+from fleetgrad.wire.signing import PrivateKey
+from tests.edge import one_device
 from tests.edge.one_device import AGGREGATOR, PARAMS, PLAN, Device, Disk, Rows, ref, select
 
 TOML = """
@@ -197,3 +200,28 @@ def test_a_chunk_that_is_sent_twice_is_counted() -> None:
     device.head(closed=(Closed(round=1, attempt=1, outcome="abandoned"),))
     assert device.statuses()[-1].resent == 1
     assert msgspec.structs.replace(device.statuses()[-1], resent=0).spooled == 0
+
+
+def test_an_update_on_its_way_is_signed_again_when_the_identity_is_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
+    key, following = (PrivateKey.from_seed(bytes([seed]) * 32) for seed in (1, 9))
+    monkeypatch.setattr(one_device, "KEY", key)
+    device = Device().ready()
+    device.select()
+    device.trained()
+    header = device.frames()[0]
+    key.become(following)
+    device.handle(ev.Disconnected("gone"))
+    device.handle(ev.Connected())
+    sent: dict[int, bytes] = {}
+    while len(sent) < header.nchunks:
+        received = sum(1 << seq for seq in sent).to_bytes(1, "little").hex()
+        payload = header.payload_sha256.hex()
+        device.command(
+            Bitmap(federation="test", device="dev-1", round=1, attempt=1, payload=payload, received=received)
+        )
+        for effect in device.effects:
+            assert isinstance(effect, ev.Publish)
+            again, chunk = frames.parse(effect.payload, most=1_000_000)
+            sent[again.seq] = bytes(chunk)
+    body = memoryview(b"".join(sent[seq] for seq in range(header.nchunks)))
+    assert frames.signature_holds(following.public, header, body)

@@ -89,7 +89,9 @@ def test_boards_join_by_kit_and_by_code_and_leave_over_tls(tmp_path: Path) -> No
         assert '"reason": "left"' in command("fleetgrad", "device", "list", "--dir", registrar, "--format", "json")
     finally:
         fleet.stop()
-    assert "certificate_renewed" in fleet.log("dev-1").read_text()
+    said = fleet.log("dev-1").read_text()
+    assert "certificate_renewed" in said
+    assert "identity_renewed" in said
     assert "renewal_due device=dev-1" in fleet.log("registrar").read_text()
     log = fleet.log("aggregator").read_text()
     assert f"device_enrolled device={joined.device}" in log

@@ -1,5 +1,6 @@
 """Statements on members, and the bytes that a later version must still read and make."""
 
+import msgspec
 import pytest
 
 from fleetgrad.wire.enrolment import derive
@@ -13,7 +14,7 @@ from fleetgrad.wire.membership import (
     sign_member,
     verify_member,
 )
-from fleetgrad.wire.signing import PrivateKey, Untrusted, sign_message, verify_message
+from fleetgrad.wire.signing import PrivateKey, Untrusted, sign_by, sign_message, verify_message
 from fleetgrad.wire.topics import NameRefused
 
 REGISTRAR, DEVICE = PrivateKey.from_seed(b"r" * 32), PrivateKey.from_seed(b"d" * 32)
@@ -21,6 +22,8 @@ MEMBER = Member(
     federation="demo", device="dev-1", key=DEVICE.public.raw.hex(), serial=3, not_after=1_800_000_000, revoked=True, reason="lost"
 )  # fmt: skip
 RENEWED = Renewal(federation="demo", device="dev-1", instance="a" * 32, count=2, request="csr")
+FOLLOWING = PrivateKey.from_seed(b"f" * 32)
+RENAMED = msgspec.structs.replace(RENEWED, identity=FOLLOWING.public.raw.hex())
 GIVEN = Issued(federation="demo", device="dev-1", now=1_800_000_000, count=2, certificate="pem")
 
 
@@ -54,6 +57,7 @@ def test_the_bytes_are_as_they_were() -> None:
     assert {
         "member": sign_member(REGISTRAR, MEMBER).decode(),
         "renewal": sign_message(DEVICE, RENEWAL, RENEWED).decode(),
+        "another identity": sign_by([DEVICE, FOLLOWING], RENEWAL, RENAMED).decode(),
         "issued": sign_message(REGISTRAR, ISSUED, GIVEN).decode(),
     } == GOLDEN
 
@@ -75,6 +79,15 @@ GOLDEN = {
         "mRldmljZSI6ImRldi0xIiwiaW5zdGFuY2UiOiJhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYSIsImNvdW50IjoyLCJyZXF1ZXN0Ijo"
         "iY3NyIiwibGVhdmVzIjpmYWxzZX0.sLTu1MJZeF9fRx0y5XMRsWq4KAbo2BsDl8ChFfnclmqWEQL76tukl5HMqajaWY6WUrzDQyLLAFfSYcMFX"
         "hq-Bg"
+    ),
+    "another identity": (
+        '{"payload":"eyJmZWRlcmF0aW9uIjoiZGVtbyIsImRldmljZSI6ImRldi0xIiwiaW5zdGFuY2UiOiJhYWFhYWFhYWFhYWFhYWFhYWFhYWFh'
+        "YWFhYWFhYWFhYSIsImNvdW50IjoyLCJyZXF1ZXN0IjoiY3NyIiwiaWRlbnRpdHkiOiIzNGI0ZDkwNDMxNTZjYjZkY2YwYmViMGEyOTQ5Yjc1"
+        'NTljOTQwZDJiY2I2ZGJlOGM1M2E5YjMwMjc4ZTNhNzQ2IiwibGVhdmVzIjpmYWxzZX0","signatures":[{"protected":"eyJhbGciOiJ'
+        'FZERTQSIsInR5cCI6ImZsMS1yZW5ld2FsIiwia2lkIjoiYjZmYzk2MTkxYWJkMjdhZiJ9","signature":"tNZHb4J55CartZaIiqf_GohI'
+        'Vm8rG3LD7_HBQNGJGFFT1hfSzJZPr1JFjDLTutPnGVptF1M4j2rPSPFIQ9kVAA"},{"protected":"eyJhbGciOiJFZERTQSIsInR5cCI6I'
+        'mZsMS1yZW5ld2FsIiwia2lkIjoiZjdiNzY3NmM5NGRmN2U4ZiJ9","signature":"lpSTLNuDfJp8CbFGxJ68WQX-J0yz1oAxf0Q51mp3qG'
+        'iFwwMDE1DRwRfYp1NZf8lMDMBjoBx84SOr6QvEaf5_BA"}]}'
     ),
     "issued": (
         "eyJhbGciOiJFZERTQSIsInR5cCI6ImZsMS1pc3N1ZWQiLCJraWQiOiJjMDc0MmE3OTdiZDUzNzQzIn0.eyJmZWRlcmF0aW9uIjoiZGVtbyIsIm"
