@@ -2,11 +2,12 @@
 
     chunks --whole--> in the group --commit: hash, signature, opened, decoded and added, files synced, one transaction--> counted --> receipt
 
-A group is of up to GROUP updates, and waits 50 ms at most, if anyone else is uploading at all. A receipt is given for what is in the
-journal, and for nothing else.
+A group is of up to GROUP updates, and waits 50 ms at most, if anyone else is uploading at all. Meanwhile its files are synced, and the
+first AT_ONCE proven, beside the thread that takes chunks. A receipt is given for what is in the journal, and for nothing else.
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from fleetgrad.broker import events as ev
@@ -33,6 +34,8 @@ IDLE_RATE, IDLE_BURST, RESTART = 20.0, 256.0, 32.0
 RETRY_SECONDS = (5.0, 30.0)  # of a device that there is no room for
 HUSH_SECONDS = 1.0  # between two retry-afters to one device
 
+Proof = bytes | Untrusted | SealError  # the payload as its device made it, or what is wrong with the upload
+
 
 @dataclass(slots=True)
 class Admission:
@@ -51,6 +54,8 @@ class Admission:
     verdicts: Counter[Verdict] = field(default_factory=Counter)  # of receipts, since this boot
     due: float | None = None  # when the group is to be committed
     _group: dict[str, tuple[Upload, PublicKey]] = field(default_factory=dict)
+    _proofs: dict[str, Iterator[Proof]] = field(default_factory=dict)  # one of each that has been begun
+    _syncs: dict[str, Iterator[None]] = field(default_factory=dict)
     _judged: dict[str, Contribution] = field(default_factory=dict)  # those of the group that are in the sum
     _pace: dict[str, Pace] = field(default_factory=dict)
     _hushed: dict[str, float] = field(default_factory=dict)
@@ -58,7 +63,8 @@ class Admission:
     def begin(self, attempt: Open | None, total: Sum, now: float) -> None:
         """Another attempt begins, or after a start goes on."""
         self.total, self.due = total, None
-        self._group, self._judged, self._pace, self._hushed = {}, {}, {}, {}
+        self._forget_group()
+        self._pace, self._hushed = {}, {}
         self.uploads.begin(attempt, self.intake.most_bytes, now)
 
     @property
@@ -107,6 +113,9 @@ class Admission:
     def _gather(self, name: str, key: PublicKey, upload: Upload, attempt: Open, now: float) -> list[ev.Effect]:
         """A whole body waits for others, if there are any."""
         self._group[name] = upload, key
+        self._syncs[name] = iter(self.parallel(self.files.fsync, [upload.name]))
+        if len(self._proofs) < AT_ONCE:
+            self._begin_proof(name)
         if self.due is None:
             self.due = now + self.group_seconds
         full = len(self._group) >= GROUP or self.uploads.only(len(self._group))
@@ -117,19 +126,27 @@ class Admission:
         effects: list[ev.Effect] = []
         try:
             while waiting := [name for name in self._group if name not in self._judged][:AT_ONCE]:
-                bodies = self.parallel(self._prove, waiting)
-                for name, payload in zip(waiting, bodies, strict=True):
-                    effects += self._judge(name, payload, attempt)
+                for name in waiting:
+                    self._begin_proof(name)
+                for name in waiting:
+                    effects += self._judge(name, next(self._proofs.pop(name)), attempt)
             if self._judged:
                 effects += self._count(attempt)
         except DiskError as e:
             self.due = now + DISK_RETRY_SECONDS
             return [*effects, ev.Log("disk_failed", {"reason": str(e)})]
-        self._group, self._judged, self.due = {}, {}, None
+        self._forget_group()
+        self.due = None
         return effects
 
-    def _prove(self, name: str) -> bytes | Untrusted | SealError:
-        """The payload as its device made it, or what is wrong with the upload."""
+    def _forget_group(self) -> None:
+        self._group, self._proofs, self._syncs, self._judged = {}, {}, {}, {}
+
+    def _begin_proof(self, name: str) -> None:
+        if name not in self._proofs:
+            self._proofs[name] = iter(self.parallel(self._prove, [name]))
+
+    def _prove(self, name: str) -> Proof:
         upload, key = self._group[name]
         try:
             return self.intake.open(upload.header, self.intake.prove(upload.header, self.uploads.body(upload), key))
@@ -138,7 +155,7 @@ class Admission:
         except FileNotFoundError:
             return Untrusted(f"update whose file {upload.name} was removed")
 
-    def _judge(self, name: str, payload: bytes | Untrusted | SealError, attempt: Open) -> list[ev.Effect]:
+    def _judge(self, name: str, payload: Proof, attempt: Open) -> list[ev.Effect]:
         """Decodes and adds a proven payload; what isn't proven, doesn't open or doesn't decode is forgotten."""
         header = self._group[name][0].header
         reason = f"update from {name} refused: {payload}" if isinstance(payload, SealError) else ""
@@ -155,8 +172,7 @@ class Admission:
                     info.loss, info.rate,
                 )  # fmt: skip
                 return []
-        del self._group[name]
-        self.uploads.forget(name)
+        self._drop(name)
         if isinstance(payload, Untrusted):
             self.intake.dropped(str(payload))
             return [ev.Log("message_dropped", {"device": name, "reason": str(payload)})]
@@ -168,15 +184,15 @@ class Admission:
     def _count(self, attempt: Open) -> list[ev.Effect]:
         """The judged updates become durable, then members; raises DiskError."""
         try:
-            list(self.parallel(self.files.fsync, [self._group[name][0].name for name in self._judged]))
+            for name in self._judged:
+                list(self._syncs[name])
         except (DiskError, FileNotFoundError) as e:
             # What a failed sync has left of the files is anyone's guess: the devices send them again.
             names = list(self._judged)
             self._judged = {}
             self.total.clear()
             for name in names:
-                del self._group[name]
-                self.uploads.forget(name)
+                self._drop(name)
             raise e if isinstance(e, DiskError) else DiskError(f"an upload's file was removed: {e}") from e
         self.files.fsync_directory(SPOOL)
         rows: list[Row] = [*self._judged.values()]
@@ -199,6 +215,11 @@ class Admission:
             effects += [receipt, ev.Log("update_accepted", fields)]
             self.uploads.settle(name)
         return effects
+
+    def _drop(self, name: str) -> None:
+        """The device will have to send it again, if at all."""
+        del self._group[name], self._syncs[name]
+        self.uploads.forget(name)
 
     def _may(self, name: str, cost: float, now: float) -> bool:
         return self._pace.setdefault(name, Pace(IDLE_RATE, IDLE_BURST)).take(cost, now)

@@ -42,6 +42,7 @@ class Cohort:
     random: random.Random
     devices: dict[str, Device] = field(default_factory=dict)
     alarms: list[ev.Effect] = field(default_factory=list)  # to be said with the next effects
+    clones: dict[str, str] = field(default_factory=dict)  # whose identity two boards seem to use, and why it seems so
     stirred: bool = True  # something has changed since the round was last looked at
 
     def begin(self) -> None:
@@ -50,20 +51,16 @@ class Cohort:
         for device in self.devices.values():
             device.selected = device.answered = device.out = False
 
-    @property
-    def clones(self) -> dict[str, str]:
-        """Devices whose identity two boards seem to use, and why it seems so."""
-        return {name: d.sightings.clone for name, d in sorted(self.devices.items()) if d.sightings.clone}
-
     def on_birth(self, name: str, birth: Birth, raw: bytes, attempt: Open | None, now: float) -> list[ev.Effect]:
         """Takes a device's verified word on itself, which came as `raw`; raises Untrusted if it isn't newer than its last."""
         device = self.devices.get(name)
         if device is None:
             device = self.devices[name] = Device(birth, Sightings())
-        restarted, known = device.birth.boot != birth.boot, device.sightings.clone
+        restarted = device.birth.boot != birth.boot
         seen = device.sightings.see(birth.boot, birth.seq, raw, now)
-        if device.sightings.clone and not known:
-            self.alarms.append(ev.Log("clone_suspected", {"device": name, "reason": device.sightings.clone}))
+        if (why := device.sightings.clone) and name not in self.clones:
+            self.clones[name] = why
+            self.alarms.append(ev.Log("clone_suspected", {"device": name, "reason": why}))
         if seen != "new":
             raise Untrusted(f"birth of {name} {'came already' if seen == 'repeated' else 'is of an earlier start'}")
         device.birth, self.stirred = birth, True

@@ -369,7 +369,7 @@ class Rounds:
             rounds=self._settings.rounds,
             instance=self._instance,
             turned_away=self._admission.turned_away,
-            clones=tuple(self._cohort.clones)[:MAX_CLONES],
+            clones=tuple(sorted(self._cohort.clones)[:MAX_CLONES]),
         )
 
     def _status(self) -> list[ev.Effect]:
