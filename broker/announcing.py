@@ -26,6 +26,7 @@ from fleetgrad.wire.messages import (
     ObjectRef,
     Policy,
     Receipt,
+    Record,
     Verdict,
 )
 from fleetgrad.wire.signing import PrivateKey, sign_by, sign_message
@@ -48,15 +49,11 @@ def version_record(
     """A release and its record (wire/SPEC.md section 7); `parent` is the previous record's hash."""
     lines = "".join(f"{c.device} {c.payload} {c.weight}\n" for c in members)
     record = msgspec.json.encode(
-        {
-            "config": config,
-            "members": sha256(lines.encode()).hexdigest(),
-            "params": ref.sha256,
-            "parent": parent,
-            "round": round_,
-            "version": number,
-        }
-    )
+        Record(
+            config=config, members=sha256(lines.encode()).hexdigest(), params=ref.sha256, parent=parent, round=round_,
+            version=number,
+        )
+    )  # fmt: skip
     return Version(number, ref.sha256, ref.size, parent, sha256(record).hexdigest(), record.decode())
 
 

@@ -18,7 +18,7 @@ from fleetgrad.wire.signing import PrivateKey, PublicKey, Untrusted, sign_messag
 from fleetgrad.wire.topics import NAME, NameRefused, check_name
 
 MEMBER, RENEWAL, ISSUED = "fl1-member", "fl1-renewal", "fl1-issued"
-ROLES = ("aggregator", "registrar", "operator")  # common names of certificates that no device may have
+ROLES = ("aggregator", "registrar", "cosigner", "operator")  # common names of certificates that no device may have
 MAX_PEM = 16 * 1024
 
 Pem = Annotated[str, Meta(min_length=1, max_length=MAX_PEM)]

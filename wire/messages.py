@@ -4,9 +4,10 @@
     birth     device -> aggregator   who is here, what it holds, what it does
     want      device -> aggregator   which chunks of an object it lacks
     command   aggregator -> device   select | receipt | bitmap | retry-after
+    candidate aggregator -> cosigner the head to be, which others must sign as well
     status    both -> people         unsigned JSON for dashboards; nothing acts on it
 
-Head, birth, want and command travel as JWS (wire/signing.py) of the kinds HEAD, BIRTH, WANT and COMMAND.
+All but the status travel as JWS (wire/signing.py) of the kinds HEAD, BIRTH, WANT, COMMAND and CANDIDATE.
 """
 
 import hashlib
@@ -18,11 +19,13 @@ from msgspec import Meta
 from fleetgrad.wire.coding.spec import CodecSpec
 
 HEAD, BIRTH, WANT, COMMAND = "fl1-head", "fl1-birth", "fl1-want", "fl1-command"
+CANDIDATE = "fl1-candidate"
 PROTOCOL: Literal[1] = 1
 MAX_OBJECT_BYTES = 2**30 + 2**20  # a model of plan.MAX_FLOATS and its graphs
 MAX_WEIGHT_SUM = 2**24  # so that a round's fixed-point sum fits an int64
 MAX_CLONES = 32  # that a status names
 MAX_EXPIRES_SECONDS = 366 * 86400
+MAX_SIGNERS = 16  # of a head
 WINDOW = 8  # chunks that a device may have under way, at most
 
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?\Z")]
@@ -122,6 +125,25 @@ class Head(_Struct, frozen=True, kw_only=True):
     closed: Annotated[tuple[Closed, ...], Meta(max_length=64)] = ()
     link: Link = Link()
     deltas: Annotated[tuple[Delta, ...], Meta(max_length=4)] = ()
+
+
+class Record(_Struct, frozen=True, kw_only=True):
+    """What a version came from. The hash of its JSON, keys sorted, is the next one's `parent`, so that versions are a chain."""
+
+    config: Sha256
+    members: Sha256
+    params: Sha256
+    parent: Sha256
+    round: Annotated[int, Meta(ge=0, le=2**32 - 1)]
+    version: Version
+
+
+class Candidate(_Struct, frozen=True, kw_only=True):
+    """`head` is the JSON that is to be signed, byte for byte; `records` are those of the versions before its own, newest last."""
+
+    federation: Name
+    head: Annotated[str, Meta(max_length=40 * 1024)]
+    records: Annotated[tuple[Annotated[str, Meta(max_length=1024)], ...], Meta(max_length=8)] = ()
 
 
 class Birth(_Struct, frozen=True, kw_only=True):
@@ -232,7 +254,7 @@ class AggregatorStatus(_Struct, frozen=True, kw_only=True):
     """Retained on agg/st. Devices read `boot` alone: when it changes they report again.
 
     `instance` is drawn anew at each start. `turned_away` counts since that boot: messages `dropped`, and receipts by verdict other than accepted. `clones` are devices whose identity
-    two boards seem to use.
+    two boards seem to use. The newest head waits for `signatures_missing` more signatures, by any of `unsigned_by`, which are keys' ids.
     """
 
     state: RoundState
@@ -248,6 +270,8 @@ class AggregatorStatus(_Struct, frozen=True, kw_only=True):
     instance: Count = 0
     turned_away: Annotated[dict[ShortName, Count], Meta(max_length=16)] = {}
     clones: Annotated[tuple[Name, ...], Meta(max_length=MAX_CLONES)] = ()
+    signatures_missing: Annotated[int, Meta(ge=0, le=MAX_SIGNERS)] = 0
+    unsigned_by: Annotated[tuple[ShortName, ...], Meta(max_length=MAX_SIGNERS)] = ()
     reason: Reason = ""
 
 

@@ -11,12 +11,14 @@ versions, so that a stolen key can't have counted them beyond reach.
 Expiry is a duration from when a head with a new sequence was heard: a board has no clock that could be trusted.
 """
 
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-from fleetgrad.wire.messages import HEAD, Head, Name
+from fleetgrad.wire.messages import HEAD, Head, Name, Record
 from fleetgrad.wire.signing import MALFORMED, MAX_SIGNATURES, PrivateKey, PublicKey, Untrusted, sign_by, verify_by
 
 ROOT = "fl1-root"
@@ -84,6 +86,13 @@ def succeed(root: Root, raw: bytes) -> Root:
     return verify_by(new.root.public(), new.root.threshold, ROOT, raw, Root)
 
 
+def follow(root: Root, signed: Iterable[bytes]) -> Root:
+    """The last of a chain of roots that begins after `root`; raises Untrusted."""
+    for raw in signed:
+        root = succeed(root, raw)
+    return root
+
+
 def read_head(root: Root, raw: bytes) -> Head:
     """A head of the federation that its release role signed; raises Untrusted."""
     head = verify_by(root.release.public(), root.release.threshold, HEAD, raw, Head)
@@ -95,8 +104,32 @@ def read_head(root: Root, raw: bytes) -> Head:
 def check_follows(head: Head, held: Head) -> None:
     """Raises Untrusted where `head` must not replace `held`: it is older, or goes back to a version without saying so."""
     if head.sequence < held.sequence:
-        raise Untrusted(f"head has sequence {head.sequence}, this device has seen {held.sequence}")
+        raise Untrusted(f"head has sequence {head.sequence}, {held.sequence} was seen")
     if head.sequence == held.sequence and head != held:
         raise Untrusted(f"two heads have the sequence {head.sequence}")
     if head.version < held.version and (head.withdrawn is None or head.withdrawn < held.version):
-        raise Untrusted(f"head has version {head.version}, this device holds {held.version}")
+        raise Untrusted(f"head has version {head.version}, version {held.version} is held")
+
+
+def check_descends(head: Head, held: Head, records: Sequence[str]) -> None:
+    """Raises Untrusted unless `head` is of the version of `held`, or of one that came from it by these records of versions."""
+    if head.version == held.version:
+        if (head.params, head.parent) != (held.params, held.parent):
+            raise Untrusted(f"two models are called version {head.version}")
+        return
+    by_hash = {sha256(text.encode()).hexdigest(): text for text in records}
+    parent = head.parent
+    for version in range(head.version - 1, held.version - 1, -1):
+        if (text := by_hash.get(parent)) is None:
+            raise Untrusted(f"version {head.version} isn't shown to come from version {held.version}, which is held")
+        try:
+            record = msgspec.json.decode(text, type=Record)
+        except MALFORMED as e:
+            raise Untrusted(f"record of version {version}: {e}") from e
+        if record.version != version:
+            raise Untrusted(f"record of version {record.version} stands for version {version}")
+        if version == held.version and (record.params, record.parent) != (held.params.sha256, held.parent):
+            raise Untrusted(
+                f"version {head.version} comes from another version {held.version} than the one that is held"
+            )
+        parent = record.parent

@@ -168,9 +168,21 @@ def _read(path: Path) -> bytes:
 
 def sign_message(key: PrivateKey, typ: str, message: msgspec.Struct) -> bytes:
     """`message` as a compact JWS."""
+    return sign_payload(key, typ, msgspec.json.encode(message))
+
+
+def sign_payload(key: PrivateKey, typ: str, payload: bytes) -> bytes:
+    """A message's JSON, byte for byte as somebody else has written it, as a compact JWS."""
     header = msgspec.json.encode(_Header(alg="EdDSA", typ=typ, kid=key.public.kid))
-    signed = _encode(header) + b"." + _encode(msgspec.json.encode(message))
+    signed = _encode(header) + b"." + _encode(payload)
     return signed + b"." + _encode(key.sign(signed))
+
+
+def payload_of(raw: bytes) -> bytes:
+    """The JSON inside a message that was verified, in compact or in general form."""
+    return _decode(
+        msgspec.json.decode(raw, type=_General).payload.encode() if raw.startswith(b"{") else raw.split(b".")[1]
+    )
 
 
 @overload
@@ -212,13 +224,16 @@ class _General(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def sign_by(keys: Sequence[PrivateKey], typ: str, message: msgspec.Struct) -> bytes:
     """`message` signed by several keys; a compact JWS where it is one."""
-    if len(keys) == 1:
-        return sign_message(keys[0], typ, message)
-    payload, signatures = _encode(msgspec.json.encode(message)), []
-    for key in keys:
-        header = _encode(msgspec.json.encode(_Header(alg="EdDSA", typ=typ, kid=key.public.kid)))
-        signatures.append(_Signature(header.decode(), _encode(key.sign(header + b"." + payload)).decode()))
-    return msgspec.json.encode(_General(payload.decode(), tuple(signatures)))
+    return combine([sign_message(key, typ, message) for key in keys])
+
+
+def combine(signed: Sequence[bytes]) -> bytes:
+    """One message of several compact ones that have the same payload; the first itself where there is no second."""
+    if len(signed) == 1:
+        return signed[0]
+    parts = [raw.split(b".") for raw in signed]
+    signatures = tuple(_Signature(protected.decode(), signature.decode()) for protected, _, signature in parts)
+    return msgspec.json.encode(_General(parts[0][1].decode(), signatures))
 
 
 def verify_by(keys: Sequence[PublicKey], threshold: int, typ: str, raw: bytes, type: type[T]) -> T:  # noqa: A002

@@ -12,7 +12,7 @@ from typing import Literal
 ROOT = "fl1"
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
 
-Sender = Literal["device", "aggregator", "registrar"]
+Sender = Literal["device", "aggregator", "registrar", "cosigner"]
 
 
 class NameRefused(ValueError):
@@ -48,6 +48,8 @@ TABLE = {
     "issued": Topic("issued/{device}", "registrar", 1, True, "JWS", "a member's next certificate, or that it is due"),
     "enrol": Topic("enrol/{code}", "device", 1, False, "JSON", "who isn't a member yet asks, with a one-time code"),
     "enrolled": Topic("enrolled/{code}", "registrar", 1, False, "JSON", "what is answered"),
+    "candidate": Topic("agg/candidate", "aggregator", 1, True, "JWS", "the head to be, for those who must sign it too"),
+    "signature": Topic("sig/{kid}", "cosigner", 1, True, "JWS", "that head, signed by one of them"),
     "aggregator": Topic("agg/st", "aggregator", 1, True, "JSON", "state of the round; last will: offline"),
     "metrics": Topic("agg/metrics", "aggregator", 1, True, "JSON", "accuracy, loss and bytes of the last round"),
 }
@@ -91,6 +93,13 @@ class Topics:
 
     def root(self, version: int) -> str:
         return self.fill("root", version=version)
+
+    @property
+    def candidate(self) -> str:
+        return self.fill("candidate")
+
+    def signature(self, kid: str) -> str:
+        return self.fill("signature", kid=check_name(kid, "key id"))
 
     @property
     def aggregator(self) -> str:
@@ -139,7 +148,7 @@ class Topics:
 
     def every(self, row: str) -> str:
         """MQTT filter for all topics of a row."""
-        return self.fill(row, **dict.fromkeys(("sha16", "index", "device", "shard", "code", "version"), "+"))
+        return self.fill(row, **dict.fromkeys(("sha16", "index", "device", "shard", "code", "version", "kid"), "+"))
 
     def parts(self, topic: str) -> tuple[str, str]:
         """(row's first path element, last element) of a topic of this federation, or ('', '') if it is none.

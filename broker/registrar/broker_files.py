@@ -1,8 +1,8 @@
 """Files for brokers: who may write and read which topics, from wire/topics.py's table.
 
 A party writes the rows whose sender it is, a device only those with its own id. A device reads what the aggregator and the
-registrar send, of rows with an id only its own. The aggregator and the registrar read everything of their federation. Who isn't
-a member yet may ask by a code, and read the answer, on a listener of its own.
+registrar send, of rows with an id only its own, and not what waits for signatures. The operator's own parties read everything of
+their federation. Who isn't a member yet may ask by a code, and read the answer, on a listener of its own.
 """
 
 import json
@@ -15,6 +15,7 @@ from fleetgrad.wire.topics import ROOT, TABLE, Sender
 
 Kind = Literal["mosquitto", "emqx", "aws-iot"]
 ENROLLING = ("enrol", "enrolled")  # rows of devices that aren't members
+SIGNING = ("candidate", "signature")  # rows between the aggregator and who signs heads with it
 
 
 def written(sender: Sender, federation: str, device: str) -> list[str]:
@@ -25,7 +26,7 @@ def written(sender: Sender, federation: str, device: str) -> list[str]:
 
 def read(federation: str, device: str) -> list[str]:
     """Topic filters that a device may subscribe to."""
-    rows = [t.path for name, t in TABLE.items() if t.sender != "device" and name not in ENROLLING]
+    rows = [t.path for name, t in TABLE.items() if t.sender != "device" and name not in (*ENROLLING, *SIGNING)]
     return [_filter(federation, path, device) for path in rows]
 
 
@@ -160,5 +161,6 @@ def aws_policies(federation: str) -> dict[str, str]:
         "device": policy(thing, written("device", federation, thing), read(federation, thing)),
         "aggregator": policy(f"aggregator-{federation}", written("aggregator", federation, "+"), everything),
         "registrar": policy(f"registrar-{federation}", written("registrar", federation, "+"), everything),
+        "cosigner": policy(f"cosigner-{federation}-*", written("cosigner", federation, "+"), everything),
         "operator": policy("watch-*", [], everything),
     }

@@ -158,7 +158,7 @@ def registrar_serve(
 
 @registrar_app.command("login")
 def registrar_login(
-    role: Annotated[str, typer.Argument(help="aggregator, registrar or operator (who watches); or broker.")],
+    role: Annotated[str, typer.Argument(help="aggregator, registrar, cosigner or operator (who watches); or broker.")],
     directory: Folder = Path(),
     output: Annotated[Path, typer.Option("-o", "--output", help="A new PEM file, with certificate and key.")] = Path(
         "tls.pem"

@@ -25,6 +25,7 @@ from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.messages import (
     Birth,
     Bitmap,
+    Candidate,
     Closed,
     Delta,
     Head,
@@ -32,6 +33,7 @@ from fleetgrad.wire.messages import (
     ObjectRef,
     Policy,
     Receipt,
+    Record,
     RetryAfter,
     Select,
     Want,
@@ -143,6 +145,9 @@ def jws() -> dict[str, str]:
         samples=120, software="0.1.0",
     )  # fmt: skip
     want = Want(**names, boot=2, seq=6, object=ObjectRef(sha256=PARAMS.hex(), size=140_000), received="0d")
+    record = Record(config=POLICY.sha256(), members=sha, params="2" * 64, parent="0" * 64, round=5, version=5)
+    texts = [msgspec.json.encode(m).decode() for m in (head, record)]
+    candidate = Candidate(federation=FEDERATION, head=texts[0], records=(texts[1],))
     commands: dict[str, msgspec.Struct] = {
         "select": Select(
             **attempt, version=6, params=PARAMS.hex(), config=POLICY.sha256(), window=8, slot=0.5, deadline=600.0
@@ -153,6 +158,7 @@ def jws() -> dict[str, str]:
     }
     return {
         "head": sign_message(AGGREGATOR_KEY, messages.HEAD, head).decode(),
+        "candidate": sign_message(AGGREGATOR_KEY, messages.CANDIDATE, candidate).decode(),
         "birth": sign_message(DEVICE_KEY, messages.BIRTH, birth).decode(),
         "want": sign_message(DEVICE_KEY, messages.WANT, want).decode(),
         **{k: sign_message(AGGREGATOR_KEY, messages.COMMAND, m).decode() for k, m in commands.items()},

@@ -11,6 +11,7 @@ from fleetgrad.wire.messages import (
     AggregatorStatus,
     Birth,
     Bitmap,
+    Candidate,
     Closed,
     Command,
     Delta,
@@ -54,6 +55,7 @@ RETRY = RetryAfter(federation="demo", device="dev-1", least=1.0, most=2.5)
 COMMANDS: tuple[Command, ...] = (SELECT, RECEIPT, BITMAP, RETRY)
 ALL: tuple[msgspec.Struct, ...] = (
     HEAD,
+    Candidate(federation="demo", head="{}", records=("{}", "{}")),
     BIRTH,
     WANT,
     *COMMANDS,

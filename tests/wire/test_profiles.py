@@ -22,7 +22,7 @@ def test_a_chunk_fits_its_broker_with_everything_around_it(name: str) -> None:
     found = limits(PROFILES[name], Connack())
     topics = [
         Topics(LONGEST).fill(
-            row, device=LONGEST, shard=255, version=2**32 - 1, sha16="0" * 16, index=65535, code="0" * 16
+            row, device=LONGEST, shard=255, version=2**32 - 1, sha16="0" * 16, index=65535, code="0" * 16, kid="0" * 16
         )
         for row in TABLE
     ]

@@ -24,6 +24,7 @@ def test_every_topic_is_built_from_its_row() -> None:
     assert t.command("dev-1") == "fl1/demo/cmd/dev-1"
     assert t.update("dev-1", 1) == "fl1/demo/up/0/dev-1"
     assert (t.want("dev-1"), t.served("dev-1")) == ("fl1/demo/want/dev-1", "fl1/demo/dl/dev-1")
+    assert (t.candidate, t.signature("0f" * 8)) == ("fl1/demo/agg/candidate", "fl1/demo/sig/0f0f0f0f0f0f0f0f")
     assert (t.aggregator, t.metrics) == ("fl1/demo/agg/st", "fl1/demo/agg/metrics")
 
 
@@ -44,6 +45,8 @@ def test_filters_have_a_plus_for_every_name_of_the_row() -> None:
         "issued": "fl1/demo/issued/+",
         "enrol": "fl1/demo/enrol/+",
         "enrolled": "fl1/demo/enrolled/+",
+        "candidate": "fl1/demo/agg/candidate",
+        "signature": "fl1/demo/sig/+",
         "aggregator": "fl1/demo/agg/st",
         "metrics": "fl1/demo/agg/metrics",
     }

@@ -234,6 +234,7 @@ def test_each_signed_message_is_read_by_its_own_kind_alone() -> None:
     kinds: dict[str, tuple[str, str, Any]] = {
         "head": ("aggregator", messages.HEAD, Head),
         "birth": ("device", messages.BIRTH, messages.Birth),
+        "candidate": ("aggregator", messages.CANDIDATE, messages.Candidate),
         "want": ("device", messages.WANT, messages.Want),
         **dict.fromkeys(("select", "receipt", "bitmap", "retry-after"), ("aggregator", messages.COMMAND, Command)),
     }
@@ -242,7 +243,7 @@ def test_each_signed_message_is_read_by_its_own_kind_alone() -> None:
         party, kind, type_ = kinds[name]
         message = verify_message(public(party), kind, raw.encode(), type_)
         assert message.federation == "demo"
-        for other in {messages.HEAD, messages.BIRTH, messages.WANT, messages.COMMAND} - {kind}:
+        for other in {messages.HEAD, messages.BIRTH, messages.WANT, messages.COMMAND, messages.CANDIDATE} - {kind}:
             with pytest.raises(Untrusted):
                 verify_message(public(party), other, raw.encode(), type_)
 
