@@ -64,7 +64,7 @@ def release_rotate(
     """
     from fleetgrad.broker import releasing, settings
     from fleetgrad.broker.server import KEY
-    from fleetgrad.wire.release import Role
+    from fleetgrad.wire.release import ROOTS, Role
     from fleetgrad.wire.signing import load_private_key, load_public_key
 
     def role(paths: list[Path] | None, threshold: int) -> Role | None:
@@ -77,7 +77,7 @@ def release_rotate(
         root=role(root, root_threshold), release_role=role(release, release_threshold),
     )  # fmt: skip
     out.print(
-        f"{home / releasing.ROOTS / f'{new.version}.json'}: start the aggregator again to publish it",
+        f"{home / ROOTS / f'{new.version}.json'}: start the aggregator again to publish it",
         highlight=False,
         soft_wrap=True,
     )

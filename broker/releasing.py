@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fleetgrad.wire import release
-from fleetgrad.wire.release import Role, Root
+from fleetgrad.wire.release import ROOTS, Role, Root
 from fleetgrad.wire.signing import (
     PrivateKey,
     PublicKey,
@@ -21,7 +21,7 @@ from fleetgrad.wire.signing import (
 )  # fmt: skip
 from fleetgrad.wire.topics import check_name
 
-ROOTS, KEYS, EXTRA = "roots", "keys", "release-"
+KEYS, EXTRA = "keys", "release-"
 
 
 class ReleaseError(ValueError):
@@ -39,16 +39,10 @@ class Releasing:
 
 def chain(directory: Path, federation: str, aggregator: PublicKey) -> tuple[Root, tuple[bytes, ...]]:
     """The last root and all signed ones, each followed from the one before; raises ReleaseError."""
-    root, signed = release.implied(federation, aggregator), []
-    while (path := directory / ROOTS / f"{root.version + 1}.json").exists():
-        try:
-            signed.append(path.read_bytes())
-            root = release.succeed(root, signed[-1])
-        except (OSError, Untrusted) as e:
-            raise ReleaseError(
-                f"{path}: {e}; devices won't follow it either: restore it, or remove it and rotate again"
-            ) from e
-    return root, tuple(signed)
+    try:
+        return release.chain(directory / ROOTS, release.implied(federation, aggregator))
+    except Untrusted as e:
+        raise ReleaseError(f"{e}; devices won't follow it either: restore it, or remove it and rotate again") from e
 
 
 def load(directory: Path, federation: str, aggregator: PrivateKey) -> Releasing:

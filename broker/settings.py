@@ -12,7 +12,7 @@ from fleetgrad.wire.loss import LossName, LossOptions
 from fleetgrad.wire.messages import MAX_EXPIRES_SECONDS, Link, Name, Policy
 from fleetgrad.wire.mqtt import BrokerSettings
 from fleetgrad.wire.plan import Gradients
-from fleetgrad.wire.settings import SettingsError, load_toml
+from fleetgrad.wire.settings import SettingsError, load_toml, toml_lines
 
 FILE = "federation.toml"
 FOLDER = "aggregator"  # of the directory that 'fleetgrad new' makes
@@ -141,39 +141,28 @@ def write(settings: Settings, directory: Path) -> None:
         *_options(settings.loss_options),
         "",
         "[broker]",
-        *_lines(settings.broker),
+        *toml_lines(settings.broker),
         "",
         "[training]                  # what every device does in a round",
-        *_lines(settings.training),
+        *toml_lines(settings.training),
         "",
         "[codec]                     # how updates travel; a change holds from the next round on, devices needn't be touched",
         "    # auto       bits = 2, or bytes = 400_000 an update: small tensors in fp16, the rest at one rate",
         "    # ec-dither  bits = 2: all at one rate        ec-dz  bits = 0.25: for devices that take part in every round",
         "    # topk       fraction = 0.01                  rot-1 .. rot-8, blk8, blk4, fp16, raw32, lossless, ring",
-        *_lines(settings.codec),
+        *toml_lines(settings.codec),
         "",
         "[round]                     # goal 0: every device of the roster; deadline in seconds",
-        *_lines(settings.round),
+        *toml_lines(settings.round),
     ]
     if settings.data:
         lines += ["", "[data]                      # what each version is evaluated on, here and nowhere else"]
-        lines += _lines(settings.data)
+        lines += toml_lines(settings.data)
     else:
         lines += ["", *EXAMPLE_DATA]
     (directory / FILE).write_text("\n".join(lines) + "\n")
 
 
 def _options(options: LossOptions) -> list[str]:
-    found = _lines(options)
+    found = toml_lines(options)
     return ["", "[loss-options]              # compiled into plan/ too", *found] if found else []
-
-
-def _lines(table: msgspec.Struct) -> list[str]:
-    found = msgspec.to_builtins(table)
-    return [f"{key} = {_toml(value)}" for key, value in found.items() if value is not None]
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return msgspec.json.encode(value).decode()  # strings, numbers and booleans are written alike

@@ -11,8 +11,9 @@ versions, so that a stolen key can't have counted them beyond reach.
 Expiry is a duration from when a head with a new sequence was heard: a board has no clock that could be trusted.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -22,6 +23,7 @@ from fleetgrad.wire.messages import HEAD, Head, Name, Record
 from fleetgrad.wire.signing import MALFORMED, MAX_SIGNATURES, PrivateKey, PublicKey, Untrusted, sign_by, verify_by
 
 ROOT = "fl1-root"
+ROOTS = "roots"  # the folder of the chain, in the aggregator's
 Key = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]  # an Ed25519 public key, in hex
 
 
@@ -86,11 +88,16 @@ def succeed(root: Root, raw: bytes) -> Root:
     return verify_by(new.root.public(), new.root.threshold, ROOT, raw, Root)
 
 
-def follow(root: Root, signed: Iterable[bytes]) -> Root:
-    """The last of a chain of roots that begins after `root`; raises Untrusted."""
-    for raw in signed:
-        root = succeed(root, raw)
-    return root
+def chain(folder: Path, root: Root) -> tuple[Root, tuple[bytes, ...]]:
+    """The last of the roots that follow `root` by files `folder`/N.json, and those as they are signed; raises Untrusted."""
+    signed: list[bytes] = []
+    while (path := folder / f"{root.version + 1}.json").exists():
+        try:
+            signed.append(path.read_bytes())
+            root = succeed(root, signed[-1])
+        except (OSError, Untrusted) as e:
+            raise Untrusted(f"{path}: {e}") from e
+    return root, tuple(signed)
 
 
 def read_head(root: Root, raw: bytes) -> Head:

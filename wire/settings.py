@@ -1,4 +1,4 @@
-"""Reads a TOML file into a strict struct: an unknown or ill-typed key is named with its path and its line."""
+"""Reads a TOML file into a strict struct, and writes its tables: an unknown or ill-typed key is named with its path and its line."""
 
 import re
 import tomllib
@@ -28,6 +28,17 @@ def load_toml(path: Path, type: type[T]) -> T:  # noqa: A002
         raise SettingsError(f"settings file {path}: {e}") from e
     except msgspec.ValidationError as e:
         raise SettingsError(_explain(path, text, str(e))) from e
+
+
+def toml_lines(table: msgspec.Struct) -> list[str]:
+    """The fields of a struct of plain values as lines of a TOML table; what is None is left out."""
+    return [f"{key} = {_toml(value)}" for key, value in msgspec.to_builtins(table).items() if value is not None]
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return msgspec.json.encode(value).decode()  # strings, numbers and booleans are written alike
 
 
 def _explain(path: Path, text: str, message: str) -> str:

@@ -24,13 +24,21 @@ from msgspec import Meta
 from fleetgrad.broker.registrar.authority import CA, CA_KEY, ROLE_DAYS, Authority, request_key, utc
 from fleetgrad.broker.registrar.register import Device, Register
 from fleetgrad.wire import kit as kits
+from fleetgrad.wire import release
 from fleetgrad.wire.certificates import key_pem, load_certificate, new_key, pair
 from fleetgrad.wire.kit import Data, Kit
 from fleetgrad.wire.membership import ROLES, Member, check_device, sign_member
 from fleetgrad.wire.messages import Name
 from fleetgrad.wire.mqtt import BrokerSettings
-from fleetgrad.wire.settings import load_toml
-from fleetgrad.wire.signing import PrivateKey, load_private_key, save_private, save_private_key
+from fleetgrad.wire.settings import load_toml, toml_lines
+from fleetgrad.wire.signing import (
+    PrivateKey,
+    Untrusted,
+    load_private_key,
+    load_public_key,
+    save_private,
+    save_private_key,
+)
 
 FILE, KEY, PUBLIC, TLS = "registrar.toml", "registrar.key", "registrar.pub", "tls.pem"
 AGGREGATOR, KITS, CRL, FOLDER = "aggregator.pub", "kits", "crl.pem", "registrar"
@@ -109,14 +117,28 @@ class Registrar:
 
     def fleet_kit(self, data: Data | None = None, url: str | None = None) -> Kit:
         """What every device of the fleet may know, without an identity."""
-        broker = self.settings.broker
-        ca, root = self.folder / CA, self.folder / kits.ROOT
+        broker, ca = self.settings.broker, self.folder / CA
         return Kit(
             federation=self.federation, url=url or broker.url, insecure=broker.insecure, data=data or Data(),
             ca=ca.read_text() if ca.exists() else None, aggregator=(self.folder / AGGREGATOR).read_text(),
             registrar=self.key.public.pem().decode(), enrol_url=self.settings.enrol_url,
-            root=root.read_text() if root.exists() else None,
+            root=self._root(),
         )  # fmt: skip
+
+    def _root(self) -> str | None:
+        """The root of trust for kits: root.json, or what the chain in the aggregator's folder leads to, which becomes root.json."""
+        path, aggregator = self.folder / kits.ROOT, load_public_key(self.folder / AGGREGATOR)
+        roster = self._reachable(self.settings.roster)
+        try:
+            held = release.pinned(path.read_bytes(), self.federation) if path.exists() else None
+            begins = held or release.implied(self.federation, aggregator)
+            last = release.chain(roster.parent / release.ROOTS, begins)[0] if roster else begins
+        except Untrusted as e:
+            raise RegistrarError(f"kit refused: its board would follow no root of trust: {e} ({path})") from e
+        text = msgspec.json.encode(last).decode()
+        if last.version > begins.version:
+            _replace(path, text.encode())
+        return text if last.version or held else None
 
     def revoke(self, name: str, reason: str = "") -> None:
         """Ends a device's membership, for good: its name isn't given again. Raises RegistrarError.
@@ -233,13 +255,8 @@ def forget_authority(directory: Path) -> None:
 
 
 def _text(settings: Settings) -> str:
-    def text(value: object) -> str:
-        return msgspec.json.encode(value).decode()
-
-    def lines(table: msgspec.Struct) -> list[str]:
-        return [f"{k} = {text(v)}" for k, v in msgspec.to_builtins(table).items() if v is not None and k != "broker"]
-
-    return "\n".join([*lines(settings), "", "[broker]", *lines(settings.broker)]) + "\n"
+    plain = [line for line in toml_lines(settings) if not line.startswith("broker = ")]
+    return "\n".join([*plain, "", "[broker]", *toml_lines(settings.broker)]) + "\n"
 
 
 def _replace(path: Path, raw: bytes) -> None:

@@ -5,6 +5,7 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography import x509
 
@@ -13,6 +14,7 @@ from fleetgrad.broker.registrar.registrar import Registrar, RegistrarError, Sett
 from fleetgrad.broker.registrar.server import Server, serve
 from fleetgrad.broker.roster import Roster
 from fleetgrad.edge import config
+from fleetgrad.wire import release
 from fleetgrad.wire.certificates import common_name, load_certificate
 from fleetgrad.wire.kit import install
 from fleetgrad.wire.membership import Member, sign_member
@@ -21,6 +23,7 @@ from fleetgrad.wire.signing import PrivateKey, Untrusted
 from fleetgrad.wire.topics import NameRefused
 
 NOW = 1_800_000_000.0
+AGGREGATOR = PrivateKey.from_seed(bytes(32))
 
 
 @pytest.fixture
@@ -33,9 +36,7 @@ def place(tmp_path: Path) -> Path:
         broker=BrokerSettings(url="mqtts://broker.lan", ca="ca.pem", certificate="tls.pem"),
     )  # fmt: skip
     hosts = ["broker.lan", "127.0.0.1"]
-    registrar_.create(
-        tmp_path / "reg", settings, PrivateKey.generate(), hosts, tmp_path / "broker", tmp_path / "agg.pem"
-    )
+    registrar_.create(tmp_path / "reg", settings, AGGREGATOR, hosts, tmp_path / "broker", tmp_path / "agg.pem")
     return tmp_path
 
 
@@ -217,9 +218,29 @@ def test_roles_get_logins_and_a_broker_another_certificate(place: Path) -> None:
 
 def test_a_root_of_trust_beside_the_registrar_goes_into_kits(place: Path) -> None:
     assert open_(place).add("dev-1").root is None
-    (place / "reg" / "root.json").write_text("{}")
+    pinned = release.implied("fed", PrivateKey.generate().public)
+    (place / "reg" / "root.json").write_bytes(msgspec.json.encode(pinned))
     kit = open_(place).add("dev-2")
-    assert kit.root == "{}"
     install(kit, place / "board")
-    assert (place / "board" / "root.json").read_text() == "{}"
-    assert config.load(place / "board" / "edge.toml")[0].federation.root == "root.json"
+    settings, folder = config.load(place / "board" / "edge.toml")
+    assert config.beginning(settings.federation, folder) == pinned
+    (place / "reg" / "root.json").write_text("{}")
+    with pytest.raises(RegistrarError, match=r"kit refused: .*federation.*root\.json"):
+        open_(place).add("dev-3")
+
+
+def test_the_chain_of_roots_in_the_aggregators_folder_is_followed_for_kits_and_kept(place: Path) -> None:
+    roots = place / "roots"
+    roots.mkdir()
+    root = release.implied("fed", AGGREGATOR.public)
+    for version in (1, 2):
+        root = msgspec.structs.replace(root, version=version)
+        (roots / f"{version}.json").write_bytes(release.sign_root(root, [AGGREGATOR]))
+    kit = open_(place).add("dev-1")
+    assert release.pinned((kit.root or "").encode(), "fed") == root
+    (roots / "3.json").write_bytes(release.sign_root(msgspec.structs.replace(root, version=3), [PrivateKey.generate()]))
+    with pytest.raises(RegistrarError, match=r"kit refused: .*3\.json: signature doesn't hold"):
+        open_(place).add("dev-2")
+    for path in roots.iterdir():
+        path.unlink()
+    assert release.pinned((open_(place).add("dev-3").root or "").encode(), "fed") == root

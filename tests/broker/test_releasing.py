@@ -50,7 +50,7 @@ def test_keys_rotate_to_others_and_the_chain_is_followed(tmp_path: Path) -> None
 
 def test_a_root_that_was_changed_on_disk_is_named(tmp_path: Path) -> None:
     rotate(tmp_path, "test", AGGREGATOR, [])
-    path = tmp_path / releasing.ROOTS / "1.json"
+    path = tmp_path / release.ROOTS / "1.json"
     path.write_bytes(path.read_bytes().replace(b".", b".A", 1))
     with pytest.raises(ReleaseError, match=r"1\.json: "):
         chain(tmp_path, "test", AGGREGATOR.public)
