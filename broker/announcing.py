@@ -1,9 +1,9 @@
-"""What the aggregator says: the signed head, a version's chunks, receipts and bitmaps; and a version's record.
+"""What the aggregator says: the head, a version's chunks, receipts and bitmaps; and a version's record.
 
-Each method gives publishes; nothing is sent here, and nothing remembered but how many heads were signed.
+Nothing is sent here, and nothing remembered but how many heads were composed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 
 import msgspec
@@ -11,12 +11,10 @@ import msgspec
 from fleetgrad.broker import events as ev
 from fleetgrad.broker.attempt import RoundSettings
 from fleetgrad.broker.journal import CLOSED_SHOWN, Contribution, Memory, Version
-from fleetgrad.broker.releasing import Releasing
 from fleetgrad.wire import frames
 from fleetgrad.wire.files import Files
 from fleetgrad.wire.messages import (
     COMMAND,
-    HEAD,
     Bitmap,
     Closed,
     Command,
@@ -29,7 +27,7 @@ from fleetgrad.wire.messages import (
     Record,
     Verdict,
 )
-from fleetgrad.wire.signing import PrivateKey, sign_by, sign_message
+from fleetgrad.wire.signing import PrivateKey, sign_message
 from fleetgrad.wire.topics import Topics
 
 OFFERED = 2  # versions whose chunks are on the broker: the current and the previous one
@@ -62,14 +60,14 @@ class Announcer:
 
     def __init__(
         self, settings: RoundSettings, roster_size: Callable[[], int], key: PrivateKey, seal: bytes, files: Files,
-        plan: ObjectRef, releasing: Releasing,
+        plan: ObjectRef, roots: Sequence[bytes] = (),
     ) -> None:  # fmt: skip
         self._federation, self._shards, self._link = settings.federation, settings.shards, settings.link
         self._reconnects, self._roster_size = settings.reconnects, roster_size
         self._key, self._seal, self._files, self._plan = key, seal.hex(), files, plan
         self._settled = self._link
         self._topics = Topics(settings.federation)
-        self._releasing, self._expires = releasing, settings.expires
+        self._roots, self._expires = roots, settings.expires
         self._heads = 0
 
     @property
@@ -83,12 +81,12 @@ class Announcer:
         retained = self._settled.retained and broker.retained
         self._link = msgspec.structs.replace(self._settled, retained=retained)
 
-    def head(self, memory: Memory, policy: Policy, deltas: tuple[Delta, ...]) -> ev.Effect:
-        """The signed release of the newest version, and the policy of the open attempt; each has a sequence of its own."""
+    def compose(self, memory: Memory, policy: Policy, deltas: tuple[Delta, ...]) -> Head:
+        """The release of the newest version, with the policy of the open attempt; each has a sequence of its own."""
         self._heads += 1
         current = memory.versions[-1]
         closed = sorted((k, a) for k, a in memory.attempts.items() if a.state in ("published", "abandoned"))
-        head = Head(
+        return Head(
             federation=self._federation,
             version=current.number,
             plan=self._plan,
@@ -107,13 +105,12 @@ class Announcer:
                 for (r, n), a in closed[-CLOSED_SHOWN:]
             ),
         )
-        return ev.Publish(self._topics.head, sign_by(self._releasing.keys, HEAD, head), retained=self._link.retained)
 
     def roots(self) -> list[ev.Effect]:
         """The chain of roots, from version 1."""
         return [
             ev.Publish(self._topics.root(version), raw, retained=self._link.retained)
-            for version, raw in enumerate(self._releasing.roots, 1)
+            for version, raw in enumerate(self._roots, 1)
         ]
 
     def chunks(self, ref: ObjectRef) -> list[ev.Effect]:

@@ -1,4 +1,4 @@
-"""`fleetgrad release`: keys that sign heads, and the next root of trust that names them."""
+"""`fleetgrad release`: keys that sign heads, the next root of trust that names them, and co-signers on other machines."""
 
 from pathlib import Path
 from typing import Annotated
@@ -81,3 +81,48 @@ def release_rotate(
         highlight=False,
         soft_wrap=True,
     )
+
+
+@releases.command("export")
+def release_export(
+    directory: Directory,
+    folder: Annotated[Path, typer.Option("--output", "-o", help="A new folder.")],
+) -> None:
+    """Write what a co-signer on another machine needs: settings, the aggregator's public key, the root of trust. Nothing is secret.
+
+    Example: `fleetgrad release export digits -o cosigner`
+    """
+    from fleetgrad.broker.cosigner import folder as cosigner
+    from fleetgrad.broker.cosigner.server import KEY
+
+    root = cosigner.export(directory, folder)
+    out.print(
+        f"{folder}: root {root.version}. Carry it to the co-signer's machine by a way that nobody alters, put its key there as {KEY} and its "
+        f"login as {cosigner.TLS} ('fleetgrad registrar login cosigner'), and run\n  fleetgrad release cosign {folder.name}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@releases.command("cosign")
+def release_cosign(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What 'fleetgrad release export' has written.")],
+    key: Annotated[Path | None, typer.Option(help="Private key; default: release.key in FOLDER.")] = None,
+    allow_policy_change: Annotated[
+        bool,
+        typer.Option(
+            "--allow-policy-change",
+            help="Sign one head with another plan, policy, seal key, number of shards or expiry than the last one; or the first of all.",
+        ),
+    ] = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Allow plain MQTT to another machine.")] = False,
+    timeout: Annotated[float, typer.Option(min=0, help="Give up when the broker is down so long; 0: never.")] = 0.0,
+) -> None:
+    """Sign heads beside the aggregator, until stopped: each that follows from the last one, and none with other terms.
+
+    Example: `fleetgrad release cosign cosigner --key release-2.key --allow-policy-change`, the first time.
+    """
+    from fleetgrad.broker.cosigner import server
+
+    code = server.serve(folder, key, allowed=allow_policy_change, insecure=insecure, timeout=timeout)
+    raise typer.Exit(code)

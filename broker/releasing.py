@@ -2,7 +2,7 @@
 
 roots/1.json, 2.json, ...      each signed by the thresholds of the one before and of its own; none: the aggregator's key alone
 keys/aggregator.key            signs commands always, and heads where the root lists it
-keys/release-NAME.key          more keys for heads
+keys/release-NAME.key          more keys for heads; those that lie elsewhere sign by `fleetgrad release cosign`
 """
 
 import os
@@ -25,12 +25,12 @@ KEYS, EXTRA = "keys", "release-"
 
 
 class ReleaseError(ValueError):
-    """A chain of roots that doesn't hold, or keys that don't make its threshold; the message says what to do."""
+    """A chain of roots that doesn't hold, or keys that don't make the next one; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Releasing:
-    """What it takes to release: the keys that sign heads, and the chain of roots as it is published, from version 1."""
+    """What it takes to release: the keys at hand that sign heads, and the chain of roots as it is published, from version 1."""
 
     root: Root
     keys: tuple[PrivateKey, ...]
@@ -46,15 +46,10 @@ def chain(directory: Path, federation: str, aggregator: PublicKey) -> tuple[Root
 
 
 def load(directory: Path, federation: str, aggregator: PrivateKey) -> Releasing:
-    """The chain and the keys at hand; raises ReleaseError where they are too few, so that no device would take a head."""
+    """The chain, and the keys at hand that its last root lists; raises ReleaseError."""
     root, signed = chain(directory, federation, aggregator.public)
     found = [aggregator, *(load_private_key(p) for p in sorted((directory / KEYS).glob(f"{EXTRA}*.key")))]
     keys = tuple(key for key in found if key.public.raw.hex() in root.release.keys)
-    if len(keys) < root.release.threshold:
-        raise ReleaseError(
-            f"{len(keys)} of the {root.release.threshold} keys that must sign a head are in {directory / KEYS}: put the others "
-            f"there as {EXTRA}NAME.key, or name the keys that are there with 'fleetgrad release rotate'"
-        )
     return Releasing(root, keys, signed)
 
 

@@ -20,6 +20,7 @@ from fleetgrad.broker.announcing import GENESIS, Announcer, version_record
 from fleetgrad.broker.attempt import Open, RoundSettings
 from fleetgrad.broker.closing import Closing
 from fleetgrad.broker.cohort import Cohort
+from fleetgrad.broker.gathering import Gathering
 from fleetgrad.broker.intake import Intake
 from fleetgrad.broker.journal import Attempt, Boot, Config, Journal, Ledger, Row
 from fleetgrad.broker.merge import MergeError, Sum
@@ -38,7 +39,6 @@ from fleetgrad.wire.topics import Topics
 
 ANOTHER = "another 'fleetgrad serve' of this federation uses this broker, or this folder was put back from a backup: run one of the two"
 FEW = 10  # messages turned away that are no news
-SIGNED_AN_EXPIRY = 4  # times that a head is signed anew within what makes it stale
 DISK_RETRY_SECONDS = 2.0  # a round that the disk didn't let close is closed again
 
 
@@ -65,15 +65,16 @@ class Rounds:
         """`plan` and `initial` are objects (files objects/{sha256}); `initial` is version 0 where the journal has none.
 
         `layout` is the plan's. `seals` open updates; devices seal to the first. `parallel` maps hashing and syncing over several
-        updates: a thread pool's, or one after another. `releasing` None: `key` alone signs heads.
+        updates: a thread pool's, or one after another. `releasing` None: `key` alone signs heads; where its keys are too few, heads
+        wait for other machines' signatures.
         """
         self._settings, self._files = settings, files
         self._roster, self._roster_size = roster, roster_size
         self._topics = Topics(settings.federation)
         self._policy = settings.policy  # the open attempt's, from _begin on
         releasing = releasing or Releasing(implied(settings.federation, key.public), (key,))
-        self._say = Announcer(settings, roster_size, key, seals[0].public, files, plan, releasing)
-        self._sign_at = now
+        self._say = Announcer(settings, roster_size, key, seals[0].public, files, plan, releasing.roots)
+        self._gathering = Gathering(settings.federation, key, releasing, files, now)
         self._ledger = Ledger(journal)
         self._memory = self._ledger.memory
         rows: list[Row] = [Boot(self._memory.boot + 1)]
@@ -156,24 +157,23 @@ class Rounds:
 
     def _fresh(self, effects: list[ev.Effect], now: float) -> list[ev.Effect]:
         """The head signed anew, well before devices hold it for stale; where nothing is retained, the roots beside it."""
-        said = any(isinstance(e, ev.Publish) and e.topic == self._topics.head for e in effects)
-        if not said and now < self._sign_at:
-            return []
-        self._sign_at = now + self._settings.expires / SIGNED_AN_EXPIRY
-        roots = [] if self._settings.link.retained else self._say.roots()
-        return roots if said else [*roots, self._head()]
+        due = now >= self._gathering.sign_at
+        fresh = self._head(now, fresh=True) if due else self._gathering.repeat(now)
+        said = any(isinstance(e, ev.Publish) and e.topic == self._topics.head for e in (*effects, *fresh))
+        roots = self._say.roots() if said and not self._settings.link.retained else []
+        return [*roots, *fresh]
 
     def wake_at(self) -> float | None:
         """When to be called with Tick, or None."""
         look = self._look_at if self._disk_retry_at is None else self._disk_retry_at
-        sign = self._sign_at if self._connected else None
+        sign = self._gathering.wake_at() if self._connected else None
         times = (look, self._admission.due, self._serving.wake_at(), sign)
         return min((t for t in times if t is not None), default=None)
 
     def _next_look(self) -> float | None:
         if self._open is None:
             return None
-        times = (self._cohort.wake_at(self._open) if self._connected else None, self._open.deadline_at)
+        times = (self._cohort.wake_at(self._open) if self._may_select(self._open) else None, self._open.deadline_at)
         return min((t for t in times if t is not None), default=None)
 
     def will(self) -> tuple[str, bytes]:
@@ -182,7 +182,7 @@ class Rounds:
 
     @property
     def finished(self) -> bool:
-        return self._open is None and self._begun
+        return self._open is None and self._begun and not self._gathering.missing
 
     @property
     def uploads(self) -> dict[str, Upload]:
@@ -200,7 +200,7 @@ class Rounds:
         self._connected = True
         self._shown = None
         effects: list[ev.Effect] = [ev.Subscribe([self._topics.every(row) for row in ("birth", "update", "want")])]
-        effects.append(ev.Subscribe([self._topics.aggregator]))
+        effects.append(ev.Subscribe([self._topics.aggregator, *self._gathering.filters]))
         effects += self._say.roots()
         for ref in self._offer.refs():
             effects += self._say.chunks(ref)
@@ -208,12 +208,16 @@ class Rounds:
             effects += self._say.clear(ref)
         self._left = []
         self._serving.head_said(now)
-        return [*effects, self._head()]
+        return [*effects, *self._head(now)]
 
     def _on_message(self, message: ev.Message, now: float) -> list[ev.Effect]:
         kind, device = self._topics.parts(message.topic)
         if message.topic == self._topics.aggregator:
             return self._on_aggregator(message.payload)
+        if kind == "sig":
+            signed = self._gathering.on_signature(device, message.payload)
+            self._cohort.stirred |= bool(signed)
+            return signed
         if kind not in ("birth", "up", "want"):
             return []
         key = self._roster(device)
@@ -250,8 +254,9 @@ class Rounds:
         self._other = said.instance
         return [ev.Log("another_aggregator", {"boot": said.boot, "reason": ANOTHER})]
 
-    def _head(self) -> ev.Effect:
-        return self._say.head(self._memory, self._policy, self._offer.deltas)
+    def _head(self, now: float, *, fresh: bool = False) -> list[ev.Effect]:
+        head = self._say.compose(self._memory, self._policy, self._offer.deltas)
+        return self._gathering.release(head, [v.record for v in self._memory.versions[:-1]], now, fresh=fresh)
 
     # --- the round --------------------------------------------------------------------------------------------------
     def _begin(self, now: float) -> None:
@@ -302,7 +307,7 @@ class Rounds:
             if not self._begun:
                 self._begin(now)
                 if self._connected:
-                    effects.append(self._head())
+                    effects += self._head(now, fresh=True)
                     self._serving.head_said(now)
                 if self._open is None:
                     effects.append(ev.Finished())
@@ -322,8 +327,12 @@ class Rounds:
             elif due:
                 effects += self._abandon(attempt)
             else:
-                effects += self._select(attempt, goal, now) if self._connected else []
+                effects += self._select(attempt, goal, now) if self._may_select(attempt) else []
                 return
+
+    def _may_select(self, attempt: Open) -> bool:
+        """Whether devices can be asked: they would refuse what the head that they follow doesn't say."""
+        return self._connected and self._gathering.covers(attempt.params, attempt.config)
 
     def _select(self, attempt: Open, goal: int, now: float) -> list[ev.Effect]:
         effects = self._cohort.select(attempt, goal, now)
@@ -370,6 +379,8 @@ class Rounds:
             instance=self._instance,
             turned_away=self._admission.turned_away,
             clones=tuple(sorted(self._cohort.clones)[:MAX_CLONES]),
+            signatures_missing=self._gathering.missing,
+            unsigned_by=self._gathering.unsigned_by,
         )
 
     def _status(self) -> list[ev.Effect]:

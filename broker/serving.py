@@ -26,10 +26,10 @@ HEADS_RATE = 100.0  # devices a second that a head goes to, on the average
 
 
 class Serving:
-    """Of one federation; `head` gives the head as it is now."""
+    """Of one federation; `head` gives the head as it is at a time, to be published."""
 
     def __init__(
-        self, federation: str, say: Announcer, offer: Offer, files: Files, head: Callable[[], ev.Effect],
+        self, federation: str, say: Announcer, offer: Offer, files: Files, head: Callable[[float], list[ev.Effect]],
         roster_size: Callable[[], int],
     ) -> None:  # fmt: skip
         self._federation, self._say, self._offer, self._files = federation, say, offer, files
@@ -75,7 +75,7 @@ class Serving:
         """Sends what is due; raises DiskError."""
         effects: list[ev.Effect] = []
         if self._head_at is not None and now >= self._head_at:
-            effects.append(self._head())
+            effects += self._head(now)
             self.head_said(now)
         while self._waiting and self._all.take(WINDOW, now):
             name = next(iter(self._waiting))

@@ -124,6 +124,11 @@ def headline(view: View) -> str:
     return (
         f"{a.federation}: {where}{a.state}, {a.received} of {a.goal} updates, version {a.version}, {a.members} devices"
         + (f"; turned away: {away}" if away else "")
+        + (
+            f"; the newest head waits for {a.signatures_missing} more of the signatures of {', '.join(a.unsigned_by)}"
+            if a.unsigned_by
+            else ""
+        )
         + (f"; two boards seem to use the identity of {', '.join(a.clones)}" if a.clones else "")
     )
 

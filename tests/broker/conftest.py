@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fleetgrad.broker import events as ev
 from fleetgrad.broker.attempt import RoundSettings
 from fleetgrad.broker.journal import Contribution, Journal, Memory, Row
+from fleetgrad.broker.releasing import Releasing
 from fleetgrad.broker.rounds import Rounds
 from fleetgrad.wire import frames, seeds
 from fleetgrad.wire.codecs import encode_payload
@@ -112,6 +113,7 @@ class World:
     now: float = 0.0
     effects: list[ev.Effect] = field(default_factory=list)
     members: tuple[str, ...] = ("dev-1", "dev-2")
+    releasing: Releasing | None = None
 
     def __post_init__(self) -> None:
         self.topics = Topics(FEDERATION)
@@ -130,7 +132,7 @@ class World:
         keys = {name: KEYS[name].public for name in self.members}
         self.rounds = Rounds(
             self.settings, self.journal, self.files, KEYS["agg"], [SEAL], keys.get, lambda: len(keys), self.plan, self.initial,
-            LAYOUT, random.Random(1), self.now,
+            LAYOUT, random.Random(1), self.now, releasing=self.releasing,
         )  # fmt: skip
         self.handle(ev.Connected())
 

@@ -44,8 +44,7 @@ def test_keys_rotate_to_others_and_the_chain_is_followed(tmp_path: Path) -> None
         followed = release.succeed(followed, raw)
     assert followed == found.root
     (tmp_path / "keys" / "release-2.key").unlink()
-    with pytest.raises(ReleaseError, match="1 of the 2 keys that must sign a head"):
-        load(tmp_path, "test", AGGREGATOR)
+    assert [k.public.kid for k in load(tmp_path, "test", AGGREGATOR).keys] == [AGGREGATOR.public.kid]
 
 
 def test_a_root_that_was_changed_on_disk_is_named(tmp_path: Path) -> None:
@@ -112,13 +111,12 @@ def test_a_stale_device_is_answered_by_a_fresh_head_but_not_faster_than_that() -
 
 
 def test_roots_are_published_before_the_head_that_their_keys_sign() -> None:
-    world = World()
     extra = KEYS["dev-3"]
     root = release.Root(
         federation="test", version=1, root=role(AGGREGATOR), release=role(AGGREGATOR, extra, threshold=2)
     )
     raw = release.sign_root(root, [AGGREGATOR])
-    world.rounds._say._releasing = releasing.Releasing(root, (AGGREGATOR, extra), (raw,))
+    world = World(releasing=releasing.Releasing(root, (AGGREGATOR, extra), (raw,)))
     world.handle(ev.Disconnected("cut"))
     published = [e for e in world.handle(ev.Connected()) if isinstance(e, ev.Publish)]
     topics = [e.topic for e in published]

@@ -118,7 +118,7 @@ def test_mosquitto_lets_each_party_write_and_read_its_own_topics_alone(place: Pl
     others = {
         t.birth("dev-2"), t.status("dev-2"), t.update("dev-2", 1), t.want("dev-2"), t.renew("dev-2"), t.command("dev-1"),
         t.command("dev-2"), t.served("dev-1"), t.head, t.object("0" * 64, 0), t.member("dev-1"), t.member("dev-9"),
-        t.issued("dev-1"), t.aggregator, t.metrics, t.enrol("abc"), t.enrolled("abc"),
+        t.issued("dev-1"), t.aggregator, t.metrics, t.enrol("abc"), t.enrolled("abc"), t.candidate, t.signature("0a"),
     }  # fmt: skip
     aggregator.publish(t.head)
     aggregator.await_(mqtt.Message)  # subscribed
@@ -133,6 +133,7 @@ def test_mosquitto_lets_each_party_write_and_read_its_own_topics_alone(place: Pl
         t.head,
         t.object("0" * 64, 0),
         t.aggregator,
+        t.candidate,
         *(f(n) for f in (t.command, t.served) for n in ("dev-1", "dev-2")),
     }
     aggregator.publish(*sorted(ours), retain=True)
@@ -149,10 +150,36 @@ def test_mosquitto_lets_each_party_write_and_read_its_own_topics_alone(place: Pl
     assert aggregator.session.publish(t.metrics, END, retain=True)
     device = place.client("dev-1")
     device.await_(mqtt.Up)
-    wild = [t.every(row) for row in ("command", "served", "status", "birth", "update", "member", "issued", "object")]
+    wild = [
+        t.every(row)
+        for row in ("command", "served", "status", "birth", "update", "member", "issued", "object", "candidate")
+    ]
     device.session.subscribe([*wild, t.head, t.aggregator])
     device.session.subscribe([t.metrics])
     assert device.heard() == open_to_it
+
+
+@pytest.mark.needs("mosquitto")
+def test_a_co_signer_reads_what_it_is_to_sign_and_writes_signatures_alone(place: Place) -> None:
+    folder = place.directory / "devices" / "cosigner"  # where the others' logins lie
+    folder.mkdir()
+    (folder / "tls.pem").write_text(Registrar(place.directory).login("cosigner"))
+    (folder / "ca.pem").write_bytes((place.directory / "registrar" / "ca.pem").read_bytes())
+    place.start()
+    aggregator, cosigner, device = (place.client(name) for name in ("aggregator", "cosigner", "dev-1"))
+    for client in (aggregator, cosigner, device):
+        client.await_(mqtt.Up)
+    t = TOPICS
+    cosigner.session.subscribe([t.candidate, t.head, t.root(1)])
+    aggregator.session.subscribe(["fl1/fed/#"])
+    aggregator.publish(t.candidate, t.head, t.root(1), retain=True)
+    assert {cosigner.await_(mqtt.Message).topic for _ in range(3)} == {t.candidate, t.head, t.root(1)}
+    for _ in range(3):
+        aggregator.await_(mqtt.Message)
+    others = (t.candidate, t.head, t.root(1), t.member("dev-1"), t.command("dev-1"), t.birth("dev-1"), t.aggregator)
+    cosigner.publish(*others, t.signature("0a"))
+    assert cosigner.session.publish(t.signature("0a"), END)
+    assert aggregator.heard() == {t.signature("0a")}
 
 
 @pytest.mark.needs("mosquitto")

@@ -12,6 +12,7 @@ from fleetgrad.broker import events
 from fleetgrad.broker.attempt import RoundSettings
 from fleetgrad.broker.journal import Attempt, Boot, Contribution, Memory, Row, Version
 from fleetgrad.broker.rounds import Rounds
+from fleetgrad.wire import release
 from fleetgrad.wire.files import DiskError
 from fleetgrad.wire.frames import HEADER_BYTES
 from fleetgrad.wire.messages import COMMAND, Bitmap, Command, ObjectRef, Policy, Receipt, Select
@@ -159,7 +160,7 @@ class Aggregator(Process):
             self.settings = replace(self.settings, policy=Policy(codec=then))
         machine = Rounds(
             self.settings, self.journal, self.disk, self.world.key, [self.world.seal], keys.get, lambda: len(keys), self.plan, self.initial,
-            self.world.layout, self.random, self.now(),
+            self.world.layout, self.random, self.now(), releasing=self.world.releasing,
         )  # fmt: skip
         after = {k: a.state for k, a in self.journal.memory.attempts.items() if a.state not in ENDED}
         if before and before.keys() != after.keys():
@@ -226,6 +227,8 @@ class Aggregator(Process):
 
     def _watch(self, topic: str, payload: bytes) -> None:
         kind, device = self.world.topics.parts(topic)
+        if kind == "head":
+            release.read_head(self.world.root, payload)
         if kind == "dl":
             self.saw("chunk served")
         if kind != "cmd":

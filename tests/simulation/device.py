@@ -15,11 +15,11 @@ from fleetgrad.edge.link.inbox import FOLDER
 from fleetgrad.edge.link.trust import HEAD_ROW
 from fleetgrad.edge.participant import Participant
 from fleetgrad.edge.reporting import Identity
-from fleetgrad.wire import frames
+from fleetgrad.wire import frames, release
 from fleetgrad.wire.chunks import has
 from fleetgrad.wire.codecs import read_info
 from fleetgrad.wire.files import DiskError, put
-from fleetgrad.wire.messages import BIRTH, COMMAND, HEAD, Birth, Bitmap, Closed, Command, Head, Receipt, Select
+from fleetgrad.wire.messages import BIRTH, COMMAND, Birth, Bitmap, Closed, Command, Receipt, Select
 from fleetgrad.wire.seal import seal
 from fleetgrad.wire.signing import Untrusted, verify_message
 from tests import invariants
@@ -407,7 +407,7 @@ class Device(Process):
         world = self.world
         try:
             if topic == world.topics.head:
-                head = verify_message(world.key.public, HEAD, payload, Head)
+                head = release.read_head(world.root, payload)
                 return Closed(round=owed.round, attempt=owed.attempt, outcome="abandoned") in head.closed
             if topic == world.topics.command(self.device):
                 command = verify_message(world.key.public, COMMAND, payload, Command)

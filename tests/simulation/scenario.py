@@ -71,6 +71,7 @@ class Scenario:
     spool: int  # updates that a device keeps
     group_seconds: float
     link: Link
+    cosigners: int  # machines whose signatures heads need beside the aggregator's: of one, or of any of two
 
     def calm(self) -> "Scenario":
         """The same federation on a fine day."""
@@ -86,6 +87,7 @@ def draw(seed: int) -> Scenario:
     codec = r.choice(CODECS if r.random() < 0.5 else FEEDBACK)
     storm = r.uniform(150, 400)
     forgetting = random.Random(f"forgetting {seed}").uniform(40, 400)
+    cosigners = random.Random(f"cosigners {seed}").choice([0, 0, 0, 1, 2])
     return Scenario(
         seed=seed,
         devices=devices,
@@ -128,4 +130,5 @@ def draw(seed: int) -> Scenario:
         spool=r.choice([1, 2, 3, 3]),
         group_seconds=r.choice([0.05, 0.5, 3.0]),
         link=Link(chunk_bytes=r.choice([4096, 60 * 1024]), retained=r.random() < 0.75),
+        cosigners=cosigners,
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from fleetgrad.broker import rounds
+from fleetgrad.broker.cosigner import machine as cosigning
 from fleetgrad.edge import link, participant
 from tests.simulation.scenario import draw
 from tests.simulation.world import Outcome, World, replay
@@ -36,7 +37,9 @@ SOMETIMES = [
     "device chunk_dropped", "device deadline_passed", "device delta_applied", "device died", "device disk_failed",
     "device download_resumed", "device message_dropped", "device residual_dropped", "device round_closed",
     "device update_quarantined", "disk full", "disk full under the trainer", "fell back to the other slot",
-    "object damaged", "partition", "payload damaged", "policy changed under an open attempt", "receipt accepted",
+    "co-signer allowed by hand", "co-signer signs again",
+    "cosignerprocess died", "cosigner disk_failed", "cosigner head_heard", "aggregator head_signed",
+    "aggregator signatures_awaited", "cosigner candidate_refused", "object damaged", "partition", "payload damaged", "policy changed under an open attempt", "receipt accepted",
     "receipt duplicate", "receipt late", "receipt refused", "receipt stale", "residual checked", "residual damaged",
     "residual lost", "residual of an undelivered update", "restart fetching", "restart idle", "restart in collecting",
     "restart in committing", "restart in open", "restart in selecting", "restart uploading",
@@ -118,6 +121,7 @@ def test_the_machines_read_no_clock_but_the_one_that_is_passed_in() -> None:
     machines = [
         participant,
         rounds,
+        cosigning,
         *(importlib.import_module(f"{link.__name__}.{m.name}") for m in pkgutil.iter_modules(link.__path__)),
     ]
     seen = {module.__name__ for module in machines}

@@ -15,6 +15,7 @@ from functools import cache, lru_cache, partial
 from fleetgrad.broker.closing import KEPT_VERSIONS
 from fleetgrad.broker.offering import MAX_DELTAS
 from fleetgrad.wire.codecs import payload_bound
+from fleetgrad.wire.release import implied
 from fleetgrad.wire.seal import OVERHEAD, SealKey
 from fleetgrad.wire.signing import PrivateKey
 from fleetgrad.wire.topics import Topics
@@ -22,6 +23,7 @@ from tests import invariants
 from tests.invariants import Violation
 from tests.simulation.aggregator import Aggregator
 from tests.simulation.clock import Clock
+from tests.simulation.cosigner import CosignerProcess, releasing_with
 from tests.simulation.device import Device
 from tests.simulation.network import Network, Weather
 from tests.simulation.process import Process
@@ -80,6 +82,10 @@ class World:
         self.devices = [Device(self, i) for i in range(scenario.devices)]
         if scenario.clone:
             self.devices.append(Device(self, self.random.randrange(scenario.devices), clone=True))
+        names = [f"cosigner-{i}" for i in range(scenario.cosigners)]
+        self.releasing = releasing_with(self.federation, self.key, [key_of(name) for name in names]) if names else None
+        self.root = self.releasing.root if self.releasing else implied(self.federation, self.key.public)
+        self.cosigners = [CosignerProcess(self, name, key_of(name)) for name in names]
         self.aggregator = Aggregator(self, PLAN, initial_params(scenario.length, scenario.seed))
 
     @property
@@ -88,7 +94,7 @@ class World:
 
     @property
     def processes(self) -> list[Process]:
-        return [self.aggregator, *self.devices]
+        return [self.aggregator, *self.devices, *self.cosigners]
 
     def device_key(self, name: str) -> PrivateKey:
         return key_of(name)

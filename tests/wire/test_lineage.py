@@ -7,32 +7,12 @@ import msgspec
 import pytest
 
 from fleetgrad.wire import release
-from fleetgrad.wire.messages import HEAD, Head, ObjectRef, Policy, Record
+from fleetgrad.wire.messages import HEAD
 from fleetgrad.wire.release import Role, Root, check_descends
 from fleetgrad.wire.signing import PrivateKey, Untrusted, combine, payload_of, sign_by, sign_message, sign_payload
+from tests.wire.lineage import chain
 
 KEYS = [PrivateKey.from_seed(bytes([i]) * 32) for i in range(3)]
-
-
-def chain(length: int, salt: str = "") -> tuple[list[Head], list[str]]:
-    """The heads of `length` versions and their records."""
-    heads: list[Head] = []
-    records: list[str] = []
-    parent = "0" * 64
-    for version in range(length):
-        params = ObjectRef(sha256=hashlib.sha256(f"{salt}{version}".encode()).hexdigest(), size=10)
-        heads.append(
-            Head(
-                federation="test", version=version, plan=params, params=params, parent=parent, policy=Policy(),
-                seal="1" * 64, boot=1, sequence=version + 1, expires=60.0,
-            )
-        )  # fmt: skip
-        record = Record(
-            config="2" * 64, members="3" * 64, params=params.sha256, parent=parent, round=version, version=version
-        )
-        records.append(msgspec.json.encode(record).decode())
-        parent = hashlib.sha256(records[-1].encode()).hexdigest()
-    return heads, records
 
 
 def test_a_version_comes_from_the_one_that_is_held_by_the_records_between() -> None:
