@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from fleetgrad.wire.coding.spec import CodecSpec
+from fleetgrad.wire.signing import MAX_SIGNATURES
 
 HEAD, BIRTH, WANT, COMMAND = "fl1-head", "fl1-birth", "fl1-want", "fl1-command"
 CANDIDATE = "fl1-candidate"
@@ -25,7 +26,6 @@ MAX_OBJECT_BYTES = 2**30 + 2**20  # a model of plan.MAX_FLOATS and its graphs
 MAX_WEIGHT_SUM = 2**24  # so that a round's fixed-point sum fits an int64
 MAX_CLONES = 32  # that a status names
 MAX_EXPIRES_SECONDS = 366 * 86400
-MAX_SIGNERS = 16  # of a head
 WINDOW = 8  # chunks that a device may have under way, at most
 
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?\Z")]
@@ -270,8 +270,8 @@ class AggregatorStatus(_Struct, frozen=True, kw_only=True):
     instance: Count = 0
     turned_away: Annotated[dict[ShortName, Count], Meta(max_length=16)] = {}
     clones: Annotated[tuple[Name, ...], Meta(max_length=MAX_CLONES)] = ()
-    signatures_missing: Annotated[int, Meta(ge=0, le=MAX_SIGNERS)] = 0
-    unsigned_by: Annotated[tuple[ShortName, ...], Meta(max_length=MAX_SIGNERS)] = ()
+    signatures_missing: Annotated[int, Meta(ge=0, le=MAX_SIGNATURES)] = 0
+    unsigned_by: Annotated[tuple[ShortName, ...], Meta(max_length=MAX_SIGNATURES)] = ()
     reason: Reason = ""
 
 
