@@ -41,8 +41,8 @@ class Closing:
     seals: Sequence[SealKey]
     chunk_bytes: int
 
-    def close(self, attempt: Open, total: Sum, now: float) -> tuple[ObjectRef, ev.Published]:
-        """The new version's params, and what there is to say of its round; raises MergeError where an update can't be read any more.
+    def close(self, attempt: Open, total: Sum, now: float) -> ev.Published:
+        """What there is to say of the new version and its round; raises MergeError where an update can't be read any more.
 
         `total` may lack members: those that were counted before the aggregator was started.
         """
@@ -65,7 +65,7 @@ class Closing:
             if old.params not in (v.params for v in memory.versions[-KEPT_VERSIONS:]):
                 self.files.unlink(object_name(old.params))
         seconds = now - attempt.began
-        return ref, report(version, attempt.round, attempt.policy, counted, seconds, self.chunk_bytes)
+        return report(version, attempt.round, attempt.policy, counted, seconds, self.chunk_bytes)
 
     def _base(self, attempt: Open) -> bytes:
         """The params that the attempt trains; raises MergeError where they aren't those of their name any more."""

@@ -40,6 +40,11 @@ class Offer:
         params = [ObjectRef(sha256=v.params, size=v.size) for v in self._memory.versions[-OFFERED:]]
         return list({ref.sha256: ref for ref in (self._plan, *params, *(d.object for d in self.deltas))}.values())
 
+    def newest(self) -> list[ObjectRef]:
+        """The newest version's params and the deltas to it."""
+        current = self._memory.current
+        return [ObjectRef(sha256=current.params, size=current.size), *(d.object for d in self.deltas)]
+
     def renew(self, held: Iterable[str]) -> list[ObjectRef]:
         """Makes the deltas to the newest version from the params that most devices hold; the objects that are offered no more.
 

@@ -27,18 +27,18 @@ from fleetgrad.broker.merge import MergeError, Sum
 from fleetgrad.broker.offering import Offer
 from fleetgrad.broker.pace import Parallel
 from fleetgrad.broker.releasing import Releasing
+from fleetgrad.broker.retained import Retained
 from fleetgrad.broker.serving import Serving
+from fleetgrad.broker.standing import Standing
 from fleetgrad.broker.uploads import Upload, Uploads
 from fleetgrad.wire import seal
 from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.files import DiskError, Files
-from fleetgrad.wire.messages import BIRTH, MAX_CLONES, AggregatorStatus, Birth, ObjectRef, Policy, RoundState
+from fleetgrad.wire.messages import BIRTH, Birth, ObjectRef, Policy
 from fleetgrad.wire.release import implied
 from fleetgrad.wire.signing import PrivateKey, PublicKey, Untrusted, verify_message
 from fleetgrad.wire.topics import Topics
 
-ANOTHER = "another 'fleetgrad serve' of this federation uses this broker, or this folder was put back from a backup: run one of the two"
-FEW = 10  # messages turned away that are no news
 DISK_RETRY_SECONDS = 2.0  # a round that the disk didn't let close is closed again
 
 
@@ -99,12 +99,11 @@ class Rounds:
         self._closing = Closing(self._ledger, files, seals, settings.link.chunk_bytes)
         self._layout = layout
         self._offer = Offer(files, self._memory, plan)
-        self._left = self._offer.sweep()
+        self._retained = Retained(self._say, self._offer)
         self._serving = Serving(settings.federation, self._say, self._offer, files, self._head, roster_size)
-        self._instance, self._other = random.getrandbits(48), -1  # this start's mark, and another aggregator's
+        self._standing = Standing(settings, self._memory, self._cohort, self._admission, self._gathering, random)
         self._connected = False
         self._open: Open | None = None
-        self._shown: AggregatorStatus | None = None
         self._disk_retry_at: float | None = None
         self._look_at: float | None = None  # when the round is next to be looked at, if nothing happens
         self._goal = 0
@@ -153,7 +152,8 @@ class Rounds:
             except DiskError as e:
                 effects.append(ev.Log("disk_failed", {"reason": str(e)}))
             effects += self._fresh(effects, now)
-        return effects + self._status()
+            effects += self._standing.news(self._open, self._goal)
+        return effects
 
     def _fresh(self, effects: list[ev.Effect], now: float) -> list[ev.Effect]:
         """The head signed anew, well before devices hold it for stale; where nothing is retained, the roots beside it."""
@@ -178,7 +178,7 @@ class Rounds:
 
     def will(self) -> tuple[str, bytes]:
         """Topic and payload of the last will."""
-        return self._topics.aggregator, msgspec.json.encode(self._status_now("offline"))
+        return self._topics.aggregator, msgspec.json.encode(self._standing.status(self._open, self._goal, "offline"))
 
     @property
     def finished(self) -> bool:
@@ -198,22 +198,16 @@ class Rounds:
     def _on_connected(self, now: float) -> list[ev.Effect]:
         """Everything that should be retained is said again, objects before the head."""
         self._connected = True
-        self._shown = None
+        self._standing.forget_shown()
         effects: list[ev.Effect] = [ev.Subscribe([self._topics.every(row) for row in ("birth", "update", "want")])]
         effects.append(ev.Subscribe([self._topics.aggregator, *self._gathering.filters]))
-        effects += self._say.roots()
-        for ref in self._offer.refs():
-            effects += self._say.chunks(ref)
-        for ref in (*self._offer.former(), *self._left):
-            effects += self._say.clear(ref)
-        self._left = []
         self._serving.head_said(now)
-        return [*effects, *self._head(now)]
+        return [*effects, *self._retained.again(), *self._head(now)]
 
     def _on_message(self, message: ev.Message, now: float) -> list[ev.Effect]:
         kind, device = self._topics.parts(message.topic)
         if message.topic == self._topics.aggregator:
-            return self._on_aggregator(message.payload)
+            return self._standing.on_status(message.payload)
         if kind == "sig":
             signed = self._gathering.on_signature(device, message.payload)
             self._cohort.stirred |= bool(signed)
@@ -239,20 +233,6 @@ class Rounds:
         ):
             self._serving.lacks_head(now)  # even if the birth is refused: a clone's mustn't keep a device from the head
         return self._cohort.on_birth(name, birth, raw, self._open, now)
-
-    def _on_aggregator(self, raw: bytes) -> list[ev.Effect]:
-        """What some aggregator of this federation has last said: this one, one of its former lives, or another one.
-
-        Not every broker says that a session was taken over; but of its former lives none had as high a boot.
-        """
-        try:
-            said = msgspec.json.decode(raw, type=AggregatorStatus) if raw else None
-        except (msgspec.MsgspecError, UnicodeDecodeError) as e:
-            raise Untrusted(f"aggregator's status: {e}") from e
-        if said is None or said.boot < self._memory.boot or said.instance in (self._instance, self._other):
-            return []
-        self._other = said.instance
-        return [ev.Log("another_aggregator", {"boot": said.boot, "reason": ANOTHER})]
 
     def _head(self, now: float, *, fresh: bool = False) -> list[ev.Effect]:
         head = self._say.compose(self._memory, self._policy, self._offer.deltas)
@@ -342,55 +322,18 @@ class Rounds:
 
     def _close(self, attempt: Open, effects: list[ev.Effect], now: float) -> None:
         try:
-            ref, published = self._closing.close(attempt, self._total, now)
+            published = self._closing.close(attempt, self._total, now)
         except MergeError as e:
             note = ev.Log("merge_failed", {"round": attempt.round, "reason": str(e)})
             effects += [note, *self._abandon(attempt)]
             return
         self._open, self._begun = None, False
         effects.append(published)
-        gone = self._offer.renew(d.birth.params for d in self._cohort.devices.values() if d.birth.params)
-        if self._connected:
-            for new in (ref, *(d.object for d in self._offer.deltas)):
-                effects += self._say.chunks(new)
-            for old in (*gone, *self._offer.former()[-1:]):
-                effects += self._say.clear(old)
+        held = (d.birth.params for d in self._cohort.devices.values() if d.birth.params)
+        effects += self._retained.renew(held, connected=self._connected)
 
     def _abandon(self, attempt: Open) -> list[ev.Effect]:
         self._ledger.commit([attempt.row("abandoned")])
         self._open, self._begun = None, False
         members = len(attempt.members)
         return [ev.Log("round_abandoned", {"round": attempt.round, "attempt": attempt.attempt, "members": members})]
-
-    # --- status ------------------------------------------------------------------------------------------------------
-    def _status_now(self, state: RoundState | None = None) -> AggregatorStatus:
-        attempt = self._open
-        return AggregatorStatus(
-            state=state or (attempt.state if attempt else "finished"),
-            federation=self._settings.federation,
-            boot=self._memory.boot,
-            version=self._memory.current.number,
-            round=attempt.round if attempt else None,
-            attempt=attempt.attempt if attempt else None,
-            members=len(self._cohort.devices),
-            received=len(attempt.members) if attempt else 0,
-            goal=self._goal,
-            rounds=self._settings.rounds,
-            instance=self._instance,
-            turned_away=self._admission.turned_away,
-            clones=tuple(sorted(self._cohort.clones)[:MAX_CLONES]),
-            signatures_missing=self._gathering.missing,
-            unsigned_by=self._gathering.unsigned_by,
-        )
-
-    def _status(self) -> list[ev.Effect]:
-        """The retained status, when it says something new; what was turned away alone is new when it has doubled."""
-        if not self._connected:
-            return []
-        status, shown = self._status_now(), self._shown
-        if shown is not None and msgspec.structs.replace(status, turned_away=shown.turned_away) == shown:
-            before, now = sum(shown.turned_away.values()), sum(status.turned_away.values())
-            if now < 2 * before + FEW:
-                return []
-        self._shown = status
-        return [ev.Publish(self._topics.aggregator, msgspec.json.encode(status), retained=True)]
