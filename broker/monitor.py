@@ -25,6 +25,7 @@ from fleetgrad.edge.training.trainer import Trainer, TrainingError
 from fleetgrad.wire.files import Files, PosixFiles, put
 from fleetgrad.wire.log import log
 from fleetgrad.wire.messages import Metrics, Policy
+from fleetgrad.wire.strict import MALFORMED
 
 ROUNDS, MODEL = "rounds.jsonl", "model.onnx"
 
@@ -108,5 +109,5 @@ def read_rounds(path: Path) -> list[Metrics]:
         return []
     try:
         return [msgspec.json.decode(line, type=Metrics) for line in lines]
-    except (msgspec.MsgspecError, UnicodeDecodeError) as e:
+    except MALFORMED as e:
         raise ValueError(f"{path} isn't a list of rounds: {e}") from e

@@ -13,6 +13,7 @@ from fleetgrad.wire.messages import MAX_EXPIRES_SECONDS, Link, Name, Policy
 from fleetgrad.wire.mqtt import BrokerSettings
 from fleetgrad.wire.plan import Gradients
 from fleetgrad.wire.settings import SettingsError, load_toml, toml_lines
+from fleetgrad.wire.strict import Strict
 
 FILE = "federation.toml"
 FOLDER = "aggregator"  # of the directory that 'fleetgrad new' makes
@@ -25,10 +26,6 @@ EXAMPLE_DATA = (
     "# scale = 1.0",
     "# shape = [1, 28, 28]",
 )
-
-
-class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    pass
 
 
 class Broker(BrokerSettings, frozen=True, kw_only=True):
@@ -45,7 +42,7 @@ class Broker(BrokerSettings, frozen=True, kw_only=True):
         return Link(chunk_bytes=self.chunk_bytes or row.chunk_bytes, retained=row.retained != "none")
 
 
-class Data(_Struct, frozen=True, kw_only=True):
+class Data(Strict, frozen=True, kw_only=True):
     """What the aggregator evaluates each version on; never sent to anyone."""
 
     path: str
@@ -55,7 +52,7 @@ class Data(_Struct, frozen=True, kw_only=True):
     shape: tuple[int, ...] | None = None
 
 
-class Training(_Struct, frozen=True, kw_only=True):
+class Training(Strict, frozen=True, kw_only=True):
     local_epochs: Annotated[int, Meta(ge=1, le=1000)] = 4
     batch_size: Annotated[int, Meta(ge=1, le=65536)] = 16
     learning_rate: Annotated[float, Meta(gt=0, le=1000)] = 0.05
@@ -63,7 +60,7 @@ class Training(_Struct, frozen=True, kw_only=True):
     weight_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.0
 
 
-class Round(_Struct, frozen=True, kw_only=True):
+class Round(Strict, frozen=True, kw_only=True):
     """`goal` 0 means every device of the roster; `minimum` is the fraction of it that a deadline accepts; seconds.
 
     A device that hears of no new head for `expires` takes up no training; heads are signed anew four times as often.
@@ -77,7 +74,7 @@ class Round(_Struct, frozen=True, kw_only=True):
     expires: Annotated[float, Meta(ge=60, le=MAX_EXPIRES_SECONDS)] = 86400.0
 
 
-class Settings(_Struct, frozen=True, kw_only=True):
+class Settings(Strict, frozen=True, kw_only=True):
     """The whole file."""
 
     name: Name

@@ -12,6 +12,7 @@ from fleetgrad.broker.gathering import Gathering
 from fleetgrad.broker.journal import Memory
 from fleetgrad.wire.messages import MAX_CLONES, AggregatorStatus, RoundState
 from fleetgrad.wire.signing import Untrusted
+from fleetgrad.wire.strict import MALFORMED
 from fleetgrad.wire.topics import Topics
 
 ANOTHER = "another 'fleetgrad serve' of this federation uses this broker, or this folder was put back from a backup: run one of the two"
@@ -72,7 +73,7 @@ class Standing:
         """
         try:
             said = msgspec.json.decode(raw, type=AggregatorStatus) if raw else None
-        except (msgspec.MsgspecError, UnicodeDecodeError) as e:
+        except MALFORMED as e:
             raise Untrusted(f"aggregator's status: {e}") from e
         if said is None or said.boot < self._memory.boot or said.instance in (self._instance, self._other):
             return []

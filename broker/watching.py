@@ -14,6 +14,7 @@ from rich.text import Text
 from fleetgrad.wire import mqtt
 from fleetgrad.wire.address import Address
 from fleetgrad.wire.messages import AggregatorStatus, DeviceStatus, Metrics
+from fleetgrad.wire.strict import MALFORMED
 from fleetgrad.wire.topics import Topics
 
 SETTLE_SECONDS, SETTLE_MOST = 0.3, 1.5
@@ -45,7 +46,7 @@ class View:
                 self.metrics[row.round] = row
             else:
                 return False
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except MALFORMED:
             return False
         return True
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta
 
 from fleetgrad.edge.link.delivery import Limits
@@ -14,13 +13,10 @@ from fleetgrad.wire.release import Root
 from fleetgrad.wire.settings import SettingsError, load_toml
 from fleetgrad.wire.signing import Untrusted, load_public_key
 from fleetgrad.wire.sizes import parse_size
+from fleetgrad.wire.strict import Strict
 
 
-class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    pass
-
-
-class Device(_Struct, frozen=True, kw_only=True):
+class Device(Strict, frozen=True, kw_only=True):
     """`spool` is the folder for what must survive a restart: `spool_updates` and `spool_bytes`, as 64MB, of updates on their way.
 
     No training with less than `free_space` where it lies; over `written_a_day` bytes a log line says so. `threads` is onnxruntime's;
@@ -57,7 +53,7 @@ class Device(_Struct, frozen=True, kw_only=True):
         return None if self.max_rss is None else parse_size(self.max_rss)
 
 
-class Federation(_Struct, frozen=True, kw_only=True):
+class Federation(Strict, frozen=True, kw_only=True):
     """`root` is a JSON file with the root of trust to begin with (wire/release.py); without one it is the aggregator's key."""
 
     name: Name
@@ -72,7 +68,7 @@ class Broker(BrokerSettings, frozen=True, kw_only=True):
     timeout: Annotated[float, Meta(ge=0)] = 0.0
 
 
-class Data(_Struct, frozen=True, kw_only=True):
+class Data(Strict, frozen=True, kw_only=True):
     """An .npz file, the names of its arrays, a factor for the samples, and the shape of one sample."""
 
     path: str
@@ -82,7 +78,7 @@ class Data(_Struct, frozen=True, kw_only=True):
     shape: tuple[int, ...] | None = None
 
 
-class EdgeConfig(_Struct, frozen=True, kw_only=True):
+class EdgeConfig(Strict, frozen=True, kw_only=True):
     device: Device
     federation: Federation
     broker: Broker

@@ -21,7 +21,8 @@ from fleetgrad.wire.certificates import key_pem, new_key, new_request
 from fleetgrad.wire.enrolment import Answer, Ask, derive, open_proven, prove
 from fleetgrad.wire.kit import Kit, KitError
 from fleetgrad.wire.membership import verify_member
-from fleetgrad.wire.signing import MALFORMED, PrivateKey, PublicKey, Untrusted, parse_private_key
+from fleetgrad.wire.signing import PrivateKey, PublicKey, Untrusted, parse_private_key
+from fleetgrad.wire.strict import MALFORMED, Strict
 from fleetgrad.wire.topics import Topics
 
 ASK_SECONDS = 10.0  # between two asks, and up to half as much again
@@ -33,7 +34,7 @@ class EnrolmentRefused(ValueError):
     """The registrar said no; the message says why."""
 
 
-class Pending(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Pending(Strict, frozen=True, kw_only=True):
     """What is asked with, until it is answered: private keys in PEM, and the ask."""
 
     code: str

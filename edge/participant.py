@@ -53,6 +53,7 @@ from fleetgrad.wire.messages import (
     Select,
 )  # fmt: skip
 from fleetgrad.wire.signing import Untrusted, verify_message
+from fleetgrad.wire.strict import MALFORMED
 from fleetgrad.wire.topics import Topics, name_hash
 
 DISK_RETRY_SECONDS = 5.0
@@ -291,7 +292,7 @@ class Participant:
             return []
         try:
             boot = msgspec.json.decode(raw, type=AggregatorStatus).boot
-        except (msgspec.MsgspecError, UnicodeDecodeError) as e:
+        except MALFORMED as e:
             raise Untrusted(f"aggregator's status: {e}") from e
         known, self._aggregator_boot = self._aggregator_boot, boot
         return self._birth() if known is not None and known != boot else []

@@ -37,7 +37,7 @@ from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.coding.variable import EntropyCoded, Lossless, TopK
 from fleetgrad.wire.messages import UpdateInfo
 from fleetgrad.wire.seeds import Keys
-from fleetgrad.wire.signing import MALFORMED
+from fleetgrad.wire.strict import MALFORMED
 
 MAX_INFO_BYTES = 512
 FLOAT_BYTES = 4

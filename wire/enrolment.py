@@ -20,9 +20,10 @@ import msgspec
 from msgspec import Meta
 
 from fleetgrad.wire.kit import Data
-from fleetgrad.wire.membership import Nonce, Pem, RawKey
-from fleetgrad.wire.messages import Count, Name, Reason, Sha256
-from fleetgrad.wire.signing import MALFORMED, Untrusted
+from fleetgrad.wire.membership import Nonce, Pem
+from fleetgrad.wire.messages import Count, Name, RawKey, Reason, Sha256
+from fleetgrad.wire.signing import Untrusted
+from fleetgrad.wire.strict import MALFORMED, Strict
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXY"  # 31, a prime: one wrong letter, or two swapped, never keep the sum
 DRAWN, GROUP = 15, 4
@@ -37,11 +38,7 @@ class CodeRefused(ValueError):
     """A code that was mistyped."""
 
 
-class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    pass
-
-
-class Ask(_Struct, frozen=True, kw_only=True):
+class Ask(Strict, frozen=True, kw_only=True):
     """`key` is the board's Ed25519 key, `request` its certificate request, `proof` the signature by `key` over `signed()`."""
 
     federation: Name
@@ -56,7 +53,7 @@ class Ask(_Struct, frozen=True, kw_only=True):
         return b"fl1-enrol-proof" + msgspec.json.encode(msgspec.structs.replace(self, proof="0" * 128))
 
 
-class Answer(_Struct, frozen=True, kw_only=True):
+class Answer(Strict, frozen=True, kw_only=True):
     """`nonce` is the ask's; the rest, when `status` is enrolled, is what a kit holds. `now` in Unix seconds."""
 
     nonce: Nonce
@@ -73,7 +70,7 @@ class Answer(_Struct, frozen=True, kw_only=True):
     data: Data = Data()
 
 
-class _Proven(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Proven(Strict, frozen=True):
     body: str
     mac: Sha256
 

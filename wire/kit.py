@@ -23,7 +23,8 @@ from msgspec import Meta
 from fleetgrad.wire.certificates import CertificateError, common_name, load_certificate, pair
 from fleetgrad.wire.membership import Nonce, Pem
 from fleetgrad.wire.messages import Name
-from fleetgrad.wire.signing import MALFORMED, KeyRefused, parse_private_key, parse_public_key, save_private
+from fleetgrad.wire.signing import KeyRefused, parse_private_key, parse_public_key, save_private
+from fleetgrad.wire.strict import MALFORMED, Strict
 
 SUFFIX = ".kit"
 MAX_BYTES = 256 * 1024
@@ -36,11 +37,7 @@ class KitError(ValueError):
     """A kit that can't be read or installed; the message names the file and says what to do."""
 
 
-class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    pass
-
-
-class Data(_Struct, frozen=True, kw_only=True):
+class Data(Strict, frozen=True, kw_only=True):
     """The table [data] of the edge.toml to be: where the board's samples lie and how they are read."""
 
     path: Annotated[str, Meta(min_length=1, max_length=MAX_PATH)] = "data.npz"
@@ -50,7 +47,7 @@ class Data(_Struct, frozen=True, kw_only=True):
     shape: tuple[int, ...] | None = None
 
 
-class Kit(_Struct, frozen=True, kw_only=True):
+class Kit(Strict, frozen=True, kw_only=True):
     """`identity` is the Ed25519 key, `certificate` and `key` are TLS's; all in PEM. `device` is empty in a fleet's kit."""
 
     format: Literal["fleetgrad-kit"] = "fleetgrad-kit"
@@ -71,7 +68,7 @@ class Kit(_Struct, frozen=True, kw_only=True):
     root: Annotated[str, Meta(max_length=64 * 1024)] | None = None  # of trust, where it isn't the aggregator's key
 
 
-class Joined(_Struct, frozen=True, kw_only=True):
+class Joined(Strict, frozen=True, kw_only=True):
     """What a board remembers of its kit."""
 
     federation: Name

@@ -9,12 +9,11 @@ A member's statements are numbered: the highest holds, so that an old one says n
 
 from typing import Annotated
 
-import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from msgspec import UNSET, Meta, UnsetType
 
-from fleetgrad.wire.messages import Count, Name, Reason, Sha256
+from fleetgrad.wire.messages import Count, Name, RawKey, Reason
 from fleetgrad.wire.signing import PrivateKey, PublicKey, Untrusted, sign_message, verify_by, verify_message
+from fleetgrad.wire.strict import Strict
 from fleetgrad.wire.topics import NAME, NameRefused, check_name
 
 MEMBER, RENEWAL, ISSUED = "fl1-member", "fl1-renewal", "fl1-issued"
@@ -23,14 +22,9 @@ MAX_PEM = 16 * 1024
 
 Pem = Annotated[str, Meta(min_length=1, max_length=MAX_PEM)]
 Nonce = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
-RawKey = Sha256  # 32 bytes in hex, as a hash is
 
 
-class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    pass
-
-
-class Member(_Struct, frozen=True, kw_only=True):
+class Member(Strict, frozen=True, kw_only=True):
     """`key` is the device's Ed25519 key; `not_after` is when its certificate ends, in Unix seconds, for people to read."""
 
     federation: Name
@@ -42,10 +36,10 @@ class Member(_Struct, frozen=True, kw_only=True):
     reason: Reason = ""
 
     def public(self) -> PublicKey:
-        return PublicKey(Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.key)))
+        return PublicKey.from_hex(self.key)
 
 
-class Renewal(_Struct, frozen=True, kw_only=True):
+class Renewal(Strict, frozen=True, kw_only=True):
     """What a member asks: the next certificate by a certificate request, or to be let go.
 
     `instance` is drawn where a kit is installed: two of one device are two boards. `count` grows with each request of a device.
@@ -61,7 +55,7 @@ class Renewal(_Struct, frozen=True, kw_only=True):
     leaves: bool = False
 
 
-class Issued(_Struct, frozen=True, kw_only=True):
+class Issued(Strict, frozen=True, kw_only=True):
     """`certificate` for the request with that `count`; without one: the device's certificate is `due`, whatever its clock says.
 
     `now` is the registrar's time in Unix seconds: signed, so it has passed.
@@ -83,7 +77,7 @@ def verify_renewal(key: PublicKey, raw: bytes) -> Renewal:
     ask = verify_by([key], 1, RENEWAL, raw, Renewal)
     if ask.identity and ask.identity != key.raw.hex():
         try:
-            proven = PublicKey.from_raw(bytes.fromhex(ask.identity))
+            proven = PublicKey.from_hex(ask.identity)
         except ValueError as e:
             raise Untrusted(f"next key of {ask.device}: {e}") from e
         verify_by([key, proven], 2, RENEWAL, raw, Renewal)

@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.signing import MAX_SIGNATURES
+from fleetgrad.wire.strict import Strict
 
 HEAD, BIRTH, WANT, COMMAND = "fl1-head", "fl1-birth", "fl1-want", "fl1-command"
 CANDIDATE = "fl1-candidate"
@@ -30,7 +31,7 @@ WINDOW = 8  # chunks that a device may have under way, at most
 
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?\Z")]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
-X25519 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]  # a public key, in hex
+RawKey = Sha256  # a public key of 32 bytes, in hex as a hash is
 Round = Annotated[int, Meta(ge=1, le=2**32 - 1)]
 Attempt = Annotated[int, Meta(ge=1, le=2**16 - 1)]
 Version = Annotated[int, Meta(ge=0, le=2**32 - 1)]
@@ -47,11 +48,7 @@ DeviceState = Literal["idle", "fetching", "training", "uploading", "offline", "r
 RoundState = Literal["open", "selecting", "collecting", "committing", "published", "abandoned", "finished", "offline"]
 
 
-class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    pass
-
-
-class Policy(_Struct, frozen=True, kw_only=True):
+class Policy(Strict, frozen=True, kw_only=True):
     """How devices train and code an update. Its hash is in every update's header."""
 
     local_epochs: Annotated[int, Meta(ge=1, le=1000)] = 4
@@ -67,21 +64,21 @@ class Policy(_Struct, frozen=True, kw_only=True):
         return hashlib.sha256(msgspec.json.encode(as_read, order="deterministic")).hexdigest()
 
 
-class ObjectRef(_Struct, frozen=True, kw_only=True):
+class ObjectRef(Strict, frozen=True, kw_only=True):
     """A content-addressed object: its whole SHA-256 and exact length."""
 
     sha256: Sha256
     size: Annotated[int, Meta(ge=1, le=MAX_OBJECT_BYTES)]
 
 
-class Delta(_Struct, frozen=True, kw_only=True):
+class Delta(Strict, frozen=True, kw_only=True):
     """An object that turns the params with hash `base` into the head's, bit for bit; smaller than these."""
 
     base: Sha256
     object: ObjectRef
 
 
-class Link(_Struct, frozen=True, kw_only=True):
+class Link(Strict, frozen=True, kw_only=True):
     """How this federation's broker is to be used.
 
     `chunk_bytes` is the length of all chunks but a body's last; after a lost connection a device first comes back at a time uniform in
@@ -93,7 +90,7 @@ class Link(_Struct, frozen=True, kw_only=True):
     retained: bool = True
 
 
-class Closed(_Struct, frozen=True, kw_only=True):
+class Closed(Strict, frozen=True, kw_only=True):
     """How one attempt at a round ended."""
 
     round: Round
@@ -101,7 +98,7 @@ class Closed(_Struct, frozen=True, kw_only=True):
     outcome: Outcome
 
 
-class Head(_Struct, frozen=True, kw_only=True):
+class Head(Strict, frozen=True, kw_only=True):
     """The current release. `parent` is the hash of the previous release's record, zeros for version 0.
 
     `sequence` grows with each head that is signed. A device that hears no new one for `expires` seconds takes up no training until it does.
@@ -116,7 +113,7 @@ class Head(_Struct, frozen=True, kw_only=True):
     params: ObjectRef
     parent: Sha256
     policy: Policy
-    seal: X25519
+    seal: RawKey
     shards: Annotated[int, Meta(ge=1, le=256)] = 1
     boot: Count
     sequence: Count
@@ -127,7 +124,7 @@ class Head(_Struct, frozen=True, kw_only=True):
     deltas: Annotated[tuple[Delta, ...], Meta(max_length=4)] = ()
 
 
-class Record(_Struct, frozen=True, kw_only=True):
+class Record(Strict, frozen=True, kw_only=True):
     """What a version came from. The hash of its JSON, keys sorted, is the next one's `parent`, so that versions are a chain."""
 
     config: Sha256
@@ -138,7 +135,7 @@ class Record(_Struct, frozen=True, kw_only=True):
     version: Version
 
 
-class Candidate(_Struct, frozen=True, kw_only=True):
+class Candidate(Strict, frozen=True, kw_only=True):
     """`head` is the JSON that is to be signed, byte for byte; `records` are those of the versions before its own, newest last."""
 
     federation: Name
@@ -146,7 +143,7 @@ class Candidate(_Struct, frozen=True, kw_only=True):
     records: Annotated[tuple[Annotated[str, Meta(max_length=1024)], ...], Meta(max_length=8)] = ()
 
 
-class Birth(_Struct, frozen=True, kw_only=True):
+class Birth(Strict, frozen=True, kw_only=True):
     """A device's own word on itself. (boot, seq) grows over its lifetime; `samples` is what it would train on."""
 
     protocol: Literal[1] = PROTOCOL
@@ -164,7 +161,7 @@ class Birth(_Struct, frozen=True, kw_only=True):
     reason: Reason = ""
 
 
-class Want(_Struct, frozen=True, kw_only=True):
+class Want(Strict, frozen=True, kw_only=True):
     """Asks for chunks of an object on the device's own topic. (boot, seq) is counted with births; `received` is as in a bitmap."""
 
     federation: Name
@@ -175,7 +172,7 @@ class Want(_Struct, frozen=True, kw_only=True):
     received: Received = ""
 
 
-class Select(_Struct, frozen=True, kw_only=True, tag_field="command", tag="select"):
+class Select(Strict, frozen=True, kw_only=True, tag_field="command", tag="select"):
     """Asks a device to train model `params` under the policy with hash `config` and to upload within `deadline`.
 
     `window` is how many chunks it may have under way; it waits `slot` seconds before the first. Durations, in seconds.
@@ -193,7 +190,7 @@ class Select(_Struct, frozen=True, kw_only=True, tag_field="command", tag="selec
     deadline: Seconds
 
 
-class Receipt(_Struct, frozen=True, kw_only=True, tag_field="command", tag="receipt"):
+class Receipt(Strict, frozen=True, kw_only=True, tag_field="command", tag="receipt"):
     """The last word on one update; sent after the update is on the aggregator's disk. Every verdict is terminal."""
 
     federation: Name
@@ -205,7 +202,7 @@ class Receipt(_Struct, frozen=True, kw_only=True, tag_field="command", tag="rece
     reason: Reason = ""
 
 
-class Bitmap(_Struct, frozen=True, kw_only=True, tag_field="command", tag="bitmap"):
+class Bitmap(Strict, frozen=True, kw_only=True, tag_field="command", tag="bitmap"):
     """Which chunks of an upload have arrived: bit i of byte i // 8, least significant first, in hex."""
 
     federation: Name
@@ -216,7 +213,7 @@ class Bitmap(_Struct, frozen=True, kw_only=True, tag_field="command", tag="bitma
     received: Received
 
 
-class RetryAfter(_Struct, frozen=True, kw_only=True, tag_field="command", tag="retry-after"):
+class RetryAfter(Strict, frozen=True, kw_only=True, tag_field="command", tag="retry-after"):
     """Not now: the device reports again after a random time between the two, in seconds."""
 
     federation: Name
@@ -228,7 +225,7 @@ class RetryAfter(_Struct, frozen=True, kw_only=True, tag_field="command", tag="r
 Command = Select | Receipt | Bitmap | RetryAfter
 
 
-class DeviceStatus(_Struct, frozen=True, kw_only=True):
+class DeviceStatus(Strict, frozen=True, kw_only=True):
     """Retained on st/{device}, for people. `boot` tells a stale last will from a newer birth; `bits` is what a coordinate of
     the last update took; `spooled` are updates on their way, `resent` chunks of this life that were sent more than once."""
 
@@ -250,7 +247,7 @@ class DeviceStatus(_Struct, frozen=True, kw_only=True):
     reason: Reason = ""
 
 
-class AggregatorStatus(_Struct, frozen=True, kw_only=True):
+class AggregatorStatus(Strict, frozen=True, kw_only=True):
     """Retained on agg/st. Devices read `boot` alone: when it changes they report again.
 
     `instance` is drawn anew at each start. `turned_away` counts since that boot: messages `dropped`, and receipts by verdict other than accepted. `clones` are devices whose identity
@@ -268,14 +265,14 @@ class AggregatorStatus(_Struct, frozen=True, kw_only=True):
     goal: Count = 0
     rounds: Count = 0
     instance: Count = 0
-    turned_away: Annotated[dict[ShortName, Count], Meta(max_length=16)] = {}
+    turned_away: Annotated[dict[ShortName, Count], Meta(max_length=16)] = msgspec.field(default_factory=dict)
     clones: Annotated[tuple[Name, ...], Meta(max_length=MAX_CLONES)] = ()
     signatures_missing: Annotated[int, Meta(ge=0, le=MAX_SIGNATURES)] = 0
     unsigned_by: Annotated[tuple[ShortName, ...], Meta(max_length=MAX_SIGNATURES)] = ()
     reason: Reason = ""
 
 
-class Metrics(_Struct, frozen=True, kw_only=True, rename=None):
+class Metrics(Strict, frozen=True, kw_only=True, rename=None):
     """Retained on agg/metrics and one row of rounds.jsonl: what the round that made `version` cost and gave.
 
     Bytes are sums over its members, headers included; `loss` is the evaluation's, or without one the members' mean;
@@ -293,10 +290,10 @@ class Metrics(_Struct, frozen=True, kw_only=True, rename=None):
     seconds: float | None
     codec: str = ""
     bits: float | None = None
-    scores: Annotated[dict[ShortName, float], Meta(max_length=16)] = {}
+    scores: Annotated[dict[ShortName, float], Meta(max_length=16)] = msgspec.field(default_factory=dict)
 
 
-class UpdateInfo(_Struct, frozen=True, kw_only=True):
+class UpdateInfo(Strict, frozen=True, kw_only=True):
     """Stands before the coded vector inside an update's payload, as msgpack.
 
     `codec` and `parameter` are those of codecs.py's table, `rate` the bits that a coordinate took, coded vector's overhead included;

@@ -23,6 +23,7 @@ from msgspec import Meta
 from fleetgrad.wire import loss as losses
 from fleetgrad.wire import trial as trials
 from fleetgrad.wire.loss import LossName, LossOptions
+from fleetgrad.wire.strict import MALFORMED, Strict
 from fleetgrad.wire.trial import Memory, Trial
 
 SCHEMA = 1
@@ -58,11 +59,7 @@ class PlanError(ValueError):
     """A plan that contradicts itself; the message names the part and the value."""
 
 
-class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    pass
-
-
-class Tensor(_Struct, frozen=True, kw_only=True):
+class Tensor(Strict, frozen=True, kw_only=True):
     """One named tensor of the flat vector; `offset` counts floats."""
 
     name: str
@@ -81,7 +78,7 @@ class Tensor(_Struct, frozen=True, kw_only=True):
         return self.offset + padded(self.size)
 
 
-class Adapter(_Struct, frozen=True, kw_only=True):
+class Adapter(Strict, frozen=True, kw_only=True):
     """Two factors of low rank beside a frozen tensor: the model computes with base + scale * product.
 
     The product is a b where `order` is "ab" and the base is [in, out], a [in, rank], b [rank, out]; it is b a where the base
@@ -95,14 +92,14 @@ class Adapter(_Struct, frozen=True, kw_only=True):
     order: Literal["ab", "ba"]
 
 
-class Statistics(_Struct, frozen=True, kw_only=True):
+class Statistics(Strict, frozen=True, kw_only=True):
     """How the tensors of the role statistic are merged: in a unit of 2^exponent times the parameters', `variances` to no less than 0."""
 
     exponent: int = 12
     variances: tuple[str, ...] = ()
 
 
-class Feed(_Struct, frozen=True, kw_only=True):
+class Feed(Strict, frozen=True, kw_only=True):
     """One graph input beside the weights; `shape` leaves out the batch dimension, which comes first."""
 
     name: str
@@ -110,7 +107,7 @@ class Feed(_Struct, frozen=True, kw_only=True):
     dtype: Dtype
 
 
-class Optimizer(_Struct, frozen=True, kw_only=True):
+class Optimizer(Strict, frozen=True, kw_only=True):
     """Defaults that a federation's policy may override."""
 
     learning_rate: Annotated[float, Meta(gt=0, le=1000)] = 0.05
@@ -119,7 +116,7 @@ class Optimizer(_Struct, frozen=True, kw_only=True):
     batch_size: Annotated[int, Meta(ge=1, le=65536)] = 16
 
 
-class Manifest(_Struct, frozen=True, kw_only=True):
+class Manifest(Strict, frozen=True, kw_only=True):
     """Everything about a plan that isn't a graph or a number in the flat vector.
 
     `inputs` are the model's own inputs, `label` the target's feed, `output` the prediction's shape without the batch.
@@ -148,7 +145,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     optimizer: Optimizer = Optimizer()
     memory: Memory | None = None
     trial: Trial | None = None
-    files: dict[str, str] = {}
+    files: dict[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def classes(self) -> int:
@@ -264,5 +261,5 @@ def decode(raw: bytes) -> Manifest:
     """Parses and checks a manifest; raises PlanError with the key path of what is wrong."""
     try:
         return check(msgspec.json.decode(raw, type=Manifest))
-    except (msgspec.MsgspecError, UnicodeDecodeError) as e:
+    except MALFORMED as e:
         raise PlanError(f"plan manifest: {e}") from e

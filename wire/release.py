@@ -19,23 +19,19 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from fleetgrad.wire.messages import HEAD, Head, Name, Record
-from fleetgrad.wire.signing import MALFORMED, MAX_SIGNATURES, PrivateKey, PublicKey, Untrusted, sign_by, verify_by
+from fleetgrad.wire.messages import HEAD, Head, Name, RawKey, Record
+from fleetgrad.wire.signing import MAX_SIGNATURES, PrivateKey, PublicKey, Untrusted, sign_by, verify_by
+from fleetgrad.wire.strict import MALFORMED, Strict
 
 ROOT = "fl1-root"
 ROOTS = "roots"  # the folder of the chain, in the aggregator's
-Key = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]  # an Ed25519 public key, in hex
 
 
-class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    pass
-
-
-class Role(_Struct, frozen=True, kw_only=True):
+class Role(Strict, frozen=True, kw_only=True):
     """At least `threshold` of `keys` must sign."""
 
     threshold: Annotated[int, Meta(ge=1, le=MAX_SIGNATURES)]
-    keys: Annotated[tuple[Key, ...], Meta(min_length=1, max_length=MAX_SIGNATURES)]
+    keys: Annotated[tuple[RawKey, ...], Meta(min_length=1, max_length=MAX_SIGNATURES)]
 
     def __post_init__(self) -> None:
         if len(set(self.keys)) != len(self.keys) or self.threshold > len(self.keys):
@@ -44,10 +40,10 @@ class Role(_Struct, frozen=True, kw_only=True):
             )
 
     def public(self) -> list[PublicKey]:
-        return [PublicKey.from_raw(bytes.fromhex(key)) for key in self.keys]
+        return [PublicKey.from_hex(key) for key in self.keys]
 
 
-class Root(_Struct, frozen=True, kw_only=True):
+class Root(Strict, frozen=True, kw_only=True):
     """Version `version` of who may release for a federation."""
 
     federation: Name

@@ -21,10 +21,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from msgspec import Meta
 
+from fleetgrad.wire.strict import MALFORMED, Strict
+
 MAX_JWS_BYTES = 64 * 1024
 SIGNATURE_BYTES = 64
 MAX_SIGNATURES = 16  # of one message
-MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError)  # msgspec lets the latter through on a string that isn't UTF-8
 
 T = TypeVar("T")
 
@@ -37,7 +38,7 @@ class KeyRefused(ValueError):
     """A key file that can't be used; the message names the file."""
 
 
-class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Header(Strict, frozen=True):
     alg: Literal["EdDSA"]
     typ: str
     kid: str
@@ -52,9 +53,9 @@ class PublicKey:
         self.kid = hashlib.sha256(self.raw).hexdigest()[:16]
 
     @classmethod
-    def from_raw(cls, raw: bytes) -> "PublicKey":
-        """The key of 32 bytes; raises ValueError."""
-        return cls(Ed25519PublicKey.from_public_bytes(raw))
+    def from_hex(cls, text: str) -> "PublicKey":
+        """The key of 32 bytes in hex; raises ValueError."""
+        return cls(Ed25519PublicKey.from_public_bytes(bytes.fromhex(text)))
 
     def verify(self, signature: bytes, data: bytes) -> bool:
         """Whether `signature` (64 bytes) over `data` was made by this identity."""
@@ -210,12 +211,12 @@ def verify_message(key: PublicKey, typ: str, raw: bytes, type: Any) -> Any:  # n
         raise Untrusted(f"{typ}: {e}") from e
 
 
-class _Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Signature(Strict, frozen=True):
     protected: str
     signature: str
 
 
-class _General(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _General(Strict, frozen=True):
     """JWS in general JSON form (RFC 7515, section 7.2.1): one payload, several signatures."""
 
     payload: str

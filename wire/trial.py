@@ -8,6 +8,8 @@ import math
 
 import msgspec
 
+from fleetgrad.wire.strict import Strict
+
 MOST_LINES = 64
 MOST_BYTES = 1 << 48
 MOST_NODES = 1 << 24
@@ -19,11 +21,7 @@ class TrialError(ValueError):
     """Figures that can't be; the message names the field and the value."""
 
 
-class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    pass
-
-
-class Line(_Struct, frozen=True, kw_only=True):
+class Line(Strict, frozen=True, kw_only=True):
     """Bytes over the number of samples that run at once."""
 
     fixed: int
@@ -34,7 +32,7 @@ class Line(_Struct, frozen=True, kw_only=True):
         return self.fixed + self.per_sample * samples
 
 
-class Usage(_Struct, frozen=True, kw_only=True):
+class Usage(Strict, frozen=True, kw_only=True):
     """Memory of a graph's runs: `nodes` that run, bytes of onnxruntime's arena (the highest line counts) and of ops beside it."""
 
     nodes: int
@@ -42,21 +40,21 @@ class Usage(_Struct, frozen=True, kw_only=True):
     scratch: Line
 
 
-class Memory(_Struct, frozen=True, kw_only=True):
+class Memory(Strict, frozen=True, kw_only=True):
     """Of the training graph and of the evaluation graph."""
 
     train: Usage
     evaluation: Usage
 
 
-class Trial(_Struct, frozen=True, kw_only=True):
+class Trial(Strict, frozen=True, kw_only=True):
     """The known batch's seed, and its loss, its gradient's norm and the gradient's sum with random signs.
 
     `limits` are for integer inputs, by name: the batch has whole numbers from 0 to below.
     """
 
     seed: int
-    limits: dict[str, int] = {}
+    limits: dict[str, int] = msgspec.field(default_factory=dict)
     loss: float
     norm: float
     projection: float

@@ -17,7 +17,8 @@ from fleetgrad.wire.events import Connected, Disconnected, Log, Message, Publish
 from fleetgrad.wire.files import DiskError
 from fleetgrad.wire.messages import CANDIDATE, HEAD, Candidate, Head
 from fleetgrad.wire.release import Root
-from fleetgrad.wire.signing import MALFORMED, PrivateKey, PublicKey, Untrusted, payload_of, sign_payload, verify_message
+from fleetgrad.wire.signing import PrivateKey, PublicKey, Untrusted, payload_of, sign_payload, verify_message
+from fleetgrad.wire.strict import MALFORMED, Strict
 from fleetgrad.wire.topics import Topics
 
 TERMS = ("plan", "policy", "seal", "shards", "expires")  # fields of a head; beside them the size of the params
@@ -31,7 +32,7 @@ class StateError(ValueError):
     """What a co-signer remembers can't be read; the message says what to do."""
 
 
-class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class State(Strict, frozen=True, kw_only=True):
     """What must outlive the process: the root that was followed to, and the JSON of the last head, byte for byte ("": none yet)."""
 
     root: Root

@@ -12,8 +12,6 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import msgspec
-
 from fleetgrad.broker.cosigner.machine import Cosigner, State, StateError, read_state
 from fleetgrad.wire import mqtt, release
 from fleetgrad.wire.events import Connected, Disconnected, Log, Message, Publish, Subscribe, Tick
@@ -24,12 +22,13 @@ from fleetgrad.wire.messages import Name
 from fleetgrad.wire.mqtt import BrokerSettings
 from fleetgrad.wire.settings import SettingsError, load_toml
 from fleetgrad.wire.signing import Untrusted, load_private_key, load_public_key
+from fleetgrad.wire.strict import Strict
 
 EXIT_OK, EXIT_USAGE, EXIT_NO_BROKER = 0, 2, 3
 FILE, KEY = "cosign.toml", "release.key"
 
 
-class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+class Federation(Strict, frozen=True, kw_only=True):
     """Files with the aggregator's public key and the root of trust to begin with."""
 
     name: Name
@@ -37,7 +36,7 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     root: str = "root.json"
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+class Settings(Strict, frozen=True, kw_only=True):
     """cosign.toml; paths are relative to it."""
 
     federation: Federation

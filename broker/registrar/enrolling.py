@@ -9,7 +9,6 @@ running registrar decide, and an answer that was lost is given again.
 from dataclasses import replace
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from fleetgrad.broker.registrar.authority import request_key
 from fleetgrad.broker.registrar.register import Code
@@ -85,7 +84,7 @@ def answer(registrar: Registrar, id_: str, raw: bytes) -> bytes:
 
 def _check(ask: Ask, federation: str) -> None:
     """Raises Untrusted unless the ask is for this federation and by who has both keys."""
-    key = PublicKey(Ed25519PublicKey.from_public_bytes(bytes.fromhex(ask.key)))
+    key = PublicKey.from_hex(ask.key)
     if ask.federation != federation or not key.verify(bytes.fromhex(ask.proof), ask.signed()):
         raise Untrusted("ask whose signature doesn't hold")
     try:
@@ -103,7 +102,7 @@ def _taken_up(registrar: Registrar, code: Code, ask: Ask) -> Code:
         return replace(code, state="refused", reason="the code was used by another board")
     if _late(registrar, code):
         return replace(code, state="refused", reason="the code has expired")
-    name = ask.name or f"dev-{PublicKey(Ed25519PublicKey.from_public_bytes(bytes.fromhex(ask.key))).kid[:8]}"
+    name = ask.name or f"dev-{PublicKey.from_hex(ask.key).kid[:8]}"
     try:
         check_device(name)
     except NameRefused as e:

@@ -39,6 +39,7 @@ from fleetgrad.wire.signing import (
     save_private,
     save_private_key,
 )
+from fleetgrad.wire.strict import Strict
 
 FILE, KEY, PUBLIC, TLS = "registrar.toml", "registrar.key", "registrar.pub", "tls.pem"
 AGGREGATOR, KITS, CRL, FOLDER = "aggregator.pub", "kits", "crl.pem", "registrar"
@@ -49,7 +50,7 @@ class RegistrarError(ValueError):
     """What the registrar can't do; the message says why."""
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+class Settings(Strict, frozen=True, kw_only=True):
     """registrar.toml. `roster` is the aggregator's folder of members, `broker_files` the broker's: written to where they exist."""
 
     federation: Name

@@ -32,7 +32,7 @@ def answer(registrar: Registrar, name: str, raw: bytes) -> bytes | None:
         device = registrar.register.device(name)
         if device is None or device.revoked:
             raise Untrusted(f"device {name[:64]!r} isn't a member")
-        ask = verify_renewal(PublicKey.from_raw(bytes.fromhex(device.key)), raw)
+        ask = verify_renewal(PublicKey.from_hex(device.key), raw)
         if (ask.federation, ask.device) != (registrar.federation, name):
             raise Untrusted(f"renewal of {ask.device} of {ask.federation} on {name}'s topic")
         if device.instance and device.instance != ask.instance:

@@ -8,6 +8,7 @@ from fleetgrad.edge.link.outbox import Record
 from fleetgrad.edge.link.residual import Residual
 from fleetgrad.edge.link.store import Put, Row, Store
 from fleetgrad.wire.files import Files
+from fleetgrad.wire.strict import MALFORMED
 
 HEAD, MEMORY, UPDATE, CARRIED = "head.jws", "state.json", "update.json", "residual.json"
 
@@ -27,7 +28,7 @@ def adopt(files: Files, store: Store) -> bool:
                 rows.append(outbox.row(msgspec.json.decode(found[UPDATE], type=Record)))
             if CARRIED in found:
                 rows.append(residual.row(msgspec.json.decode(found[CARRIED], type=Residual)))
-        except (KeyError, msgspec.MsgspecError, UnicodeDecodeError):
+        except (KeyError, *MALFORMED):
             rows = [row for row in rows if isinstance(row, Put) and row.kind == "memory"]
         store.commit(rows)
     for name in found:

@@ -6,11 +6,12 @@ import msgspec
 
 from fleetgrad.edge.events import Effect, Log
 from fleetgrad.edge.link.store import MEMORY, Held, Put, Row
+from fleetgrad.wire.strict import Strict
 
 FIRST_NEW_BOOT = 1 << 32  # above any boot that was counted from 1
 
 
-class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Memory(Strict, frozen=True, kw_only=True):
     """`ended` says that (round, attempt) needs nothing more of us."""
 
     boot: int = 0

@@ -22,6 +22,7 @@ from fleetgrad.wire.files import Files
 from fleetgrad.wire.messages import Attempt, Bitmap, Count, Round, Sha256, Version
 from fleetgrad.wire.seeds import Keys
 from fleetgrad.wire.signing import PrivateKey
+from fleetgrad.wire.strict import Strict
 from fleetgrad.wire.topics import name_hash
 
 UPDATE = "update"
@@ -30,7 +31,7 @@ QUERY_SECONDS = 2.0
 MOST_QUERY_SECONDS = 60.0
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+class Record(Strict, frozen=True, kw_only=True):
     """What is known of a stored update; its payload lies, sealed, in the file `payload`.
 
     Under a codec with error feedback `residual` is the hash of what the update left out and `plain` that of the payload before it was

@@ -17,12 +17,13 @@ from fleetgrad.edge.link.store import Drop, Held, Put, Row
 from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.messages import Attempt, Round, Sha256
 from fleetgrad.wire.seeds import Keys
+from fleetgrad.wire.strict import Strict
 
 CARRIED = "carried"
 FOLDER = "residuals"
 
 
-class Residual(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+class Residual(Strict, frozen=True, kw_only=True):
     """What an update left out: float32 in the file `name`; with `undelivered`, also what its payload says.
 
     `plan` is the only plan that it means anything for; codec and keys are those that the payload is read with.

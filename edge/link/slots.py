@@ -15,12 +15,13 @@ from fleetgrad.edge.events import Effect, Log
 from fleetgrad.edge.link.inbox import FOLDER, Inbox
 from fleetgrad.edge.link.store import Held, Put, Store
 from fleetgrad.wire.messages import Count, Head, ObjectRef, Version
+from fleetgrad.wire.strict import Strict
 
 INSTALLED = "installed"
 SLOTS = ("a", "b")
 
 
-class Installed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Installed(Strict, frozen=True, kw_only=True):
     """One slot: a release whose objects were whole when it was committed. `number` grows with each: versions may not, under new keys."""
 
     number: Count

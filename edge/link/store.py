@@ -16,6 +16,7 @@ import msgspec
 
 from fleetgrad.native import kernels
 from fleetgrad.wire.files import DiskError
+from fleetgrad.wire.strict import MALFORMED
 
 FILE = "edge.sqlite"
 APPLICATION_ID = 0x464C4745  # "FLGE"
@@ -66,7 +67,7 @@ class Held:
             if of == kind:
                 try:
                     found[key] = msgspec.json.decode(body, type=type)
-                except (msgspec.MsgspecError, UnicodeDecodeError) as e:
+                except MALFORMED as e:
                     self.damaged[kind, key] = str(e)
         return found
 

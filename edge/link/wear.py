@@ -15,6 +15,7 @@ from fleetgrad.edge.link.store import Held, Put, Row, Store
 from fleetgrad.wire.files import Files
 from fleetgrad.wire.messages import Count
 from fleetgrad.wire.sizes import megabytes
+from fleetgrad.wire.strict import Strict
 
 WRITTEN = "written"
 DAY_SECONDS = 86400.0
@@ -23,7 +24,7 @@ COMMIT_BYTES = (
 )
 
 
-class Written(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Written(Strict, frozen=True, kw_only=True):
     """Bytes, and for how many seconds they have been counted."""
 
     bytes: Count = 0

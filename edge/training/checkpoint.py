@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fleetgrad.edge.training.plan_dir import aligned
 from fleetgrad.wire.files import PosixFiles, put
 from fleetgrad.wire.plan import Manifest, Tensor
+from fleetgrad.wire.strict import MALFORMED
 
 MAGIC = b"fgckpt1\n"
 DIGEST_BYTES = 32
@@ -85,7 +86,7 @@ def load(path: Path, manifest: Manifest) -> Checkpoint:
     start = len(MAGIC) + 4 + size
     try:
         header = msgspec.json.decode(body[len(MAGIC) + 4 : start], type=_Header)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as e:
+    except MALFORMED as e:
         raise CheckpointError(f"checkpoint {path}: {e}") from e
     if header.layout != _layout(manifest.tensors):
         raise CheckpointError(f"checkpoint {path} is of a model with other tensors than the plan of {manifest.model!r}")

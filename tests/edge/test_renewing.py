@@ -55,7 +55,7 @@ class Board:
     def statement(self, ask: Renewal) -> bytes:
         """The registrar's on the key that is asked for, which it knows from then on."""
         assert ask.identity
-        self.known = PublicKey.from_raw(bytes.fromhex(ask.identity))
+        self.known = PublicKey.from_hex(ask.identity)
         return sign_member(
             REGISTRAR, Member(federation="fed", device="dev-1", key=ask.identity, serial=ask.count + 1, not_after=0)
         )
@@ -137,9 +137,7 @@ def test_the_next_identity_signs_once_the_registrar_names_it_and_the_old_until_t
     raw = board.renewing.tick(0.0).ask
     assert raw is not None
     ask = verify_renewal(IDENTITY.public, raw)
-    assert (
-        verify_renewal(PublicKey.from_raw(bytes.fromhex(ask.identity or "")), raw) == ask
-    )  # a repeated one holds as well
+    assert verify_renewal(PublicKey.from_hex(ask.identity or ""), raw) == ask  # a repeated one holds as well
     with pytest.raises(Untrusted, match="signature"):
         verify_renewal(PrivateKey.generate().public, raw)
     unproven = msgspec.structs.replace(ask, identity=PrivateKey.generate().public.raw.hex())

@@ -31,7 +31,8 @@ with atheris.instrument_imports(include=["fleetgrad"]) if __name__ == "__main__"
     from fleetgrad.wire.coding.layout import VectorLayout
     from fleetgrad.wire.coding.spec import DEFAULTS, NAMES, CodecSpec
     from fleetgrad.wire.seeds import Keys
-    from fleetgrad.wire.signing import MALFORMED, PrivateKey, Untrusted, sign_message, verify_message
+    from fleetgrad.wire.signing import PrivateKey, Untrusted, sign_message, verify_message
+    from fleetgrad.wire.strict import MALFORMED
 
 PLAN = plan.Manifest(
     schema=plan.SCHEMA, model="m", loss="cross-entropy", profile="cpu-native", gradients="int8", op_abi=1,

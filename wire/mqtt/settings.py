@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta
 
 from fleetgrad.wire.address import Address, AddressRefused, check_plain, parse
 from fleetgrad.wire.mqtt.profiles import Name, Profile, profile_for
+from fleetgrad.wire.strict import Strict
 from fleetgrad.wire.tls import Credentials, context
 
 MAINS_KEEPALIVE = 60  # seconds; 1200 on a battery
@@ -25,7 +25,7 @@ class Endpoint:
     floor: Path | None = None
 
 
-class BrokerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+class BrokerSettings(Strict, frozen=True, kw_only=True):
     """`ca`, `certificate` and `key` are PEM files, relative to the settings' folder; `keepalive` in seconds."""
 
     url: str
