@@ -22,7 +22,8 @@ from fleetgrad.broker.uploads import NoRoom, Upload, Uploads
 from fleetgrad.wire import frames
 from fleetgrad.wire.codecs import CodecError
 from fleetgrad.wire.files import DiskError, Files
-from fleetgrad.wire.messages import MAX_WEIGHT_SUM, RetryAfter, Verdict
+from fleetgrad.wire.membership import Revoked
+from fleetgrad.wire.messages import MAX_WEIGHT_SUM, REVOKED, RetryAfter, Verdict
 from fleetgrad.wire.seal import SealError
 from fleetgrad.wire.signing import SIGNATURE_BYTES, PublicKey, Untrusted
 
@@ -83,6 +84,18 @@ class Admission:
             self.intake.query(header, chunk, key)
             return self._answer(name, key, header, attempt, now)
         return self._on_chunk(name, key, header, chunk, attempt, now)
+
+    def dismiss(self, name: str, revoked: Revoked, raw: bytes, now: float) -> list[ev.Effect]:
+        """Answers the question of a device that is no member any more, so that it stops; raises `revoked` for all else that it sends."""
+        header, chunk = self.intake.parse(raw, name)
+        if header.type != frames.QUERY or not self._may(name, 1, now):
+            raise revoked
+        self.intake.query(header, chunk, revoked.key)
+        self.verdicts["refused"] += 1
+        return [
+            self.say.receipt(name, header, "refused", REVOKED),
+            ev.Log("dismissed", {"device": name, "reason": str(revoked)}),
+        ]
 
     def _on_chunk(
         self, name: str, key: PublicKey, header: frames.Header, chunk: memoryview, attempt: Open | None, now: float

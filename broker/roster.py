@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from fleetgrad.wire.files import PosixFiles, put
-from fleetgrad.wire.membership import Member, verify_member
+from fleetgrad.wire.membership import Member, Revoked, verify_member
 from fleetgrad.wire.signing import PublicKey, Untrusted
 from fleetgrad.wire.topics import NAME
 
@@ -42,13 +42,12 @@ class Roster:
         return held[1]
 
     def key(self, device: str) -> PublicKey | None:
-        """The device's key, or None if it isn't a member; raises Untrusted if it was one and is revoked."""
+        """The device's key, or None if it isn't a member; raises Revoked if it was one."""
         member = self.member(device)
         if member is None:
             return None
         if member.revoked:
-            why = f": {member.reason}" if member.reason else ""
-            raise Untrusted(f"device {device!r} was revoked{why}")
+            raise Revoked(member)
         return member.public()
 
     def take(self, device: str, raw: bytes) -> Member | None:

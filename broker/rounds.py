@@ -34,6 +34,7 @@ from fleetgrad.broker.uploads import Upload, Uploads
 from fleetgrad.wire import seal
 from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.files import DiskError, Files
+from fleetgrad.wire.membership import Revoked
 from fleetgrad.wire.messages import BIRTH, Birth, ObjectRef, Policy
 from fleetgrad.wire.release import implied
 from fleetgrad.wire.signing import PrivateKey, PublicKey, Untrusted, verify_message
@@ -62,7 +63,7 @@ class Rounds:
         parallel: Parallel = map,
         releasing: Releasing | None = None,
     ) -> None:
-        """`plan` and `initial` are objects (files objects/{sha256}); `initial` is version 0 where the journal has none.
+        """`roster` gives a member's key, None for a stranger, and raises Revoked. `plan` and `initial` are objects (files objects/{sha256}); `initial` is version 0 where the journal has none.
 
         `layout` is the plan's. `seals` open updates; devices seal to the first. `parallel` maps hashing and syncing over several
         updates: a thread pool's, or one after another. `releasing` None: `key` alone signs heads; where its keys are too few, heads
@@ -214,7 +215,12 @@ class Rounds:
             return signed
         if kind not in ("birth", "up", "want"):
             return []
-        key = self._roster(device)
+        try:
+            key = self._roster(device)
+        except Revoked as e:
+            if kind != "up":
+                raise
+            return self._admission.dismiss(device, e, message.payload, now)
         if key is None:
             raise Untrusted(f"device {device[:64]!r} isn't in the roster")
         if kind == "birth":

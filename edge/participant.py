@@ -42,6 +42,7 @@ from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.files import DiskError, Files
 from fleetgrad.wire.messages import (
     COMMAND,
+    REVOKED,
     AggregatorStatus,
     Bitmap,
     Command,
@@ -58,6 +59,8 @@ from fleetgrad.wire.topics import Topics, name_hash
 
 DISK_RETRY_SECONDS = 5.0
 REFRESH_SECONDS, MOST_REFRESH_SECONDS = 15.0, 120.0  # silence after which an idle device reports again; doubles
+REVOKED_SECONDS = 86400.0  # between two times that a device which was revoked asks whether it still is
+NO_MEMBER = "the registrar has revoked this device: nothing is sent but a question a day, and nothing here is removed"
 RESTING = ("idle", "fetching", "refused", "stale")
 
 
@@ -93,6 +96,7 @@ class Participant:
         self._trust = Trust(store, held, identity.federation, identity.aggregator, identity.root)
         self._notes += self._trust.notes
         self._report = Reporter(identity, self._memory.boot)
+        self._report.reason = NO_MEMBER if self._memory.revoked else ""
         self._inbox = Inbox(self._topics, identity.device, files, self._report.want)
         self._slots = Slots(store, self._inbox)
         self._notes += self._slots.load(held)
@@ -186,6 +190,8 @@ class Participant:
 
     @property
     def state(self) -> DeviceState:
+        if self._memory.revoked:
+            return "refused"
         if self._delivery.upload:
             return "uploading"
         if self._job:
@@ -220,7 +226,7 @@ class Participant:
 
     def _heard(self, now: float) -> None:
         """The aggregator has said something new: silence is counted from here."""
-        self._silence = REFRESH_SECONDS
+        self._silence = REVOKED_SECONDS if self._memory.revoked else REFRESH_SECONDS
         self._refresh_at = now + self._silence * self._random.uniform(0.5, 1.0)
 
     def _on_message(self, message: Message, now: float) -> list[Effect]:
@@ -252,6 +258,8 @@ class Participant:
             self._slots.install(head)
 
     def _on_head(self, raw: bytes, now: float) -> list[Effect]:
+        if self._memory.revoked:
+            return []  # nothing is fetched; it comes again when this has ended
         was_stale, held = self._trust.stale, self._head
         head = self._trust.take_head(raw, now)
         if head is None:
@@ -271,6 +279,8 @@ class Participant:
 
     def _end_if_closed(self, head: Head, now: float) -> list[Effect]:
         """What the head says of the attempts that something hangs on; nothing new happens when it is asked again."""
+        if self._memory.revoked:
+            return []
         effects = self._delivery.close(head)
         closed = {(c.round, c.attempt): c.outcome for c in head.closed}
         outcome = closed.get((self._memory.round, self._memory.attempt))
@@ -300,6 +310,11 @@ class Participant:
     def _on_command(self, command: Command, now: float) -> list[Effect]:
         if (command.federation, command.device) != (self._id.federation, self._id.device):
             raise Untrusted(f"command for {command.device} of {command.federation}")
+        if isinstance(command, Receipt) and (command.verdict, command.reason) == ("refused", REVOKED):
+            known = self._delivery.find(command.round, command.attempt, command.payload)
+            return self._on_revoked(now) if known else []
+        if self._memory.revoked and not isinstance(command, RetryAfter):
+            return [*self._readmitted(now), *self._on_command(command, now)]
         match command:
             case Select():
                 return self._on_select(command, now)
@@ -313,6 +328,23 @@ class Participant:
                 self._birth_at = now + self._random.uniform(command.least, max(command.least, command.most))
                 self._delivery.pause(self._birth_at)
         return []
+
+    def _on_revoked(self, now: float) -> list[Effect]:
+        """All stays as it is, and rests, in case this is undone."""
+        effects = self._end(delivered=None) if self._job else []
+        if not self._memory.revoked:
+            self._remember(revoked=True)
+            effects.append(Log("revoked", {"reason": NO_MEMBER}))
+        self._heard(now)
+        self._delivery.pause(self._refresh_at)
+        self._report.reason = NO_MEMBER
+        return effects
+
+    def _readmitted(self, now: float) -> list[Effect]:
+        self._remember(revoked=False)
+        self._report.reason = ""
+        self._heard(now)
+        return [Log("readmitted", {}), self._subscribe()]
 
     def _on_receipt(self, upload: Upload, receipt: Receipt) -> Effect:
         accepted = receipt.verdict == "accepted"
@@ -441,7 +473,7 @@ class Participant:
         elif self._unstored:
             effects += self._on_failed(self._unstored, now)
         if self._connected and self.state in RESTING and now >= self._refresh_at:
-            self._silence = min(MOST_REFRESH_SECONDS, self._silence * 2)
+            self._silence = max(self._silence, min(MOST_REFRESH_SECONDS, self._silence * 2))
             self._refresh_at = now + self._silence * self._random.uniform(0.5, 1.0)
             effects += [self._subscribe(), *self._birth()]
         if self._birth_at is not None and now >= self._birth_at:

@@ -47,6 +47,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     updates: list[Update]
     carried_from: int | None
     waits_for: str
+    revoked: bool
     held: int
     free: int
     free_needed: int
@@ -90,6 +91,7 @@ def read(config: EdgeConfig, folder: Path, begins: Root) -> Report:
         updates=updates,
         carried_from=carried.round if carried else None,
         waits_for=_waits_for(head, to_fetch, memory, records),
+        revoked=memory.revoked,
         held=_bytes(spool),
         free=shutil.disk_usage(spool).free,
         free_needed=parse_size(device.free_space),
@@ -108,6 +110,8 @@ def _head(held: Held, begins: Root) -> Head | None:
 
 
 def _waits_for(head: Head | None, to_fetch: int, memory: Memory, records: list[outbox.Record]) -> str:
+    if memory.revoked:
+        return "nothing: the registrar has revoked this device. What is here stays; it asks once a day whether that still holds"
     sent = [r for r in records if not r.accepted]
     if sent and (sent[-1].round, sent[-1].attempt) == (memory.round, memory.attempt):
         return f"the receipt for round {sent[-1].round}"

@@ -39,6 +39,15 @@ class Member(Strict, frozen=True, kw_only=True):
         return PublicKey.from_hex(self.key)
 
 
+class Revoked(Untrusted):
+    """Of a device that was a member; `key` is what it signed by, for an answer that says so and nothing else."""
+
+    def __init__(self, member: Member) -> None:
+        why = f": {member.reason}" if member.reason else ""
+        super().__init__(f"device {member.device!r} was revoked{why}")
+        self.key = member.public()
+
+
 class Renewal(Strict, frozen=True, kw_only=True):
     """What a member asks: the next certificate by a certificate request, or to be let go.
 

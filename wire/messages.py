@@ -27,6 +27,7 @@ MAX_OBJECT_BYTES = 2**30 + 2**20  # a model of plan.MAX_FLOATS and its graphs
 MAX_WEIGHT_SUM = 2**24  # so that a round's fixed-point sum fits an int64
 MAX_CLONES = 32  # that a status names
 MAX_EXPIRES_SECONDS = 366 * 86400
+REVOKED = "revoked"  # the reason of a receipt `refused` to a device that is no member any more
 WINDOW = 8  # chunks that a device may have under way, at most
 
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?\Z")]
@@ -191,7 +192,8 @@ class Select(Strict, frozen=True, kw_only=True, tag_field="command", tag="select
 
 
 class Receipt(Strict, frozen=True, kw_only=True, tag_field="command", tag="receipt"):
-    """The last word on one update; sent after the update is on the aggregator's disk. Every verdict is terminal."""
+    """The last word on one update; sent after the update is on the aggregator's disk. Every verdict is terminal, but for `refused` with
+    the reason REVOKED, which is said of the device: what becomes of its updates isn't known."""
 
     federation: Name
     device: Name

@@ -19,9 +19,10 @@ from fleetgrad.wire.codecs import encode_payload
 from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.files import Files
+from fleetgrad.wire.membership import Member, Revoked
 from fleetgrad.wire.messages import BIRTH, COMMAND, Birth, Command, ObjectRef, Policy, Receipt, Select
 from fleetgrad.wire.seal import SealKey, seal
-from fleetgrad.wire.signing import PrivateKey, sign_message, verify_message
+from fleetgrad.wire.signing import PrivateKey, PublicKey, sign_message, verify_message
 from fleetgrad.wire.topics import Topics, name_hash
 
 COUNT = 70_000  # floats: two chunks as blk8
@@ -113,6 +114,7 @@ class World:
     now: float = 0.0
     effects: list[ev.Effect] = field(default_factory=list)
     members: tuple[str, ...] = ("dev-1", "dev-2")
+    revoked: set[str] = field(default_factory=set)
     releasing: Releasing | None = None
 
     def __post_init__(self) -> None:
@@ -129,12 +131,18 @@ class World:
 
     def start(self) -> None:
         """Starts, or after a crash starts again."""
-        keys = {name: KEYS[name].public for name in self.members}
         self.rounds = Rounds(
-            self.settings, self.journal, self.files, KEYS["agg"], [SEAL], keys.get, lambda: len(keys), self.plan, self.initial,
+            self.settings, self.journal, self.files, KEYS["agg"], [SEAL], self.key, lambda: len(self.members), self.plan, self.initial,
             LAYOUT, random.Random(1), self.now, releasing=self.releasing,
         )  # fmt: skip
         self.handle(ev.Connected())
+
+    def key(self, name: str) -> PublicKey | None:
+        """The roster's answer."""
+        if name in self.revoked:
+            key = KEYS[name].public.raw.hex()
+            raise Revoked(Member(federation=FEDERATION, device=name, key=key, serial=2, not_after=0, revoked=True))
+        return KEYS[name].public if name in self.members else None
 
     def handle(self, event: ev.Event) -> list[ev.Effect]:
         found = self.rounds.handle(event, self.now)

@@ -15,7 +15,7 @@ from fleetgrad.edge.link.wear import COMMIT_BYTES, DAY_SECONDS, Wear
 from fleetgrad.wire import frames
 from fleetgrad.wire.command_line import run_app
 from fleetgrad.wire.files import put
-from fleetgrad.wire.messages import Bitmap, Closed
+from fleetgrad.wire.messages import REVOKED, Bitmap, Closed
 from fleetgrad.wire.settings import SettingsError, load_toml
 from fleetgrad.wire.signing import PrivateKey
 from tests.edge import one_device
@@ -225,3 +225,14 @@ def test_an_update_on_its_way_is_signed_again_when_the_identity_is_renewed(monke
             sent[again.seq] = bytes(chunk)
     body = memoryview(b"".join(sent[seq] for seq in range(header.nchunks)))
     assert frames.signature_holds(following.public, header, body)
+
+
+def test_the_status_says_that_the_device_was_revoked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    device = Stored(tmp_path).ready()
+    device.select()
+    device.trained()
+    device.receipt(verdict="refused", reason=REVOKED)
+    told = json.loads(status(tmp_path, capsys, "--format", "json"))
+    assert told["revoked"]
+    assert len(told["updates"]) == 1
+    assert "has revoked this device" in status(tmp_path, capsys)
