@@ -16,6 +16,12 @@ from fleetgrad.wire.topics import ROOT, TABLE, Sender
 Kind = Literal["mosquitto", "emqx", "aws-iot"]
 ENROLLING = ("enrol", "enrolled")  # rows of devices that aren't members
 SIGNING = ("candidate", "signature")  # rows between the aggregator and who signs heads with it
+AWS_MOST = 2048  # characters of a policy document, white space apart (AWS IoT API reference, CreatePolicy)
+AWS_REGION, AWS_ACCOUNT = 14, 12  # letters of the longest region's name, ap-southeast-1, and digits of an account
+
+
+class BrokerFilesError(ValueError):
+    """Files that the broker wouldn't take; the message says why."""
 
 
 def written(sender: Sender, federation: str, device: str) -> list[str]:
@@ -137,9 +143,12 @@ def emqx_acl(federation: str) -> str:
 
 
 def aws_policies(federation: str) -> dict[str, str]:
-    """A policy for AWS IoT Core for each role; a device's thing is named by its id. REGION and ACCOUNT are to be filled in."""
+    """A policy for AWS IoT Core for each role; a device's thing is named by its id. REGION and ACCOUNT are to be filled in.
+
+    Who may connect as which client is said once, by the thing; from there on the client's id, which is shorter, stands for it. What may
+    be received is left to what may be subscribed to. Raises BrokerFilesError where a policy would be longer than AWS takes.
+    """
     arn = "arn:aws:iot:REGION:ACCOUNT"
-    thing = "${iot:Connection.Thing.ThingName}"
 
     def policy(client: str, writes: list[str], reads: list[str]) -> str:
         def allow(action: str | list[str], *resources: str) -> dict[str, object]:
@@ -152,13 +161,22 @@ def aws_policies(federation: str) -> dict[str, str]:
             allow("iot:Connect", f"{arn}:client/{client}"),
             allow(["iot:Publish", "iot:RetainPublish"], *(f"{arn}:topic/{wild(t)}" for t in writes)),
             allow("iot:Subscribe", *(f"{arn}:topicfilter/{wild(t)}" for t in reads)),
-            allow("iot:Receive", *(f"{arn}:topic/{wild(t)}" for t in reads)),
+            allow("iot:Receive", f"{arn}:topic/{ROOT}/{federation}/*"),
         ]
-        return json.dumps({"Version": "2012-10-17", "Statement": [s for s in statements if s["Resource"]]}, indent=2)
+        text = json.dumps({"Version": "2012-10-17", "Statement": [s for s in statements if s["Resource"]]}, indent=2)
+        filled = text.replace("REGION", "r" * AWS_REGION).replace("ACCOUNT", "0" * AWS_ACCOUNT)
+        if (length := len(re.sub(r"\s", "", filled))) > AWS_MOST:
+            raise BrokerFilesError(
+                f"policies for AWS IoT refused: one would have {length} characters, and AWS takes {AWS_MOST}: the federation's name, "
+                f"of {len(federation)} letters, stands in it {filled.count(f'/{federation}/')} times"
+            )
+        return text
 
-    everything = [f"{ROOT}/{federation}/#"]
+    everything, own = [f"{ROOT}/{federation}/#"], "${iot:ClientId}"
     return {
-        "device": policy(thing, written("device", federation, thing), read(federation, thing)),
+        "device": policy(
+            "${iot:Connection.Thing.ThingName}", written("device", federation, own), read(federation, own)
+        ),
         "aggregator": policy(f"aggregator-{federation}", written("aggregator", federation, "+"), everything),
         "registrar": policy(f"registrar-{federation}", written("registrar", federation, "+"), everything),
         "cosigner": policy(f"cosigner-{federation}-*", written("cosigner", federation, "+"), everything),
