@@ -19,6 +19,7 @@ from fleetgrad.broker.registrar import cli as registrar
 from fleetgrad.edge.training.scores import told
 from fleetgrad.wire import address, model_options
 from fleetgrad.wire.command_line import EXIT_FAILED, Format, make_app, make_console, parse_shape, run_app
+from fleetgrad.wire.data_options import ArrayX, ArrayY, Shape
 from fleetgrad.wire.loss import parse
 from fleetgrad.wire.plan import Gradients
 from fleetgrad.wire.signing import load_public_key
@@ -33,7 +34,6 @@ out, err = make_console(), make_console(stderr=True)
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A federation's directory.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Allow plain MQTT to another machine.")]
-Shape = Annotated[str | None, typer.Option(help="Shape of one sample, as 1,28,28.")]
 
 
 @app.command()
@@ -260,8 +260,8 @@ def demo(
     loss: model_options.Loss = "cross-entropy",
     loss_option: model_options.LossOption = None,
     data: Annotated[Path | None, typer.Option(help="Your own arrays, an .npz file.")] = None,
-    x: Annotated[str, typer.Option(help="Name of the array of samples.")] = "x",
-    y: Annotated[str, typer.Option(help="Name of the array of targets.")] = "y",
+    x: ArrayX = "x",
+    y: ArrayY = "y",
     scale: Annotated[float | None, typer.Option(help="Factor for the samples.")] = None,
     shape: Shape = None,
     local_epochs: Annotated[int, typer.Option(min=1)] = 4,

@@ -162,5 +162,5 @@ def _beside(path: Path) -> Path:
 def enlist(directory: Path, name: str, data: Data | None = None) -> Path:
     """Adds a device and installs its kit on this machine, in DIR/devices/NAME; the folder. For demonstrations and tests."""
     folder = directory / DEVICES / name
-    install(registrar_.Registrar(directory).add(name, data=data), folder)
+    registrar_.Registrar(directory).add(name, data=data, hand=lambda kit: install(kit, folder))
     return folder

@@ -25,6 +25,7 @@ from fleetgrad.edge.training.plan_dir import open_plan
 from fleetgrad.edge.training.scores import told
 from fleetgrad.wire import model_options
 from fleetgrad.wire.command_line import EXIT_FAILED, Format, make_app, make_console, parse_shape, run_app
+from fleetgrad.wire.data_options import ArrayX, ArrayY, Scale, Shape
 from fleetgrad.wire.loss import LossName, parse
 from fleetgrad.wire.plan import BatchNorm, Gradients, Optimizer, Profile
 from fleetgrad.wire.sizes import megabytes, parse_size
@@ -173,10 +174,10 @@ def check(
 def train(
     plan: Annotated[Path, typer.Argument(help="A plan's folder, made by `compile`.")],
     data: Annotated[Path, typer.Option(help="An .npz file with samples and targets.")],
-    x: Annotated[str, typer.Option(help="Name of the array of samples.")] = "x",
-    y: Annotated[str, typer.Option(help="Name of the array of targets.")] = "y",
-    scale: Annotated[float, typer.Option(help="Factor for the samples, as 0.00392 for bytes.")] = 1.0,
-    shape: Annotated[str | None, typer.Option(help="Shape of one sample, as 1,28,28.")] = None,
+    x: ArrayX = "x",
+    y: ArrayY = "y",
+    scale: Scale = 1.0,
+    shape: Shape = None,
     epochs: Annotated[int, typer.Option(min=1)] = 10,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Default: the plan's.")] = None,
     micro_batch: Annotated[

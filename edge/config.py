@@ -7,11 +7,12 @@ from msgspec import Meta
 
 from fleetgrad.edge.link.delivery import Limits
 from fleetgrad.wire import release
+from fleetgrad.wire.kit import SETTINGS, Data
 from fleetgrad.wire.messages import Name
 from fleetgrad.wire.mqtt import BrokerSettings
 from fleetgrad.wire.release import Root
 from fleetgrad.wire.settings import SettingsError, load_toml
-from fleetgrad.wire.signing import Untrusted, load_public_key
+from fleetgrad.wire.signing import Untrusted, load_private_key, load_public_key
 from fleetgrad.wire.sizes import parse_size
 from fleetgrad.wire.strict import Strict
 
@@ -68,16 +69,6 @@ class Broker(BrokerSettings, frozen=True, kw_only=True):
     timeout: Annotated[float, Meta(ge=0)] = 0.0
 
 
-class Data(Strict, frozen=True, kw_only=True):
-    """An .npz file, the names of its arrays, a factor for the samples, and the shape of one sample."""
-
-    path: str
-    x: str = "x"
-    y: str = "y"
-    scale: Annotated[float, Meta(gt=0)] = 1.0
-    shape: tuple[int, ...] | None = None
-
-
 class EdgeConfig(Strict, frozen=True, kw_only=True):
     device: Device
     federation: Federation
@@ -99,3 +90,13 @@ def beginning(federation: Federation, folder: Path) -> Root:
         return release.pinned(path.read_bytes(), federation.name)
     except (OSError, Untrusted) as e:
         raise SettingsError(f"root of trust {path}: {e}") from e
+
+
+def rehearse(folder: Path) -> None:
+    """Reads what a daemon reads when it starts, but for its data; raises ValueError where it couldn't start."""
+    settings, folder = load(folder / SETTINGS)
+    load_private_key(folder / settings.device.key)
+    load_public_key(folder / settings.federation.aggregator_key)
+    load_public_key(folder / settings.federation.registrar_key)
+    beginning(settings.federation, folder)
+    settings.broker.endpoint(folder)

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import msgspec
 
-from fleetgrad.edge import renewing
+from fleetgrad.edge import config, renewing
 from fleetgrad.wire import kit as kits
 from fleetgrad.wire import mqtt
 from fleetgrad.wire.certificates import key_pem, new_key, new_request
 from fleetgrad.wire.enrolment import Answer, Ask, derive, open_proven, prove
+from fleetgrad.wire.files import PRIVATE, replace_file, sync
 from fleetgrad.wire.kit import Kit, KitError
 from fleetgrad.wire.membership import verify_member
 from fleetgrad.wire.signing import PrivateKey, PublicKey, Untrusted, parse_private_key
@@ -63,7 +64,7 @@ def pending(folder: Path, code_id: str, federation: str, name: str | None) -> Pe
     made = Pending(code=code_id, identity=identity.pem().decode(), key=key_pem(tls), ask=ask)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        kits.put_private(path, msgspec.json.encode(made))
+        replace_file(path, msgspec.json.encode(made), PRIVATE)
     except OSError as e:
         raise KitError(f"can't write {path}: {e.strerror}") from e
     return made
@@ -138,7 +139,7 @@ def enrol(
     finally:
         session.stop()
     kit = kit_of(held, answer)
-    kits.install(kit, folder, "the answer")
+    kits.install(kit, folder, "the answer", rehearse=config.rehearse)
     (folder.parent / f".{folder.name}{SUFFIX}").unlink(missing_ok=True)
     return kit
 
@@ -165,7 +166,7 @@ def wipe(folder: Path, spool: Path) -> list[str]:
     if spool.is_dir():
         shutil.rmtree(spool)
         removed.append(f"{spool.name}/")
-    kits.sync(folder)
+    sync(folder)
     return removed
 
 

@@ -35,6 +35,7 @@ def join(
     `fleetgrad-edge join fleet.kit --code 4F7K-... --into edge`, or all by hand:
     `fleetgrad-edge join --code 4F7K-... --broker mqtts://broker.lan:8884 --ca ca.pem --federation digits`
     """
+    from fleetgrad.edge.config import rehearse
     from fleetgrad.wire import kit as kits
 
     if code is not None:
@@ -44,7 +45,7 @@ def join(
     else:
         made = kits.read(kit)
         folder = into or Path(made.device or "")
-        if not kits.install(made, folder, str(kit)):
+        if not kits.install(made, folder, str(kit), rehearse=rehearse):
             out.print(f"{folder} is {made.device} of {made.federation} already, by this very kit: nothing is changed")
             return
     remove = f"remove {kit}, " if kit and code is None else ""
@@ -72,6 +73,7 @@ def _enrol(
     from fleetgrad.edge import enrolling
     from fleetgrad.wire import enrolment
     from fleetgrad.wire import kit as kits
+    from fleetgrad.wire.files import replace_file
     from fleetgrad.wire.membership import check_device
     from fleetgrad.wire.mqtt import BrokerSettings
 
@@ -86,7 +88,7 @@ def _enrol(
     folder = into or Path(name or "edge")
     if fleet and fleet.ca and ca is None and url.startswith(("mqtts:", "wss:")):
         ca = folder.parent / f".{folder.name}.ca.pem"
-        kits.put_private(ca, fleet.ca.encode())
+        replace_file(ca, fleet.ca.encode())
     try:
         settings = BrokerSettings(url=url, ca=str(ca.resolve()) if ca else None)
         endpoint = settings.endpoint(Path(), insecure=insecure or bool(fleet and fleet.insecure))

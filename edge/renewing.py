@@ -28,7 +28,8 @@ from fleetgrad.wire.certificates import (
     new_request,
     pair,
 )
-from fleetgrad.wire.kit import IDENTITY, TLS, Joined, joined, put_private, sync
+from fleetgrad.wire.files import PRIVATE, replace_file, sync
+from fleetgrad.wire.kit import IDENTITY, TLS, Joined, joined
 from fleetgrad.wire.membership import ISSUED, RENEWAL, Issued, Renewal, verify_member
 from fleetgrad.wire.signing import (
     KeyRefused,
@@ -164,7 +165,7 @@ class Renewing:
         made = load_certificate(certificate, "certificate from the registrar")
         if common_name(made) != self._joined.device:
             raise CertificateError(f"certificate from the registrar is for {common_name(made)[:64]!r}")
-        put_private(self._folder / TLS, both.encode())
+        replace_file(self._folder / TLS, both.encode(), PRIVATE)
         (self._folder / NEXT).unlink()
         self._due, self._patience = False, ASK_SECONDS
         until = made.not_valid_after_utc.strftime("%Y-%m-%d")
@@ -196,7 +197,7 @@ class Renewing:
         request = new_request(key, self._joined.device)
         self._count(1)
         self._begin_identity()
-        put_private(self._folder / NEXT, (key_pem(key) + request).encode())
+        replace_file(self._folder / NEXT, (key_pem(key) + request).encode(), PRIVATE)
         return request
 
     def _begin_identity(self) -> None:
@@ -204,7 +205,7 @@ class Renewing:
         with contextlib.suppress(KeyRefused):
             held = load_private_key(self._folder / IDENTITY)
             if held.public.raw == self._key.public.raw and self._next_identity() is None:
-                put_private(self._folder / NEXT_IDENTITY, PrivateKey.generate().pem())
+                replace_file(self._folder / NEXT_IDENTITY, PrivateKey.generate().pem(), PRIVATE)
 
     def _next_identity(self) -> PrivateKey | None:
         with contextlib.suppress(KeyRefused):
@@ -229,5 +230,5 @@ class Renewing:
             held = 0
         if more:
             held += more
-            put_private(path, str(held).encode())
+            replace_file(path, str(held).encode(), PRIVATE)
         return held

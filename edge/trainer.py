@@ -26,7 +26,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fleetgrad.edge import feedback
-from fleetgrad.edge.config import Data
 from fleetgrad.edge.data import npz
 from fleetgrad.edge.data.dataset import DataError, Dataset
 from fleetgrad.edge.link.residual import Residual
@@ -36,6 +35,7 @@ from fleetgrad.edge.training.plan_dir import Plan, open_plan
 from fleetgrad.wire import bundle, codecs, seal
 from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.files import DiskError, PosixFiles, put
+from fleetgrad.wire.kit import Data
 from fleetgrad.wire.log import log
 from fleetgrad.wire.messages import Policy
 from fleetgrad.wire.plan import PlanError

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol, TextIO
 
 TEMPORARY = ".tmp"
+PUBLIC, PRIVATE = 0o644, 0o600  # modes of files; a umask may take more away
 
 
 class DiskError(OSError):
@@ -40,6 +41,31 @@ def put(files: Files, name: str, data: bytes | bytearray | memoryview) -> None:
     files.fsync(temporary)
     files.rename(temporary, name)
     files.fsync_directory(name.rpartition("/")[0])
+
+
+def sync(path: Path) -> None:
+    """Makes what was written to a file last, or the renames and removals in a folder. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def replace_file(path: Path, raw: bytes, mode: int = PUBLIC) -> None:
+    """Makes `path`, anywhere, hold `raw` with that mode at most: after a crash it is the old file or the new one, whole. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    temporary.unlink(missing_ok=True)
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
 
 
 def lock(path: Path) -> TextIO:
@@ -104,13 +130,13 @@ class PosixFiles:
         self._act("write", name, act)
 
     def fsync(self, name: str) -> None:
-        self._act("sync", name, lambda: _fsync(self.path(name)))
+        self._act("sync", name, lambda: sync(self.path(name)))
 
     def rename(self, old: str, new: str) -> None:
         self._act("rename", old, lambda: self.path(old).replace(self.path(new)))
 
     def fsync_directory(self, name: str) -> None:
-        self._act("sync folder", name, lambda: _fsync(self.path(name)))
+        self._act("sync folder", name, lambda: sync(self.path(name)))
 
     def unlink(self, name: str) -> None:
         """Removes a file; one that isn't there is fine."""
@@ -157,12 +183,4 @@ def _make_folder(path: Path) -> None:
     if not path.is_dir():
         _make_folder(path.parent)
         path.mkdir(exist_ok=True)
-        _fsync(path.parent)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sync(path.parent)

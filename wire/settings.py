@@ -32,13 +32,15 @@ def load_toml(path: Path, type: type[T]) -> T:  # noqa: A002
 
 def toml_lines(table: msgspec.Struct) -> list[str]:
     """The fields of a struct of plain values as lines of a TOML table; what is None is left out."""
-    return [f"{key} = {_toml(value)}" for key, value in msgspec.to_builtins(table).items() if value is not None]
+    return [f"{key} = {toml_value(value)}" for key, value in msgspec.to_builtins(table).items() if value is not None]
 
 
-def _toml(value: object) -> str:
+def toml_value(value: object) -> str:
+    """A plain value, or a list of such, as TOML."""
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return msgspec.json.encode(value).decode()  # strings, numbers and booleans are written alike
+        return "[" + ", ".join(map(toml_value, value)) + "]"
+    text = msgspec.json.encode(value).decode()  # strings, numbers and booleans are written alike, but for one letter
+    return text.replace("\x7f", "\\u007f")
 
 
 def _explain(path: Path, text: str, message: str) -> str:

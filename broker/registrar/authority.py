@@ -5,6 +5,7 @@ Clocks of boards may be behind: a certificate begins a day before it is made.
 """
 
 import ipaddress
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,6 +21,7 @@ CA_KEY, CA = "ca.key", "ca.pem"
 CA_DAYS, SERVER_DAYS, ROLE_DAYS = 3650, 3650, 3650  # the operator's own machines; a device's are registrar.toml's
 CRL_DAYS = 3650  # a broker refuses everyone once its list is out of date: a new one is written at each revocation
 EARLIER = timedelta(days=1)
+HOST = re.compile(r"[A-Za-z0-9_.-]{1,253}")
 
 
 class Authority:
@@ -70,6 +72,10 @@ class Authority:
             try:
                 names.append(x509.IPAddress(ipaddress.ip_address(host)))
             except ValueError:
+                if not HOST.fullmatch(host):
+                    raise CertificateError(
+                        f"host {host[:80]!r} refused: a name of letters a-z, digits, '-' and '.', or an address"
+                    ) from None
                 names.append(x509.DNSName(host))
         builder = _builder(subject(hosts[0]), self.certificate.subject, key, now, days)
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)

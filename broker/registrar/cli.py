@@ -1,7 +1,7 @@
 """`fleetgrad device`, `fleetgrad broker-files`: the registrar's commands. They work on its folder alone."""
 
 import json
-import math
+import re
 import sys
 import time
 from pathlib import Path
@@ -12,8 +12,10 @@ from rich.table import Table
 
 from fleetgrad.broker.registrar.broker_files import Kind
 from fleetgrad.wire.command_line import Format, make_console, parse_shape
+from fleetgrad.wire.data_options import ArrayX, ArrayY, Scale, Shape
 
 if TYPE_CHECKING:
+    from fleetgrad.broker.registrar.registrar import Registrar
     from fleetgrad.wire.kit import Data
 
 devices = typer.Typer(no_args_is_help=True, help="Add devices to a federation, list and revoke them.")
@@ -21,6 +23,8 @@ enroll = typer.Typer(no_args_is_help=True, help="One-time codes by which boards 
 registrar_app = typer.Typer(no_args_is_help=True, help="The registrar on the broker.")
 out = make_console()
 
+DataPath = Annotated[str, typer.Option(help="The data's .npz file, as seen from the device's edge.toml.")]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Allow plain MQTT to another machine.")]
 Folder = Annotated[Path, typer.Option("--dir", help="The registrar's folder, or the federation's that holds it.")]
 
 
@@ -31,35 +35,39 @@ def device_add(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The kit's file; default: kits/NAME.kit.")
     ] = None,
-    data: Annotated[str, typer.Option(help="The data's .npz file, as seen from the device's edge.toml.")] = "data.npz",
-    x: Annotated[str, typer.Option(help="Name of the array of samples.")] = "x",
-    y: Annotated[str, typer.Option(help="Name of the array of targets.")] = "y",
-    scale: Annotated[float, typer.Option(help="Factor for the samples.")] = 1.0,
-    shape: Annotated[str | None, typer.Option(help="Shape of one sample, as 1,28,28.")] = None,
+    data: DataPath = "data.npz",
+    x: ArrayX = "x",
+    y: ArrayY = "y",
+    scale: Scale = 1.0,
+    shape: Shape = None,
     broker: Annotated[str | None, typer.Option(help="mqtts://host:port as seen from the device.")] = None,
+    insecure: Insecure = False,
 ) -> None:
     """Add a device: writes its kit, one file with its keys and settings, and lists it in the aggregator's roster.
+    What was cut short is completed when it is run again.
 
     Example: `fleetgrad device add dev-01 --dir digits --data digits-01.npz --scale 0.0625 --shape 1,8,8`
     """
     from fleetgrad.broker.registrar.registrar import KITS, Registrar, RegistrarError
-    from fleetgrad.wire import address, kit
+    from fleetgrad.wire import kit
+    from fleetgrad.wire.membership import check_device
 
+    check_device(name)
     settings = _data(data, x, y, scale, shape)
-    if broker:
-        address.parse(broker)
     registrar = Registrar(directory)
     path = output or registrar.folder / KITS / f"{name}{kit.SUFFIX}"
-    if path.exists() or not path.parent.is_dir():
-        raise RegistrarError(f"kit {path}: {'it exists already' if path.exists() else 'no such folder'}")
-    made = registrar.add(name, data=settings, url=broker)
-    kit.write(made, path)
+    if path.exists() and registrar.register.device(name) is None:
+        raise RegistrarError(f"kit {path} exists: remove it if it was never used")
+    if output and not path.parent.is_dir():
+        raise RegistrarError(f"kit {path}: no such folder")
+    registrar.add(name, data=settings, url=broker, insecure=insecure, hand=lambda made: kit.write(made, path))
     out.print(
         f"{path}: the whole of {name}, with its private keys. Carry it to the board by a way that nobody reads along, remove it "
         f"here, and run there\n  fleetgrad-edge join {path.name}",
         highlight=False,
         soft_wrap=True,
     )
+    _say_who_tells(registrar)
 
 
 @devices.command("list")
@@ -105,11 +113,12 @@ def device_revoke(
     registrar = Registrar(directory)
     registrar.revoke(name, reason)
     out.print(
-        f"{name} is revoked: the aggregator drops it as soon as it hears of it (at once where its folder can be reached, else "
-        f"'fleetgrad registrar serve' tells it)\nthe broker refuses its certificate once it has {registrar.folder / CRL} and was told to read it (mosquitto: SIGHUP)",
+        f"{name} is revoked: the aggregator drops it as soon as it hears of it\n"
+        f"the broker refuses its certificate once it has {registrar.folder / CRL} and was told to read it (mosquitto: SIGHUP)",
         highlight=False,
         soft_wrap=True,
     )
+    _say_who_tells(registrar)
 
 
 def broker_files(
@@ -144,7 +153,7 @@ def registrar_serve(
     directory: Annotated[
         Path, typer.Argument(metavar="DIR", help="The registrar's folder, or the federation's that holds it.")
     ],
-    insecure: Annotated[bool, typer.Option("--insecure", help="Allow plain MQTT to another machine.")] = False,
+    insecure: Insecure = False,
     timeout: Annotated[float, typer.Option(min=0, help="Give up when the broker is down so long; 0: never.")] = 0.0,
 ) -> None:
     """Run the registrar, until stopped: it tells the aggregator who belongs, enrols boards with codes and renews certificates.
@@ -193,11 +202,11 @@ def enroll_new(
         Path | None,
         typer.Option(help="Also write what all boards may know (address, CA) to this file, for their image."),
     ] = None,
-    data: Annotated[str, typer.Option(help="The data's .npz file, as seen from the device's edge.toml.")] = "data.npz",
-    x: Annotated[str, typer.Option(help="Name of the array of samples.")] = "x",
-    y: Annotated[str, typer.Option(help="Name of the array of targets.")] = "y",
-    scale: Annotated[float, typer.Option(help="Factor for the samples.")] = 1.0,
-    shape: Annotated[str | None, typer.Option(help="Shape of one sample, as 1,28,28.")] = None,
+    data: DataPath = "data.npz",
+    x: ArrayX = "x",
+    y: ArrayY = "y",
+    scale: Scale = 1.0,
+    shape: Shape = None,
     format: Format = "table",  # noqa: A002
 ) -> None:
     """Print one-time codes. Each lets one board join; it is shown here and never again.
@@ -211,9 +220,10 @@ def enroll_new(
 
     seconds, settings = _seconds(expires), _data(data, x, y, scale, shape)
     registrar = Registrar(directory)
-    codes = new_codes(registrar, count, seconds, auto=auto_approve, data=settings)
+    fleet = registrar.fleet_kit(settings)
     if kit:
-        kits.write(registrar.fleet_kit(settings), kit)
+        kits.write(fleet, kit)
+    codes = new_codes(registrar, count, seconds, auto=auto_approve, data=settings)
     if format == "json":
         sys.stdout.write(json.dumps(codes) + "\n")
         return
@@ -282,10 +292,23 @@ def _seconds(text: str) -> int:
 
 def _data(path: str, x: str, y: str, scale: float, shape: str | None) -> "Data":
     """The table [data], as a board will be able to read it."""
-    from fleetgrad.wire.kit import MAX_PATH, Data
+    from fleetgrad.wire.kit import MAX_ARRAY_NAME, MAX_PATH, MAX_SCALE, PLAIN, Data
 
-    if not 0 < len(path) <= MAX_PATH:
-        raise typer.BadParameter(f"--data of {len(path)} characters: expected 1 to {MAX_PATH}")
-    if not 0 < scale < math.inf:
-        raise typer.BadParameter(f"--scale {scale:g}: samples are multiplied by it, so it must be above 0 and finite")
+    for flag, text, most in (("--data", path, MAX_PATH), ("--x", x, MAX_ARRAY_NAME), ("--y", y, MAX_ARRAY_NAME)):
+        if not 0 < len(text) <= most or not re.search(PLAIN, text):
+            raise typer.BadParameter(
+                f"{flag} of {len(text)} characters: expected 1 to {most}, without control characters"
+            )
+    if not 0 < scale <= MAX_SCALE:
+        raise typer.BadParameter(f"--scale {scale:g}: samples are multiplied by it: above 0, {MAX_SCALE:g} at most")
     return Data(path=path, x=x, y=y, scale=scale, shape=parse_shape(shape))
+
+
+def _say_who_tells(registrar: "Registrar") -> None:
+    """Where the aggregator's folder can't be written to from here, it hears by the broker alone."""
+    if "roster" in registrar.unreached():
+        out.print(
+            f"the aggregator hears of it from 'fleetgrad registrar serve {registrar.folder}', which must run for that",
+            highlight=False,
+            soft_wrap=True,
+        )

@@ -12,7 +12,7 @@ import msgspec
 
 from fleetgrad.broker.registrar.authority import request_key
 from fleetgrad.broker.registrar.register import Code
-from fleetgrad.broker.registrar.registrar import Registrar, RegistrarError
+from fleetgrad.broker.registrar.registrar import Registrar, RegistrarError, check_reason
 from fleetgrad.wire.certificates import CertificateError
 from fleetgrad.wire.enrolment import Answer, Ask, derive, new_code, open_proven, prove
 from fleetgrad.wire.kit import Data
@@ -42,6 +42,7 @@ def state_of(code: Code, now: int) -> str:
 
 def decide(registrar: Registrar, id_: str, *, approve: bool, reason: str = "") -> str:
     """Approves or refuses what was asked with a code; the device's name. Raises RegistrarError."""
+    check_reason(reason)
     found = [c for c in registrar.register.codes() if c.id.startswith(id_)] if id_ else []
     if len(found) != 1:
         raise RegistrarError(f"{id_!r} is the beginning of {len(found)} codes' ids: 'fleetgrad enroll list' shows them")
@@ -53,7 +54,7 @@ def decide(registrar: Registrar, id_: str, *, approve: bool, reason: str = "") -
         if approve:
             _approve(registrar, code)
         else:
-            registrar.register.put_code(replace(code, state="refused", reason=reason[:200] or "the operator refused"))
+            registrar.register.put_code(replace(code, state="refused", reason=reason or "the operator refused"))
     if approve:
         registrar.deliver(code.device)
     return code.device

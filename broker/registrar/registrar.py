@@ -7,9 +7,11 @@ into the aggregator's roster where that folder can be reached, and to the broker
     tls.pem  aggregator.pub               the registrar's own login; the aggregator's key, for kits
     root.json                             the root of trust for kits, where it isn't the aggregator's key
     registrar.sqlite  kits/               memory; kits that were made here: hand each over, then remove it
+    kits/.NAME.unfinished                 what a kit is made of, until it is where it was to be
 """
 
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,6 +28,7 @@ from fleetgrad.broker.registrar.register import Device, Register
 from fleetgrad.wire import kit as kits
 from fleetgrad.wire import release
 from fleetgrad.wire.certificates import key_pem, load_certificate, new_key, pair
+from fleetgrad.wire.files import replace_file
 from fleetgrad.wire.kit import Data, Kit
 from fleetgrad.wire.membership import ROLES, Member, check_device, sign_member
 from fleetgrad.wire.messages import Name
@@ -44,6 +47,7 @@ from fleetgrad.wire.strict import Strict
 FILE, KEY, PUBLIC, TLS = "registrar.toml", "registrar.key", "registrar.pub", "tls.pem"
 AGGREGATOR, KITS, CRL, FOLDER = "aggregator.pub", "kits", "crl.pem", "registrar"
 DEVICE_DAYS = 90
+MAX_REASON = 200  # characters
 
 
 class RegistrarError(ValueError):
@@ -59,6 +63,15 @@ class Settings(Strict, frozen=True, kw_only=True):
     broker_files: str | None = None
     enrol_url: str | None = None
     broker: BrokerSettings
+
+
+def check_reason(text: str) -> str:
+    """Returns what an operator gives as a reason, which logs and topics carry; raises RegistrarError."""
+    if len(text) > MAX_REASON or not re.search(kits.PLAIN, text):
+        raise RegistrarError(
+            f"reason of {len(text)} characters refused: {MAX_REASON} at most, without control characters"
+        )
+    return text
 
 
 def home(directory: Path) -> Path:
@@ -93,20 +106,47 @@ class Registrar:
         return int(self._clock())
 
     # --- devices ----------------------------------------------------------------------------------------------------
-    def add(self, name: str, *, data: Data | None = None, url: str | None = None) -> Kit:
-        """A new device's kit; its statement is published. Raises NameRefused, RegistrarError, CertificateError."""
+    def add(
+        self,
+        name: str,
+        *,
+        data: Data | None = None,
+        url: str | None = None,
+        insecure: bool = False,
+        hand: Callable[[Kit], object] = lambda _: None,
+    ) -> Kit:
+        """A new device's kit, which `hand` puts where it is to be; its statement is published. What was cut short before that
+        is completed by the next call, with the same keys. Raises NameRefused, RegistrarError, CertificateError, KitError.
+        """
         check_device(name)
-        data = data or Data()
-        identity, tls, nonce = PrivateKey.generate(), new_key(), os.urandom(16).hex()
+        fleet = self.fleet_kit(data, url, insecure=insecure)
+        kits.check_fleet(fleet, "kit")
+        unfinished = self.folder / KITS / f".{name}.unfinished"
+        unfinished.parent.mkdir(mode=0o700, exist_ok=True)
         with self.register.transaction():
-            self._check_free(name)
-            certificate, not_after = self.certify(name, tls.public_key(), request="")
-            device = self._signed(Device(name, identity.public.raw.hex(), 1, not_after, nonce=nonce))
+            device, begun = self.register.device(name), kits.read(unfinished) if unfinished.exists() else None
+            if device is None or device.revoked or device.instance or begun is None or begun.nonce != device.nonce:
+                self._check_free(name)
+                begun, device = self._begin(name, fleet)
+                unfinished.unlink(missing_ok=True)
+                kits.write(begun, unfinished)
+        kit = msgspec.structs.replace(
+            fleet, device=name, nonce=begun.nonce, identity=begun.identity, certificate=begun.certificate, key=begun.key
+        )
+        hand(kit)
         self._deliver(device)
-        return msgspec.structs.replace(
-            self.fleet_kit(data, url), device=name, nonce=nonce, identity=identity.pem().decode(), certificate=certificate,
-            key=key_pem(tls),
-        )  # fmt: skip
+        unfinished.unlink(missing_ok=True)
+        return kit
+
+    def _begin(self, name: str, fleet: Kit) -> tuple[Kit, Device]:
+        """New keys for a device, whose statement is noted down (within a transaction)."""
+        identity, tls, nonce = PrivateKey.generate(), new_key(), os.urandom(16).hex()
+        certificate, not_after = self.certify(name, tls.public_key(), request="")
+        device = self._signed(Device(name, identity.public.raw.hex(), 1, not_after, nonce=nonce))
+        kit = msgspec.structs.replace(
+            fleet, device=name, nonce=nonce, identity=identity.pem().decode(), certificate=certificate, key=key_pem(tls)
+        )
+        return kit, device
 
     def enlist(self, name: str, key: str, request: str, nonce: str) -> str:
         """Takes in a device that made its own keys (within a transaction); its certificate. `deliver` publishes it."""
@@ -116,11 +156,11 @@ class Registrar:
         self._signed(Device(name, key, 1, not_after, nonce=nonce))
         return certificate
 
-    def fleet_kit(self, data: Data | None = None, url: str | None = None) -> Kit:
+    def fleet_kit(self, data: Data | None = None, url: str | None = None, *, insecure: bool = False) -> Kit:
         """What every device of the fleet may know, without an identity."""
         broker, ca = self.settings.broker, self.folder / CA
         return Kit(
-            federation=self.federation, url=url or broker.url, insecure=broker.insecure, data=data or Data(),
+            federation=self.federation, url=url or broker.url, insecure=insecure or broker.insecure, data=data or Data(),
             ca=ca.read_text() if ca.exists() else None, aggregator=(self.folder / AGGREGATOR).read_text(),
             registrar=self.key.public.pem().decode(), enrol_url=self.settings.enrol_url,
             root=self._root(),
@@ -129,11 +169,12 @@ class Registrar:
     def _root(self) -> str | None:
         """The root of trust for kits: root.json, or what the chain in the aggregator's folder leads to, which becomes root.json."""
         path, aggregator = self.folder / kits.ROOT, load_public_key(self.folder / AGGREGATOR)
-        roster = self._reachable(self.settings.roster)
+        roots = (self.folder / (self.settings.roster or "")).parent / release.ROOTS
+        reached = self.settings.roster and os.access(roots, os.R_OK | os.X_OK)
         try:
             held = release.pinned(path.read_bytes(), self.federation) if path.exists() else None
             begins = held or release.implied(self.federation, aggregator)
-            last = release.chain(roster.parent / release.ROOTS, begins)[0] if roster else begins
+            last = release.chain(roots, begins)[0] if reached else begins
         except Untrusted as e:
             raise RegistrarError(f"kit refused: its board would follow no root of trust: {e} ({path})") from e
         text = msgspec.json.encode(last).decode()
@@ -146,11 +187,12 @@ class Registrar:
 
         A second time changes nothing, but tells it again: the first may have been killed, or met a full disk, before it had.
         """
+        check_reason(reason)
         with self.register.transaction():
             device = self._known(name)
             again = device.revoked
             if not again:
-                device = self._signed(replace(device, revoked=True, reason=reason[:200], serial=device.serial + 1))
+                device = self._signed(replace(device, revoked=True, reason=reason, serial=device.serial + 1))
         self._deliver(device)
         self.write_crl()
         if again:
@@ -169,8 +211,13 @@ class Registrar:
         return self._signed(replace(device, not_after=not_after, serial=device.serial + 1))
 
     def deliver(self, name: str) -> None:
-        """Puts a device's newest statement into the aggregator's roster, where that can be reached."""
+        """Puts a device's newest statement into the aggregator's roster, where that can be written to."""
         self._deliver(self._known(name))
+
+    def unreached(self) -> list[str]:
+        """Which of the folders that the settings name can't be written to from here: what `serve` or the operator must carry there."""
+        named = {"roster": self.settings.roster, "broker-files": self.settings.broker_files}
+        return [name for name, path in named.items() if not self._reachable(path)]
 
     def login(self, role: str) -> str:
         """A new certificate and key, in PEM, for one of the operator's own processes."""
@@ -217,7 +264,7 @@ class Registrar:
 
     def _reachable(self, path: str | None) -> Path | None:
         found = self.folder / path if path else None
-        return found if found and found.is_dir() else None
+        return found if found and os.path.isdir(found) and os.access(found, os.W_OK | os.X_OK) else None  # noqa: PTH112 - is_dir raises where it may not look
 
 
 def create(
@@ -262,17 +309,7 @@ def _text(settings: Settings) -> str:
 
 def _replace(path: Path, raw: bytes) -> None:
     """Puts a file in its place, durably."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        replace_file(path, raw)
     except OSError as e:
         raise RegistrarError(f"can't write {path}: {e.strerror}") from e
-    handle = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

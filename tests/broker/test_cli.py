@@ -366,14 +366,33 @@ def test_release_names_other_keys_and_shows_them(run: Run, model: Path, tmp_path
     assert run("release", "show", folder)[1].startswith("root 1")
 
 
-@pytest.mark.parametrize("path", ["", "d" * 4097])
-def test_a_path_that_no_board_could_read_costs_no_name_and_no_code(
-    run: Run, model: Path, tmp_path: Path, path: str
-) -> None:
+def test_what_no_board_could_use_costs_no_name_and_no_code(run: Run, model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "digits"
     assert run("new", folder, "--model", model)[0] == 0
-    for words in (("device", "add", "dev-01"), ("enroll", "new")):
-        code, _, err = run(*words, "--dir", folder, "--data", path)
-        assert (code, "expected 1 to 4096" in " ".join(err.split())) == (2, True)
+    refused = {
+        ("--data", ""): "expected 1 to 4096",
+        ("--data", "d" * 4097): "expected 1 to 4096",
+        ("--data", "a\x1b[2J"): "without control characters",
+        ("--x", "a\nb"): "expected 1 to 256, without control characters",
+        ("--scale", "1e300"): "1e+30 at most",
+        ("--shape", "3,0"): "expected positive numbers",
+    }
+    for flags, match in refused.items():
+        for words in (("device", "add", "dev-01"), ("enroll", "new")):
+            code, _, err = run(*words, "--dir", folder, *flags)
+            assert (code, match in " ".join(err.replace("│", "").split())) == (2, True), (words, flags, err)
+    others: dict[tuple[str, ...], str] = {
+        ("device", "add", "d" * 300): "1 to 64 letters",
+        ("device", "add", "dev-01", "--broker", "mqtt://other.lan"): "give --insecure",
+        ("device", "add", "dev-01", "-o", str(tmp_path / "none" / "x.kit")): "no such folder",
+    }
+    for line, match in others.items():
+        code, _, err = run(*line, "--dir", folder)
+        assert (code, match in err) == (2, True), err
     for listing in (("device", "list"), ("enroll", "list")):
         assert json.loads(run(*listing, "--dir", folder, "--format", "json")[1]) == []
+    assert run("device", "add", "dev-01", "--dir", folder, "--broker", "mqtt://other.lan", "--insecure")[0] == 0
+    for reason in ("r" * 201, "gone\x1b[2J", "a\nb"):
+        code, _, err = run("device", "revoke", "dev-01", "--dir", folder, "--reason", reason)
+        assert (code, "200 at most, without control characters" in err) == (2, True), err
+    assert not json.loads(run("device", "list", "--dir", folder, "--format", "json")[1])[0]["revoked"]

@@ -7,16 +7,15 @@ import msgspec
 import pytest
 
 from fleetgrad.broker.registrar import enrolling, renewing
-from fleetgrad.broker.registrar import registrar as registrar_
-from fleetgrad.broker.registrar.registrar import Registrar, RegistrarError, Settings
+from fleetgrad.broker.registrar.registrar import RegistrarError
 from fleetgrad.broker.registrar.server import Bucket
 from fleetgrad.broker.roster import Roster
 from fleetgrad.wire.certificates import common_name, load_certificate, new_key, new_request
 from fleetgrad.wire.enrolment import Answer, Ask, derive, open_proven, prove
 from fleetgrad.wire.kit import Data
 from fleetgrad.wire.membership import ISSUED, RENEWAL, Issued, Renewal
-from fleetgrad.wire.mqtt import BrokerSettings
 from fleetgrad.wire.signing import PrivateKey, Untrusted, parse_private_key, sign_by, sign_message, verify_message
+from tests.broker.registrars import make_registrar
 
 NOW, DAY = 1_800_000_000.0, 86400
 
@@ -26,14 +25,7 @@ class Place:
 
     def __init__(self, root: Path) -> None:
         self.root, self.now = root, NOW
-        for name in ("roster", "broker"):
-            (root / name).mkdir()
-        settings = Settings(
-            federation="fed", roster="../roster", broker_files="../broker", broker=BrokerSettings(url="mqtts://b.lan")
-        )
-        agg = PrivateKey.generate()
-        registrar_.create(root / "reg", settings, agg, ["b.lan"], root / "broker", root / "agg.pem")
-        self.registrar = Registrar(root / "reg", lambda: self.now)
+        self.registrar = make_registrar(root, lambda: self.now)
 
     @property
     def roster(self) -> Roster:

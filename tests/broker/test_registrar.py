@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 
 from fleetgrad.broker.registrar import registrar as registrar_
-from fleetgrad.broker.registrar.registrar import Registrar, RegistrarError, Settings
+from fleetgrad.broker.registrar.registrar import Registrar, RegistrarError
 from fleetgrad.broker.registrar.server import Server, serve
 from fleetgrad.broker.roster import Roster
 from fleetgrad.edge import config
@@ -18,25 +18,16 @@ from fleetgrad.wire import release
 from fleetgrad.wire.certificates import common_name, load_certificate
 from fleetgrad.wire.kit import install
 from fleetgrad.wire.membership import Member, sign_member
-from fleetgrad.wire.mqtt import BrokerSettings
 from fleetgrad.wire.signing import PrivateKey, Untrusted
 from fleetgrad.wire.topics import NameRefused
+from tests.broker.registrars import AGGREGATOR, make_registrar
 
 NOW = 1_800_000_000.0
-AGGREGATOR = PrivateKey.from_seed(bytes(32))
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A registrar in reg/, with a roster and a broker's folder that it reaches."""
-    for name in ("roster", "broker"):
-        (tmp_path / name).mkdir()
-    settings = Settings(
-        federation="fed", roster="../roster", broker_files="../broker",
-        broker=BrokerSettings(url="mqtts://broker.lan", ca="ca.pem", certificate="tls.pem"),
-    )  # fmt: skip
-    hosts = ["broker.lan", "127.0.0.1"]
-    registrar_.create(tmp_path / "reg", settings, AGGREGATOR, hosts, tmp_path / "broker", tmp_path / "agg.pem")
+    make_registrar(tmp_path)
     return tmp_path
 
 

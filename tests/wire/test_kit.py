@@ -14,6 +14,9 @@ from fleetgrad.wire.signing import PrivateKey
 PUBLIC = PrivateKey.from_seed(b"p" * 32).public.pem().decode()
 
 
+DATA = b'{"format":"fleetgrad-kit","federation":"fed","url":"mqtt://127.0.0.1","data":{%s}}'
+
+
 def made(device: str | None = "dev-1", nonce: str = "0" * 32, **fields: object) -> Kit:
     identity = PrivateKey.from_seed(b"i" * 32).pem().decode()
     found = Kit(
@@ -28,8 +31,10 @@ def test_a_kit_is_written_once_for_its_owner_alone_and_read_back(tmp_path: Path)
     kit.write(made(), path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert kit.read(path) == made()
+    kit.write(made(), path)  # as a command that was cut short does when it is run again
     with pytest.raises(KitError, match="exists"):
-        kit.write(made(), path)
+        kit.write(made("dev-2"), path)
+    assert kit.read(path) == made()
 
 
 def test_installing_twice_changes_nothing_and_two_boards_differ(tmp_path: Path) -> None:
@@ -74,6 +79,12 @@ def test_a_folder_keeps_the_users_files_and_is_never_made_anothers(tmp_path: Pat
         (b'{"format":"fleetgrad-kit","federation":"fed","url":"mqtt://a","device":"../../etc"}', "device"),
         (b'{"format":"fleetgrad-kit","federation":"fed","url":"mqtt://a","files":{}}', "unknown field"),
         (b'{"format":"fleetgrad-kit","federation":"fed","url":"\xff"}', "isn't one"),
+        (DATA % b'"path":"a\\u007fb"', r"data\.path"),
+        (DATA % b'"path":"a\\u0000b"', r"data\.path"),
+        (DATA % b'"x":"\\u001b[2J"', r"data\.x"),
+        (DATA % b'"shape":[-1,0]', r"data\.shape"),
+        (DATA % b'"shape":[]', r"data\.shape"),
+        (DATA % b'"scale":1e300', r"data\.scale"),
         (b" " * (kit.MAX_BYTES + 1), "more than"),
     ],
 )
@@ -92,12 +103,31 @@ def test_a_file_that_is_no_kit_is_refused(tmp_path: Path, raw: bytes, match: str
         ({"aggregator": "x"}, "aggregator's key"),
         ({"ca": "x"}, "no certificate"),
         ({"certificate": "x", "key": "y"}, "no certificate"),
+        ({"url": "http://x"}, "expected mqtt"),
+        ({"url": "mqtt://other.lan"}, "--insecure"),
+        ({"enrol_url": "mqtts://a/path"}, "only a host and a port"),
+        ({"root": "{}"}, "missing required field"),
     ],
 )
 def test_a_kit_that_is_not_whole_installs_nothing(tmp_path: Path, fields: dict[str, str], match: str) -> None:
     with pytest.raises(KitError, match=match):
         kit.install(made(**fields), tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_a_file_or_lies_in_one_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file", tmp_path / "file" / "board"):
+        with pytest.raises(KitError, match="is a file, or lies in one"):
+            kit.install(made(), folder)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_what_an_installation_left_that_was_cut_short_is_gone_after_the_next(tmp_path: Path) -> None:
+    (tmp_path / ".a.joining").mkdir()
+    (tmp_path / ".a.joining" / kit.IDENTITY).write_text("a key")
+    assert kit.install(made(), tmp_path / "a")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_url_cannot_write_settings_of_its_own(tmp_path: Path) -> None:
