@@ -8,7 +8,7 @@ import pytest
 from fleetgrad.wire import mqtt
 from fleetgrad.wire.address import Address
 from fleetgrad.wire.mqtt import connection as connection_module
-from tests.wire.fake_broker import CONNACK, SECONDS, FakeBroker
+from tests.wire.fake_broker import CONNACK, PUBACK, PUBLISH, SECONDS, FakeBroker
 
 REFUSED_VERSION_311 = b"\x20\x02\x00\x01"
 REFUSED_RETAIN_5 = b"\x20\x03\x00\x9a\x00"
@@ -111,6 +111,66 @@ def test_what_is_no_mqtt_ends_the_connection_with_a_reason(broker: FakeBroker, i
     assert isinstance(down, mqtt.Down)
     assert str(broker.port) in down.reason
     assert down.retry_in <= 0.05
+
+
+def arriving(topic: bytes, payload: bytes, *, level: int, qos: int = 1, properties: bytes = b"") -> bytes:
+    """A PUBLISH with packet id 0x0102, shorter than 128 bytes."""
+    body = len(topic).to_bytes(2, "big") + topic + (b"\x01\x02" if qos else b"")
+    body += (bytes([len(properties)]) + properties if level == 5 else b"") + payload
+    return bytes([PUBLISH << 4 | qos << 1, len(body)]) + body
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+@pytest.mark.parametrize("level", [4, 5])
+def test_messages_come_whole_however_the_bytes_are_cut_and_each_is_acknowledged(
+    broker: FakeBroker, inbox: mqtt.Inbox, level: int, qos: int
+) -> None:
+    peer = broker.connect() if level == 5 else broker.connect_older()
+    assert isinstance(inbox.get(timeout=SECONDS), mqtt.Up)
+    properties = b"\x03\x00\x03a/b"  # content type
+    packets = b"".join(
+        arriving(b"fl1/t/a", payload, level=level, qos=qos, properties=properties) for payload in (b"one", b"", b"two")
+    )
+    peer.socket.sendall(packets)
+    for byte in packets:
+        peer.socket.sendall(bytes([byte]))
+    for payload in (b"one", b"", b"two") * 2:
+        assert inbox.get(timeout=SECONDS) == mqtt.Message("fl1/t/a", payload, False)
+    for _ in range(6 * qos):
+        assert peer.expect(PUBACK).body[:2] == b"\x01\x02"
+    assert peer.quiet(0.1)
+
+
+WHOLE = arriving(b"fl1/t/a", b"x", level=5)
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        arriving(b"fl1/t/a", b"x", level=5, qos=2),
+        arriving(b"", b"x", level=5),
+        bytes([PUBLISH << 4 | 2, 4]) + b"\x00\x09fl",
+        bytes([PUBLISH << 4 | 2, 3]) + b"\x00\x01f",
+        bytes([PUBLISH << 4, 1]) + b"\x00",
+        bytes([PUBLISH << 4, 0]),
+        WHOLE[:-2] + b"\x09x",
+        WHOLE[:-2] + b"\xffx",
+    ],
+    ids=[
+        "QoS 2", "no topic", "topic over the end", "no packet id", "half a length", "nothing",
+        "properties over the end", "endless length",
+    ],
+)  # fmt: skip
+def test_a_message_that_is_malformed_ends_the_connection_and_is_not_taken(
+    broker: FakeBroker, inbox: mqtt.Inbox, packet: bytes
+) -> None:
+    peer = broker.connect()
+    assert isinstance(inbox.get(timeout=SECONDS), mqtt.Up)
+    peer.socket.sendall(packet)
+    down = inbox.get(timeout=SECONDS)
+    assert isinstance(down, mqtt.Down)
+    assert "disconnected" in down.reason
+    assert "thread died" not in down.reason
 
 
 def test_nothing_is_published_without_a_connection() -> None:

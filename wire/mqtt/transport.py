@@ -21,6 +21,11 @@ from fleetgrad.wire.tls import Credentials, Floor, check_time, context, explain
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 MOST_HEADER = 8192  # bytes of the answer to a WebSocket request
 MOST_FRAME = 2**28  # bytes; MQTT's own limit for a packet
+READ_AHEAD = 128 * 1024  # bytes that one call reads at most
+SMALL, MOST_UNSENT = (
+    1024,
+    16 * 1024,
+)  # bytes: packets up to the first wait for each other, while they are less than the second
 BINARY, CONTINUATION, CLOSE, PING, PONG = 2, 0, 8, 9, 10
 
 
@@ -32,15 +37,29 @@ class OpenFailed(OSError):
 
 
 class Transport:
-    """A non-blocking socket as the client library wants one; `fault` is the error that ended it."""
+    """A non-blocking socket as the client library wants one; `fault` is the error that ended it.
+
+    The library reads a packet's first bytes one by one, and writes each acknowledgement by itself: here a call reads what has come,
+    and small packets leave together, when `flush` is called.
+    """
 
     def __init__(self, raw: socket.socket) -> None:
         self._raw = raw
         self.fault: OSError | None = None
+        self._ahead = memoryview(bytearray(READ_AHEAD))
+        self._at = self._end = 0  # of `_ahead`: what has come and isn't read yet
+        self._out = bytearray()
 
     def recv(self, size: int) -> bytes:
+        if self._at == self._end:
+            self._at, self._end = 0, self._fill()
+        found = bytes(self._ahead[self._at : min(self._end, self._at + size)])
+        self._at += len(found)
+        return found
+
+    def _fill(self) -> int:
         try:
-            return self._raw.recv(size)
+            return self._raw.recv_into(self._ahead)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as e:
             raise BlockingIOError from e
         except BlockingIOError:
@@ -50,6 +69,16 @@ class Transport:
             raise
 
     def send(self, data: bytes | bytearray) -> int:
+        """Takes all of a small packet, which `flush` sends; of a large one what the socket takes."""
+        if len(data) <= SMALL and len(self._out) < MOST_UNSENT:
+            self._out += data
+            return len(data)
+        self.flush()
+        if self._out:
+            raise BlockingIOError
+        return self._write(data)
+
+    def _write(self, data: bytes | bytearray) -> int:
         try:
             return self._raw.send(data)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as e:
@@ -57,7 +86,7 @@ class Transport:
         except BlockingIOError:
             raise
         except OSError as e:
-            self.fault = self._last_word() or e
+            self.fault = self.fault or self._last_word() or e
             raise
 
     def _last_word(self) -> OSError | None:
@@ -71,14 +100,17 @@ class Transport:
     @property
     def unsent(self) -> bool:
         """Whether bytes that `send` has taken still wait for `flush`."""
-        return False
+        return bool(self._out)
 
     def flush(self) -> None:
         """Sends what waits, as far as the socket takes it."""
+        with contextlib.suppress(BlockingIOError):
+            while self._out:
+                del self._out[: self._write(self._out)]
 
     def pending(self) -> int:
         """Bytes that can be read without the socket being readable."""
-        return self._raw.pending() if isinstance(self._raw, ssl.SSLSocket) else 0
+        return self._end - self._at + (self._raw.pending() if isinstance(self._raw, ssl.SSLSocket) else 0)
 
     def fileno(self) -> int:
         return self._raw.fileno()
@@ -92,6 +124,10 @@ class Transport:
             socket.socket.shutdown(self._raw, socket.SHUT_RDWR)
 
     def close(self) -> None:
+        """Sends what still waits, if that can be done at once, and closes."""
+        if self.fault is None:
+            with contextlib.suppress(OSError):
+                self.flush()
         self._raw.close()
 
 
@@ -100,7 +136,6 @@ class WebSocket(Transport):
 
     def __init__(self, raw: socket.socket) -> None:
         super().__init__(raw)
-        self._out = bytearray()
         self._in = bytearray()  # raw bytes, at most a frame and what came with it
         self._data = bytearray()  # payload not yet read
         self._closed = False
@@ -117,22 +152,14 @@ class WebSocket(Transport):
         return found
 
     def send(self, data: bytes | bytearray) -> int:
-        """Takes all of `data`, or none while an earlier frame still waits."""
-        self.flush()
-        if self._out:
-            raise BlockingIOError
+        """Takes all of `data`, or none while too much still waits."""
+        if len(self._out) >= MOST_UNSENT:
+            self.flush()
+            if self._out:
+                raise BlockingIOError
         self._out += _frame(BINARY, data)
         self.flush()
         return len(data)
-
-    @property
-    def unsent(self) -> bool:
-        return bool(self._out)
-
-    def flush(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while self._out:
-                del self._out[: super().send(self._out)]
 
     def pending(self) -> int:
         return len(self._data) + len(self._in) + super().pending() if self._whole() or self._data else super().pending()
