@@ -9,7 +9,7 @@ import pytest
 from fleetgrad.edge import events as ev
 from fleetgrad.edge.link import memory
 from fleetgrad.edge.link.store import MEMORY
-from fleetgrad.edge.participant import REVOKED_SECONDS
+from fleetgrad.edge.speaking import REVOKED_SECONDS
 from fleetgrad.wire.messages import REVOKED
 from tests.edge.one_device import Device
 

@@ -9,7 +9,7 @@ import pytest
 from fleetgrad.broker import closing, rounds
 from fleetgrad.broker.attempt import SUFFIX
 from fleetgrad.broker.merge import Sum
-from fleetgrad.edge import participant
+from fleetgrad.edge import participant, speaking
 from fleetgrad.edge.events import Disconnected
 from fleetgrad.edge.link import delivery, fate, outbox
 from fleetgrad.wire.files import TEMPORARY, DiskError, Files
@@ -70,7 +70,7 @@ def lossy_merge(patch: pytest.MonkeyPatch) -> None:
 
 def mute_device(patch: pytest.MonkeyPatch) -> None:
     """Reports once, and trusts the network with it."""
-    patch.setattr(participant, "REFRESH_SECONDS", 1e9)
+    patch.setattr(speaking, "REFRESH_SECONDS", 1e9)
 
 
 def impatient_upload(patch: pytest.MonkeyPatch) -> None:
