@@ -73,13 +73,14 @@ class TrainerChild:
 
     def reply(self, child: "subprocess.Popen[bytes]", raw: bytes) -> ev.Event | None:
         """The event that a line of the child means; b"" means that it has ended."""
-        if child is not self._child or self._job is None:
-            if child is self._child and not raw:
-                self._child = None
+        if child is not self._child:
             return None
-        job = self._job
         if not raw:
             self._child = None
+        job = self._job
+        if job is None:
+            return None
+        if not raw:
             self._deaths += 1
             code = child.wait()
             log("trainer_died", device=self._config.device.id, round=job.round, code=code, times=self._deaths)
@@ -88,21 +89,12 @@ class TrainerChild:
                 return None
             self._job = None
             return ev.TrainingFailed(job.round, job.attempt, f"the trainer died {self._deaths} times (code {code})")
-        fields = msgspec.json.decode(raw)
-        if (fields["round"], fields["attempt"]) != (job.round, job.attempt):
+        said: ev.TrainerWord = msgspec.json.decode(raw, type=ev.TrainerWord)
+        if (said.round, said.attempt) != (job.round, job.attempt):
             return None
-        match fields["kind"]:
-            case "progress":
-                return ev.Progress(job.round, job.attempt, fields.get("steps", 0), fields.get("loss", 0.0))
-            case "trained":
-                self._job = None
-                return ev.Trained(
-                    job.round, job.attempt, fields["payload"], fields["size"], fields["sha256"], fields["weight"],
-                    fields["steps"], fields.get("loss", 0.0), fields.get("rate", 0.0), fields.get("residual", ""),
-                    fields.get("plain", ""),
-                )  # fmt: skip
-        self._job = None
-        return ev.TrainingFailed(job.round, job.attempt, fields.get("reason", ""), fields.get("lasting", False))
+        if not isinstance(said, ev.Progress):
+            self._job = None
+        return said
 
     def _send(self, job: ev.Train) -> None:
         if self._child is None:
@@ -113,13 +105,10 @@ class TrainerChild:
                 process_group=0,  # a terminal's Ctrl-C is for the daemon alone
             )
             threading.Thread(target=self._read, args=(self._child,), daemon=True, name="trainer-replies").start()
-        request = {
-            "round": job.round, "attempt": job.attempt, "plan": job.plan, "params": job.params, "policy": job.policy,
-            "seed": job.seed, "keys": job.keys, "output": job.output, "seal": job.seal, "sealed-with": job.sealed_with,
-            "spool": str(self._spool), "plain-output": job.plain_output,
-            "data": self._data, "threads": self._config.device.threads, "residual-output": job.residual_output,
-            "carried": job.carried, "max-rss": self._config.device.max_rss_bytes(),
-        }  # fmt: skip
+        device = self._config.device
+        here = {"spool": str(self._spool), "data": self._data}
+        here |= {"threads": device.threads, "max-rss": device.max_rss_bytes()}
+        request = msgspec.to_builtins(job) | here
         try:
             if self._child.stdin:
                 self._child.stdin.write(msgspec.json.encode(request) + b"\n")

@@ -1,14 +1,14 @@
-"""What the participant is told (events) and what it asks for (effects)."""
+"""What the participant is told (events) and what it asks for (effects). What goes to the trainer child and comes from it travels as JSON."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import msgspec
+
+from fleetgrad.edge.link.residual import Residual
 from fleetgrad.wire.events import Connected, Disconnected, Log, Message, Publish, Subscribe, Tick
 from fleetgrad.wire.messages import Policy
 from fleetgrad.wire.seeds import Keys
-
-if TYPE_CHECKING:
-    from fleetgrad.edge.link.residual import Residual
+from fleetgrad.wire.strict import Strict
 
 __all__ = [
     "CancelTraining",
@@ -24,13 +24,13 @@ __all__ = [
     "Tick",
     "Train",
     "Trained",
+    "TrainerWord",
     "TrainingFailed",
     "Unsubscribe",
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(msgspec.Struct, frozen=True, tag_field="kind", tag="progress"):
     """The trainer's word between epochs."""
 
     round: int
@@ -39,8 +39,7 @@ class Progress:
     loss: float
 
 
-@dataclass(frozen=True, slots=True)
-class Trained:
+class Trained(msgspec.Struct, frozen=True, tag_field="kind", tag="trained"):
     """The sealed payload is on disk under `payload`; size in bytes, hashes in hex, the rate in bits per coordinate.
 
     `plain` is the hash of the payload before it was sealed, `residual` of what it left out if that is kept.
@@ -59,8 +58,7 @@ class Trained:
     plain: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingFailed:
+class TrainingFailed(msgspec.Struct, frozen=True, tag_field="kind", tag="failed"):
     """`lasting`: this plan can't be trained here at all, as when the data doesn't fit it."""
 
     round: int
@@ -69,7 +67,8 @@ class TrainingFailed:
     lasting: bool = False
 
 
-Event = Connected | Disconnected | Message | Progress | Trained | TrainingFailed | Tick
+TrainerWord = Progress | Trained | TrainingFailed
+Event = Connected | Disconnected | Message | TrainerWord | Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +76,7 @@ class Unsubscribe:
     filters: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Train:
+class Train(Strict, frozen=True):
     """Train `params` of `plan` (file names of verified objects) and store the payload, durably, as `output`: sealed to the key `seal`
     with the associated data `sealed_with`, both in hex.
 
@@ -98,7 +96,7 @@ class Train:
     sealed_with: str
     residual_output: str = ""
     plain_output: str = ""
-    carried: "Residual | None" = None
+    carried: Residual | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, Literal, TypeVar
+from typing import IO, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from fleetgrad.edge import feedback
 from fleetgrad.edge.data import npz
 from fleetgrad.edge.data.dataset import DataError, Dataset
-from fleetgrad.edge.link.residual import Residual
+from fleetgrad.edge.events import Progress, Train, Trained, TrainerWord, TrainingFailed
 from fleetgrad.edge.training import gate, memory
 from fleetgrad.edge.training import trainer as training
 from fleetgrad.edge.training.plan_dir import Plan, open_plan
@@ -37,9 +37,7 @@ from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.files import DiskError, PosixFiles, put
 from fleetgrad.wire.kit import Data
 from fleetgrad.wire.log import log
-from fleetgrad.wire.messages import Policy
 from fleetgrad.wire.plan import PlanError
-from fleetgrad.wire.seeds import Keys
 
 PR_SET_PDEATHSIG = 1
 HASH_LETTERS = 64
@@ -49,45 +47,13 @@ DISK_RETRY_SECONDS, MOST_DISK_RETRY_SECONDS = 1.0, 60.0
 T = TypeVar("T")
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
-    """One attempt's work; `plan`, `params` and `output` are names under the folder `spool`, `plan_sha256` names the plan."""
+class Request(Train, frozen=True, kw_only=True):
+    """One attempt's work; `plan`, `params` and `output` are names under the folder `spool`."""
 
-    round: int
-    attempt: int
-    plan: str
-    params: str
-    policy: Policy
-    seed: int
-    keys: Keys
-    output: str
-    seal: str
-    sealed_with: str
-    residual_output: str = ""
-    plain_output: str = ""
-    carried: Residual | None = None
     spool: str
     data: Data
     threads: int
     max_rss: int | None = None
-
-
-class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What came of it; `kind` says which fields count."""
-
-    kind: Literal["progress", "trained", "failed"]
-    round: int
-    attempt: int
-    steps: int = 0
-    loss: float = 0.0
-    payload: str = ""
-    size: int = 0
-    sha256: str = ""
-    weight: int = 0
-    rate: float = 0.0
-    residual: str = ""
-    plain: str = ""
-    reason: str = ""
-    lasting: bool = False
 
 
 class _Loaded:
@@ -152,7 +118,7 @@ def _when_there_is_room(round_: int, act: Callable[[], T]) -> T:
             wait = min(MOST_DISK_RETRY_SECONDS, 2 * wait)
 
 
-def train(request: Request, loaded: _Loaded, replies: IO[bytes]) -> Reply:
+def train(request: Request, loaded: _Loaded, replies: IO[bytes]) -> Trained:
     """Trains one attempt and stores its payload; raises ValueError or OSError with the reason."""
     trainer, policy = loaded.trainer, request.policy
     base = np.frombuffer(_verified(Path(request.spool) / request.params), "<f4").astype(np.float32)
@@ -164,9 +130,7 @@ def train(request: Request, loaded: _Loaded, replies: IO[bytes]) -> Reply:
         if p.step == p.steps:
             epoch += 1
             steps = p.epoch * p.steps + p.step
-            _send(
-                replies, Reply(kind="progress", round=request.round, attempt=request.attempt, steps=steps, loss=p.loss)
-            )
+            _send(replies, Progress(request.round, request.attempt, steps, p.loss))
 
     result = trainer.run_epochs(
         loaded.data,
@@ -193,11 +157,9 @@ def train(request: Request, loaded: _Loaded, replies: IO[bytes]) -> Reply:
         payload = codecs.encode_payload(policy.codec, loaded.layout, delta, keys=request.keys, **told)
     sealed = seal.seal(bytes.fromhex(request.seal), payload, bytes.fromhex(request.sealed_with))
     _when_there_is_room(request.round, lambda: put(files, request.output, sealed))
-    return Reply(
-        kind="trained", round=request.round, attempt=request.attempt, steps=result.steps, loss=result.loss,
-        payload=request.output, size=len(sealed), sha256=hashlib.sha256(sealed).hexdigest(), weight=result.samples,
-        rate=codecs.read_info(payload)[0].rate, residual=left_out,
-        plain=hashlib.sha256(payload).hexdigest(),
+    return Trained(
+        request.round, request.attempt, request.output, len(sealed), hashlib.sha256(sealed).hexdigest(), result.samples,
+        result.steps, result.loss, codecs.read_info(payload)[0].rate, left_out, hashlib.sha256(payload).hexdigest(),
     )  # fmt: skip
 
 
@@ -217,7 +179,7 @@ def _fed(
     return fed
 
 
-def _send(replies: IO[bytes], reply: Reply) -> None:
+def _send(replies: IO[bytes], reply: TrainerWord) -> None:
     try:
         replies.write(msgspec.json.encode(reply) + b"\n")
         replies.flush()
@@ -241,19 +203,12 @@ def main() -> None:
                 loaded = None  # two plans and their data at once may be more than there is room for
                 loaded = _when_there_is_room(request.round, lambda: _Loaded(request, again))  # noqa: B023  (called at once)
                 again = True
-            reply = train(request, loaded, replies)
-        except (DataError, PlanError) as e:
+            _send(replies, train(request, loaded, replies))
+        except (ValueError, OSError, MemoryError) as e:
             # A file that can't be read may be there the next time; one that doesn't fit the plan never will.
-            lasting = not isinstance(e.__cause__, OSError)
-            reply = Reply(
-                kind="failed", round=request.round, attempt=request.attempt, reason=str(e)[:500], lasting=lasting
-            )
-        except (ValueError, OSError) as e:
-            reply = Reply(kind="failed", round=request.round, attempt=request.attempt, reason=str(e)[:500])
-        except MemoryError as e:
-            reason = f"not enough memory to train in: {e}"
-            reply = Reply(kind="failed", round=request.round, attempt=request.attempt, reason=reason[:500])
-        _send(replies, reply)
+            lasting = isinstance(e, (DataError, PlanError)) and not isinstance(e.__cause__, OSError)
+            reason = f"not enough memory to train in: {e}" if isinstance(e, MemoryError) else str(e)
+            _send(replies, TrainingFailed(request.round, request.attempt, reason[:500], lasting))
 
 
 if __name__ == "__main__":

@@ -48,9 +48,8 @@ class Fates:
     def load(self, held: Held) -> tuple[list[Record], list[Effect]]:
         """What a restart finds: the updates that nothing has ended, oldest first."""
         records, bad = outbox.load(held, self.files)
-        self.carried, notes = residual.load(held)
-        if bad:
-            notes += self.quarantine(bad)
+        self.carried, lost = residual.load(held)
+        notes: list[Effect] = [*lost, *(self.quarantine(bad) if bad else [])]
         self.pending = next((r for r in records if r.accepted), None)
         outbox.sweep(self.files, records, self.carried)
         return [r for r in records if not r.accepted], notes

@@ -12,9 +12,9 @@ Files that no row names are swept away.
 
 import msgspec
 
-from fleetgrad.edge.events import Effect, Log
 from fleetgrad.edge.link.store import Drop, Held, Put, Row
 from fleetgrad.wire.coding.spec import CodecSpec
+from fleetgrad.wire.events import Log
 from fleetgrad.wire.messages import Attempt, Round, Sha256
 from fleetgrad.wire.seeds import Keys
 from fleetgrad.wire.strict import Strict
@@ -51,7 +51,7 @@ def row(residual: Residual | None) -> Row:
     return Put(CARRIED, "", msgspec.json.encode(residual)) if residual else Drop(CARRIED, "")
 
 
-def load(held: Held) -> tuple[Residual | None, list[Effect]]:
+def load(held: Held) -> tuple[Residual | None, list[Log]]:
     """What is carried. The floats are checked by whoever reads them."""
     found = held.all(CARRIED, Residual).get("")
     lost = held.lost(CARRIED)
