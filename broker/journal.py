@@ -5,10 +5,11 @@ synchronous=FULL; the simulation passes a journal in memory.
 """
 
 import sqlite3
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from fleetgrad.wire.database import Foreign, connect, transaction
 from fleetgrad.wire.files import DiskError
 from fleetgrad.wire.messages import RoundState
 
@@ -155,12 +156,14 @@ CREATE TABLE contribution (round INTEGER, attempt INTEGER, device TEXT, payload 
 CREATE TABLE version (number INTEGER PRIMARY KEY, params TEXT NOT NULL, size INTEGER NOT NULL, parent TEXT NOT NULL,
                       sha256 TEXT NOT NULL, record TEXT NOT NULL);
 """
+INSERT: dict[type, str] = {  # columns are a row's fields, in order
+    Boot: "INSERT INTO boot VALUES (?)",
+    Config: "INSERT OR IGNORE INTO config VALUES (?,?)",
+    Attempt: "INSERT OR REPLACE INTO attempt VALUES (?,?,?,?,?)",
+    Contribution: "INSERT INTO contribution VALUES (?,?,?,?,?,?,?,?,?)",
+    Version: "INSERT INTO version VALUES (?,?,?,?,?,?)",
+}
 CONTRIBUTIONS = "SELECT round, attempt, device, payload, size, weight, steps, loss, rate FROM contribution"
-FROM_1_TO_2 = """
-CREATE TABLE config (sha256 TEXT PRIMARY KEY, policy TEXT NOT NULL) WITHOUT ROWID;
-ALTER TABLE attempt ADD COLUMN config TEXT NOT NULL DEFAULT '';
-ALTER TABLE contribution ADD COLUMN rate REAL NOT NULL DEFAULT 0;
-"""
 
 
 class SqliteJournal:
@@ -169,28 +172,11 @@ class SqliteJournal:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._db = sqlite3.connect(path, timeout=1.0, isolation_level=None)
-            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("BEGIN IMMEDIATE")
-            (application,) = self._db.execute("PRAGMA application_id").fetchone()
-            (schema,) = self._db.execute("PRAGMA user_version").fetchone()
-            if not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                self._make(TABLES)
-            elif application == APPLICATION_ID and schema == 1:
-                self._make(FROM_1_TO_2)
-            elif application != APPLICATION_ID or schema != SCHEMA:
-                raise JournalError(f"journal {path}: not a journal of this version of fleetgrad")
-            self._db.execute("COMMIT")
+            self._db = connect(path, APPLICATION_ID, SCHEMA, TABLES, exclusive=True)
         except sqlite3.Error as e:
             raise self._error(e) from e
-
-    def _make(self, statements: str) -> None:
-        for statement in statements.split(";"):
-            self._db.execute(statement)
-        self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
-        self._db.execute(f"PRAGMA user_version={SCHEMA}")
+        except Foreign as e:
+            raise JournalError(f"journal {path}: not a journal of this version of fleetgrad") from e
 
     def _error(self, e: sqlite3.Error) -> Exception:
         if "full" in str(e) or "disk I/O" in str(e):
@@ -227,49 +213,11 @@ class SqliteJournal:
 
     def commit(self, rows: list[Row]) -> None:
         try:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
+            with transaction(self._db):
                 for row in rows:
-                    self._insert(row)
-                self._db.execute("COMMIT")
-            except sqlite3.Error:
-                self._db.execute("ROLLBACK")
-                raise
+                    self._db.execute(INSERT[type(row)], astuple(row))
         except sqlite3.Error as e:
             raise self._error(e) from e
-
-    def _insert(self, row: Row) -> None:
-        match row:
-            case Boot():
-                self._db.execute("INSERT INTO boot VALUES (?)", (row.number,))
-            case Attempt():
-                values = (row.round, row.attempt, row.state, row.version, row.config)
-                self._db.execute(
-                    "INSERT OR REPLACE INTO attempt (round, attempt, state, version, config) VALUES (?,?,?,?,?)", values
-                )
-            case Config():
-                self._db.execute("INSERT OR IGNORE INTO config VALUES (?,?)", (row.sha256, row.policy))
-            case Contribution():
-                self._db.execute(
-                    "INSERT INTO contribution (round, attempt, device, payload, size, weight, steps, loss, rate)"
-                    " VALUES (?,?,?,?,?,?,?,?,?)",
-                    (
-                        row.round,
-                        row.attempt,
-                        row.device,
-                        row.payload,
-                        row.size,
-                        row.weight,
-                        row.steps,
-                        row.loss,
-                        row.rate,
-                    ),
-                )
-            case Version():
-                self._db.execute(
-                    "INSERT INTO version VALUES (?,?,?,?,?,?)",
-                    (row.number, row.params, row.size, row.parent, row.sha256, row.record),
-                )
 
     def close(self) -> None:
         self._db.close()

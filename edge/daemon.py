@@ -21,8 +21,8 @@ import msgspec
 from fleetgrad.edge import events as ev
 from fleetgrad.edge.config import EdgeConfig, beginning
 from fleetgrad.edge.data import npz
-from fleetgrad.edge.link import former, outbox
-from fleetgrad.edge.link.store import FILE, SqliteStore
+from fleetgrad.edge.link import outbox
+from fleetgrad.edge.link.store import SqliteStore
 from fleetgrad.edge.link.wear import Wear
 from fleetgrad.edge.participant import Participant
 from fleetgrad.edge.renewing import Renewing, Step
@@ -137,8 +137,6 @@ class Daemon:
         files = self._files = PosixFiles(spool)
         self._lock = lock(spool)
         self._store = SqliteStore(spool)
-        if former.adopt(files, self._store):
-            self._log("spool_adopted", file=FILE)
         seed = random.Random(secrets.randbits(64))
         identity = Identity(
             config.federation.name, config.device.id, key, aggregator, samples,

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from fleetgrad.wire.database import transaction
+
 FILE = "registrar.sqlite"
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS devices (
@@ -88,13 +90,8 @@ class Register:
     def transaction(self) -> Iterator[None]:
         """What is done within is done wholly or not at all, and by one process at a time."""
         try:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
+            with transaction(self._db):
                 yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
         except sqlite3.Error as e:
             raise RegisterError(f"register {self._path}: {e}") from e
 

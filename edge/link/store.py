@@ -15,12 +15,16 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from fleetgrad.native import kernels
+from fleetgrad.wire.database import Foreign, connect, transaction
 from fleetgrad.wire.files import DiskError
 from fleetgrad.wire.strict import MALFORMED
 
 FILE = "edge.sqlite"
 APPLICATION_ID = 0x464C4745  # "FLGE"
 SCHEMA = 1
+TABLES = """
+CREATE TABLE record (kind TEXT, key TEXT, body BLOB NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (kind, key)) WITHOUT ROWID;
+"""
 BAD = ".bad"
 SIDES = ("", "-wal", "-shm")
 MEMORY = "memory"  # of a lost file nothing is known, and this row has to be seen as lost: it holds the boot counter
@@ -116,31 +120,21 @@ class SqliteStore:
             raise DiskError(e.errno, f"can't set {self._path} aside: {e.strerror}") from e
 
     def _open(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._path, timeout=1.0, isolation_level=None)
         try:
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=FULL")
-            db.execute("BEGIN IMMEDIATE")
-            (application,) = db.execute("PRAGMA application_id").fetchone()
-            (schema,) = db.execute("PRAGMA user_version").fetchone()
-            if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                db.execute(
-                    "CREATE TABLE record (kind TEXT, key TEXT, body BLOB NOT NULL, crc INTEGER NOT NULL,"
-                    " PRIMARY KEY (kind, key)) WITHOUT ROWID"
-                )
-                db.execute(f"PRAGMA application_id={APPLICATION_ID}")
-                db.execute(f"PRAGMA user_version={SCHEMA}")
-            elif application != APPLICATION_ID:
-                raise StoreError(f"{self._path} isn't a device's store: is [device] spool another program's folder?")
-            elif schema != SCHEMA:
+            db = connect(self._path, APPLICATION_ID, SCHEMA, TABLES)
+        except Foreign as e:
+            if e.schema is None:
                 raise StoreError(
-                    f"{self._path} has schema {schema}, this fleetgrad reads {SCHEMA}: install a newer one"
-                )
-            db.execute("COMMIT")
+                    f"{self._path} isn't a device's store: is [device] spool another program's folder?"
+                ) from e
+            raise StoreError(
+                f"{self._path} has schema {e.schema}, this fleetgrad reads {SCHEMA}: install a newer one"
+            ) from e
+        try:
             (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
             if found != "ok":
                 raise sqlite3.DatabaseError(f"malformed: {found}")
-        except BaseException:
+        except sqlite3.Error:
             db.close()
             raise
         return db
@@ -181,8 +175,7 @@ class SqliteStore:
                 self._rows.pop((row.kind, row.key), None)
 
     def _write(self, rows: list[Row]) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(self._db):
             for row in rows:
                 match row:
                     case Put(kind, key, body):
@@ -190,11 +183,6 @@ class SqliteStore:
                         self._db.execute("INSERT OR REPLACE INTO record VALUES (?,?,?,?)", values)
                     case Drop(kind, key):
                         self._db.execute("DELETE FROM record WHERE kind=? AND key=?", (kind, key))
-            self._db.execute("COMMIT")
-        except sqlite3.Error:
-            if self._db.in_transaction:  # a full disk ends it by itself
-                self._db.execute("ROLLBACK")
-            raise
 
     def close(self) -> None:
         self._db.close()

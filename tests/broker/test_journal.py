@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from fleetgrad.broker.journal import (
-    APPLICATION_ID,
     KEPT_ROUNDS,
     Attempt,
     Boot,
@@ -17,10 +16,12 @@ from fleetgrad.broker.journal import (
     Contribution,
     JournalError,
     Ledger,
+    Memory,
     Row,
     SqliteJournal,
     Version,
 )
+from fleetgrad.wire.files import DiskError
 
 ROWS: list[Row] = [
     Boot(1),
@@ -63,31 +64,16 @@ def test_memory_keeps_the_contributions_of_the_last_rounds_and_the_journal_all(t
     assert len(journal.load().contributions) == 21
 
 
-def test_a_journal_of_the_first_version_is_carried_over(tmp_path: Path) -> None:
-    """Made by the statements of schema 1; nothing that it holds is lost, and a policy that it didn't hold is empty."""
-    with sqlite3.connect(tmp_path / "j") as old:
-        old.executescript(
-            """CREATE TABLE boot (number INTEGER NOT NULL);
-            CREATE TABLE attempt (round INTEGER, attempt INTEGER, state TEXT NOT NULL, version INTEGER NOT NULL,
-                                  PRIMARY KEY (round, attempt)) WITHOUT ROWID;
-            CREATE TABLE contribution (round INTEGER, attempt INTEGER, device TEXT, payload TEXT NOT NULL, size INTEGER NOT NULL,
-                                       weight INTEGER NOT NULL, steps INTEGER NOT NULL, loss REAL NOT NULL,
-                                       PRIMARY KEY (round, attempt, device)) WITHOUT ROWID;
-            CREATE TABLE version (number INTEGER PRIMARY KEY, params TEXT NOT NULL, size INTEGER NOT NULL, parent TEXT NOT NULL,
-                                  sha256 TEXT NOT NULL, record TEXT NOT NULL);
-            INSERT INTO boot VALUES (4);
-            INSERT INTO attempt VALUES (1, 1, 'published', 0);
-            INSERT INTO contribution VALUES (1, 1, 'dev-1', 'ab', 10, 20, 3, 0.5);
-            PRAGMA user_version=1;"""
-        )
-        old.execute(f"PRAGMA application_id={APPLICATION_ID}")
-    old.close()
-    for _ in range(2):
-        journal = SqliteJournal(tmp_path / "j")
-        memory = journal.load()
-        assert (memory.boot, memory.attempts) == (4, {(1, 1): Attempt(1, 1, "published", 0, "")})
-        assert memory.contributions == {(1, 1, "dev-1"): Contribution(1, 1, "dev-1", "ab", 10, 20, 3, 0.5, 0.0)}
-        journal.close()
+def test_a_commit_that_a_full_disk_refuses_changes_nothing_and_the_next_one_is_taken(tmp_path: Path) -> None:
+    ledger = Ledger(journal := SqliteJournal(tmp_path / "j"))
+    pages = journal._db.execute("PRAGMA page_count").fetchone()[0]
+    journal._db.execute(f"PRAGMA max_page_count={pages}")
+    with pytest.raises(DiskError, match="database or disk is full"):
+        ledger.commit([Boot(1), *(Config(str(i), "x" * 3000) for i in range(50))])
+    journal._db.execute("PRAGMA max_page_count=1000000")
+    assert ledger.memory == journal.load() == Memory()
+    ledger.commit([Boot(1)])
+    assert journal.load().boot == 1
 
 
 def test_a_commit_is_all_or_nothing(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The daemon's shell as a process: what it loads, how it ends, what it does when its trainer dies or its disk is full."""
 
-import dataclasses
 import os
 import re
 import resource
@@ -120,7 +119,7 @@ def job(round_: int = 3, **policy: Any) -> ev.Train:
 def unsealed(event: ev.Event) -> ev.Event:
     """An outcome without what the sealing makes different each time."""
     assert isinstance(event, ev.Trained)
-    return dataclasses.replace(event, sha256="")
+    return msgspec.structs.replace(event, sha256="")
 
 
 class Trainers:

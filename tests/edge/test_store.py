@@ -8,10 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fleetgrad.edge.link import former, memory
+from fleetgrad.edge.link import memory
 from fleetgrad.edge.link.memory import FIRST_NEW_BOOT, Memory
 from fleetgrad.edge.link.store import FILE, Drop, Put, SqliteStore, StoreError, look
-from fleetgrad.wire.files import DiskError, PosixFiles
+from fleetgrad.wire.files import DiskError
 
 
 def reopened(store: SqliteStore, folder: Path) -> SqliteStore:
@@ -125,24 +125,6 @@ def test_a_store_in_use_is_refused_in_words(tmp_path: Path) -> None:
     store._db.execute("BEGIN EXCLUSIVE")
     with pytest.raises(StoreError, match="in use by another process"):
         SqliteStore(tmp_path)
-
-
-@pytest.mark.parametrize("committed", [False, True])
-def test_a_spool_of_the_former_layout_is_read_once(tmp_path: Path, committed: bool) -> None:
-    """`committed`: a crash fell between the commit and the removal of the files."""
-    files, store = PosixFiles(tmp_path), SqliteStore(tmp_path)
-    files.write("state.json", b'{"boot":7,"round":3,"attempt":1,"ended":false}')
-    files.write("head.jws", b"head")
-    files.write("residual.json", b"torn")
-    if committed:
-        store.commit([Memory(boot=9).row()])
-    assert former.adopt(files, store)
-    held = store.load()
-    assert memory.load(held, random.Random(1))[0] == (
-        Memory(boot=9) if committed else Memory(boot=7, round=3, attempt=1, ended=False)
-    )
-    assert files.names("") == [n for n in files.names("") if n.startswith(FILE)]
-    assert not former.adopt(files, store)
 
 
 def test_a_store_is_read_beside_its_daemon_and_after_it(tmp_path: Path) -> None:
