@@ -78,7 +78,14 @@ class EdgeConfig(Strict, frozen=True, kw_only=True):
 
 def load(path: Path) -> tuple[EdgeConfig, Path]:
     """The settings and the folder that their paths are relative to; raises SettingsError."""
-    return load_toml(path, EdgeConfig), path.resolve().parent
+    settings, folder = load_toml(path, EdgeConfig), path.resolve().parent
+    spool = (folder / settings.device.spool).resolve()
+    if folder.is_relative_to(spool) or (folder / settings.data.path).resolve().is_relative_to(spool):
+        raise SettingsError(
+            f"settings file {path}: key 'device.spool': {spool} holds the settings or the data, and all that lies in a spool may be "
+            "removed: give it a folder of its own"
+        )
+    return settings, folder
 
 
 def beginning(federation: Federation, folder: Path) -> Root:

@@ -7,27 +7,24 @@ is bound to the first that it was used with.
 import queue
 import random
 import secrets
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from fleetgrad.edge import config, renewing
+from fleetgrad.edge import config
 from fleetgrad.wire import kit as kits
 from fleetgrad.wire import mqtt
 from fleetgrad.wire.certificates import key_pem, new_key, new_request
 from fleetgrad.wire.enrolment import Answer, Ask, derive, open_proven, prove
-from fleetgrad.wire.files import PRIVATE, replace_file, sync
+from fleetgrad.wire.files import PRIVATE, replace_file
 from fleetgrad.wire.kit import Kit, KitError
-from fleetgrad.wire.membership import verify_member
-from fleetgrad.wire.signing import PrivateKey, PublicKey, Untrusted, parse_private_key
+from fleetgrad.wire.signing import PrivateKey, Untrusted, parse_private_key
 from fleetgrad.wire.strict import MALFORMED, Strict
 from fleetgrad.wire.topics import Topics
 
 ASK_SECONDS = 10.0  # between two asks, and up to half as much again
-LEAVE_SECONDS = 5.0  # between two goodbyes
 SUFFIX = ".enrolling"
 
 
@@ -44,15 +41,37 @@ class Pending(Strict, frozen=True, kw_only=True):
     ask: Ask
 
 
+def pending_path(folder: Path) -> Path:
+    """Where the keys are, beside the folder that is to be the device's."""
+    return folder.parent / f".{folder.name}{SUFFIX}"
+
+
+def finished(folder: Path, code_id: str) -> bool:
+    """Whether the folder is a device's by this very code, and only the end of that was cut short. Raises KitError where it is another's."""
+    joined = kits.joined(folder)
+    if joined is None:
+        return False
+    held = _read(pending_path(folder))
+    if held is None or (held.code, held.ask.nonce) != (code_id, joined.nonce):
+        raise KitError(f"{folder} belongs to device {joined.device!r} of {joined.federation!r} already")
+    pending_path(folder).unlink()
+    return True
+
+
+def _read(path: Path) -> Pending | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Pending)
+    except FileNotFoundError:
+        return None
+    except OSError as e:
+        raise KitError(f"{path} can't be read: {e.strerror}") from e
+    except MALFORMED as e:
+        raise KitError(f"{path} can't be read: {e}; remove it to begin again") from e
+
+
 def pending(folder: Path, code_id: str, federation: str, name: str | None) -> Pending:
     """The keys of an ask that was begun for this folder, or new ones, on disk when it returns; raises KitError."""
-    path = folder.parent / f".{folder.name}{SUFFIX}"
-    try:
-        held = msgspec.json.decode(path.read_bytes(), type=Pending)
-    except FileNotFoundError:
-        held = None
-    except (OSError, *MALFORMED) as e:
-        raise KitError(f"{path} can't be read: {e}; remove it to begin again") from e
+    path, held = pending_path(folder), _read(pending_path(folder))
     if held is not None and held.code == code_id and held.ask.name == name:
         return held
     identity, tls = PrivateKey.generate(), new_key()
@@ -70,6 +89,15 @@ def pending(folder: Path, code_id: str, federation: str, name: str | None) -> Pe
     return made
 
 
+def answer_to(held: Pending, key: bytes, raw: bytes) -> Answer | None:
+    """What the registrar says to this board; None for what others say, or what it says to another board that has the code as well."""
+    try:
+        answer = open_proven(key, raw, Answer)
+    except Untrusted:
+        return None
+    return answer if answer.nonce == held.ask.nonce else None
+
+
 def kit_of(held: Pending, answer: Answer) -> Kit:
     """The board's kit, of its own keys and the answer; raises EnrolmentRefused."""
     if answer.status == "refused":
@@ -78,7 +106,7 @@ def kit_of(held: Pending, answer: Answer) -> Kit:
     return Kit(
         federation=held.ask.federation, url=answer.url, insecure=answer.insecure, data=answer.data, device=answer.device,
         nonce=held.ask.nonce, identity=held.identity, certificate=answer.certificate, key=held.key, ca=answer.ca,
-        aggregator=answer.aggregator, registrar=answer.registrar,
+        aggregator=answer.aggregator, registrar=answer.registrar, root=answer.root,
     )  # fmt: skip
 
 
@@ -91,14 +119,14 @@ def enrol(
     *,
     timeout: float = 0.0,
     say: Callable[[str], None] = lambda _: None,
-) -> Kit:
-    """Asks until there is an answer, and installs what it gives into `folder`; the kit.
+) -> Kit | None:
+    """Asks until there is an answer, and installs what it gives into `folder`; the kit, or None where that was done before.
 
     Raises CodeRefused, EnrolmentRefused, KitError, and ConnectionError after `timeout` seconds (0: never) without an answer.
     """
-    if held_by := kits.joined(folder):
-        raise KitError(f"{folder} belongs to device {held_by.device!r} of {held_by.federation!r} already")
     id_, key = derive(code, federation)
+    if finished(folder, id_):
+        return None
     held = pending(folder, id_, federation, name)
     topics, inbox, dice = Topics(federation), mqtt.Inbox(), random.Random(secrets.randbits(64))
     session = mqtt.Session(broker, f"enrol-{secrets.token_hex(8)}", inbox=inbox, will=None, random=dice)
@@ -125,78 +153,16 @@ def enrol(
                 told = event.reason
                 say(told)
             elif isinstance(event, mqtt.Message):
-                try:
-                    answer = open_proven(key, event.payload, Answer)
-                except Untrusted:
-                    continue
-                if answer.nonce == held.ask.nonce or answer.status == "refused":
-                    if answer.status != "pending":
-                        break
-                    waits = f"waiting for approval: 'fleetgrad enroll approve {id_[:8]}' on the registrar's machine"
-                    if told != waits:
-                        told = waits
-                        say(told)
+                answer = answer_to(held, key, event.payload)
+                if answer and answer.status != "pending":
+                    break
+                waits = f"waiting for approval: 'fleetgrad enroll approve {id_[:8]}' on the registrar's machine"
+                if answer and told != waits:
+                    told = waits
+                    say(told)
     finally:
         session.stop()
     kit = kit_of(held, answer)
     kits.install(kit, folder, "the answer", rehearse=config.rehearse)
-    (folder.parent / f".{folder.name}{SUFFIX}").unlink(missing_ok=True)
+    pending_path(folder).unlink(missing_ok=True)
     return kit
-
-
-def wipe(folder: Path, spool: Path) -> list[str]:
-    """Removes a device's keys, settings and spool, and nothing else; what was removed. Raises OSError."""
-    removed = []
-    for name in (
-        kits.IDENTITY,
-        kits.TLS,
-        kits.JOINED,
-        kits.SETTINGS,
-        kits.CA,
-        kits.AGGREGATOR,
-        kits.REGISTRAR,
-        kits.ROOT,
-        renewing.NEXT,
-        renewing.NEXT_IDENTITY,
-        renewing.COUNT,
-    ):
-        if (folder / name).exists():
-            (folder / name).unlink()
-            removed.append(name)
-    if spool.is_dir():
-        shutil.rmtree(spool)
-        removed.append(f"{spool.name}/")
-    sync(folder)
-    return removed
-
-
-def leave(identity: PrivateKey, folder: Path, registrar: PublicKey, broker: mqtt.Endpoint, seconds: float) -> bool:
-    """Tells the registrar that the device ends its part; whether it has confirmed that by its signature within `seconds`."""
-    joined = kits.joined(folder)
-    if joined is None:
-        return False
-    dice, inbox, topics = random.Random(secrets.randbits(64)), mqtt.Inbox(), Topics(joined.federation)
-    raw = renewing.Renewing(folder, joined, identity, registrar, dice, time.time).leaving()
-    session = mqtt.Session(broker, joined.device, inbox=inbox, will=None, random=dice)
-    session.start()
-    end, ask_at = time.monotonic() + seconds, 0.0
-    try:
-        while (now := time.monotonic()) < end:
-            if session.connected and now >= ask_at:
-                session.subscribe([topics.member(joined.device)])
-                session.publish(topics.renew(joined.device), raw)
-                ask_at = now + LEAVE_SECONDS
-            try:
-                event = inbox.get(timeout=0.2)
-            except queue.Empty:
-                continue
-            if isinstance(event, mqtt.Message):
-                try:
-                    said = verify_member(registrar, joined.federation, event.payload, joined.device)
-                except Untrusted:
-                    continue
-                if said.revoked:
-                    return True
-        return False
-    finally:
-        session.stop()

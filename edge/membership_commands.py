@@ -39,7 +39,11 @@ def join(
     from fleetgrad.wire import kit as kits
 
     if code is not None:
-        made, folder = _enrol(kit, into, code, broker, ca, federation, name, insecure=insecure, timeout=timeout)
+        found, folder = _enrol(kit, into, code, broker, ca, federation, name, insecure=insecure, timeout=timeout)
+        if found is None:
+            out.print(f"{folder} is a device's already, by this very code")
+            return
+        made = found
     elif kit is None:
         raise typer.BadParameter("give a kit, or --code")
     else:
@@ -68,7 +72,7 @@ def _enrol(
     *,
     insecure: bool,
     timeout: float,
-) -> "tuple[Kit, Path]":
+) -> "tuple[Kit | None, Path]":
     """Asks with a code, by what a fleet's kit or the flags say; the kit that the answer gave, and the folder it is in."""
     from fleetgrad.edge import enrolling
     from fleetgrad.wire import enrolment
@@ -85,7 +89,9 @@ def _enrol(
         raise typer.BadParameter("--code needs --broker and --federation, or a fleet's kit")
     if name:
         check_device(name)
-    folder = into or Path(name or "edge")
+    folder = (into or Path(name or "edge")).resolve()
+    kits.joined(folder)  # raises where there can be no folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
     if fleet and fleet.ca and ca is None and url.startswith(("mqtts:", "wss:")):
         ca = folder.parent / f".{folder.name}.ca.pem"
         replace_file(ca, fleet.ca.encode())
@@ -110,25 +116,33 @@ def leave(
 
     Example: `fleetgrad-edge leave --wipe --config edge/edge.toml`
     """
-    from fleetgrad.edge import enrolling
+    from fleetgrad.edge import leaving
     from fleetgrad.edge.config import load
     from fleetgrad.edge.daemon import lock
+    from fleetgrad.wire.command_line import fault
     from fleetgrad.wire.signing import load_private_key, load_public_key
 
     settings, folder = load(config)
     spool = folder / settings.device.spool
     with lock(spool) if spool.is_dir() else contextlib.nullcontext():
-        key = load_private_key(folder / settings.device.key)
-        registrar = load_public_key(folder / settings.federation.registrar_key)
-        endpoint = settings.broker.endpoint(folder, insecure=insecure)
-        told = enrolling.leave(key, folder, registrar, endpoint, timeout)
+        told, why = False, f"hasn't answered within {timeout:g} s"
+        try:
+            key = load_private_key(folder / settings.device.key)
+            registrar = load_public_key(folder / settings.federation.registrar_key)
+            endpoint = settings.broker.endpoint(folder, insecure=insecure)
+            told = leaving.leave(key, folder, registrar, endpoint, timeout)
+        except (ValueError, OSError) as e:  # keys that a wipe has removed before it was cut short, a full disk
+            if not wipe:
+                raise
+            why = f"couldn't be told ({fault(e)})"
         if told:
             out.print(f"the registrar has revoked {settings.device.id}: nothing that it sent counts from now on")
         else:
             err.print(
-                f"the registrar hasn't answered within {timeout:g} s: have 'fleetgrad device revoke {settings.device.id}' run there",
-                soft_wrap=True,
+                f"the registrar {why}: have 'fleetgrad device revoke {settings.device.id}' run there", soft_wrap=True
             )
         if wipe:
-            removed = enrolling.wipe(folder, spool)
+            removed, elsewhere = leaving.wipe(config, settings, folder)
             out.print(f"removed from {folder}: {', '.join(removed)}; what else lies there is yours", soft_wrap=True)
+            if elsewhere:
+                out.print(f"left, since it lies elsewhere: {', '.join(elsewhere)}", soft_wrap=True)

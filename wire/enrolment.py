@@ -68,6 +68,7 @@ class Answer(Strict, frozen=True, kw_only=True):
     url: Annotated[str, Meta(max_length=1024)] = ""
     insecure: bool = False
     data: Data = Data()
+    root: Annotated[str, Meta(max_length=16 * 1024)] | None = None  # of trust, where it isn't the aggregator's key
 
 
 class _Proven(Strict, frozen=True):

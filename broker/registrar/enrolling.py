@@ -142,5 +142,5 @@ def _answer(registrar: Registrar, code: Code, ask: Ask) -> Answer:
     return Answer(
         nonce=ask.nonce, status="enrolled", now=now, device=code.device, url=kit.url, insecure=kit.insecure, data=kit.data,
         certificate=registrar.register.certificate(code.device, ask.request), ca=kit.ca, aggregator=kit.aggregator,
-        registrar=kit.registrar,
+        registrar=kit.registrar, root=kit.root,
     )  # fmt: skip

@@ -12,11 +12,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from fleetgrad.broker.registrar.authority import Authority, request_key
 from fleetgrad.edge import renewing
-from fleetgrad.edge.enrolling import pending, wipe
 from fleetgrad.edge.renewing import Renewing
 from fleetgrad.wire import kit as kits
 from fleetgrad.wire.certificates import key_pem, load_certificate, load_key, new_key, new_request
-from fleetgrad.wire.kit import Kit, KitError
+from fleetgrad.wire.kit import Kit
 from fleetgrad.wire.membership import ISSUED, RENEWAL, Issued, Member, Renewal, sign_member, verify_renewal
 from fleetgrad.wire.signing import PrivateKey, PublicKey, Untrusted, load_private_key, sign_message
 
@@ -247,30 +246,6 @@ def test_power_cut_anywhere_in_a_renewal_leaves_a_pair_that_works_and_the_renewa
         if done:
             break
     assert points >= 10
-
-
-def test_wiping_removes_what_is_ours_alone(board: Board) -> None:
-    (board.folder / "data.npz").write_bytes(b"mine")
-    (board.folder / "root.json").write_bytes(b"{}")
-    (board.folder / "spool").mkdir()
-    (board.folder / "spool" / "x").write_bytes(b"")
-    board.now += 61 * DAY
-    board.asked()
-    removed = wipe(board.folder, board.folder / "spool")
-    assert [p.name for p in board.folder.iterdir()] == ["data.npz"]
-    assert {"device.key", "device.next", "tls.pem", "tls.next", "edge.toml", "spool/"} <= set(removed)
-
-
-def test_an_ask_that_was_begun_goes_on_with_the_same_keys(tmp_path: Path) -> None:
-    folder = tmp_path / "edge"
-    held = pending(folder, "c" * 20, "fed", None)
-    path = tmp_path / ".edge.enrolling"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert pending(folder, "c" * 20, "fed", None) == held
-    assert pending(folder, "d" * 20, "fed", None) != held  # another code, other keys
-    path.write_bytes(b"noise")
-    with pytest.raises(KitError, match="remove it"):
-        pending(folder, "c" * 20, "fed", None)
 
 
 def test_a_request_proves_its_key_and_noise_is_refused() -> None:
