@@ -22,6 +22,7 @@ from fleetgrad.wire.command_line import EXIT_FAILED, Format, make_app, make_cons
 from fleetgrad.wire.data_options import ArrayX, ArrayY, Shape
 from fleetgrad.wire.loss import parse
 from fleetgrad.wire.plan import Gradients
+from fleetgrad.wire.settings import MOST_SECONDS
 from fleetgrad.wire.signing import load_public_key
 
 app = make_app("Federated learning that runs on boards: the operator's side.\n\nBegin with `fleetgrad demo`.")
@@ -131,7 +132,9 @@ def new(
 def serve(
     directory: Directory,
     insecure: Insecure = False,
-    timeout: Annotated[float, typer.Option(min=0, help="Give up when the broker is down so long; 0: never.")] = 0.0,
+    timeout: Annotated[
+        float, typer.Option(min=0, max=MOST_SECONDS, help="Give up when the broker is down so long; 0: never.")
+    ] = 0.0,
     exit_when_done: Annotated[bool, typer.Option("--exit-when-done", help="End after the last round.")] = False,
 ) -> None:
     """Run the aggregator of a federation, until stopped. Started again, it carries on where it was."""
@@ -145,7 +148,7 @@ def status(
     directory: Directory,
     insecure: Insecure = False,
     format: Format = "table",  # noqa: A002
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for the broker.")] = 2.0,
+    timeout: Annotated[float, typer.Option(min=0, max=MOST_SECONDS, help="Seconds to wait for the broker.")] = 2.0,
 ) -> None:
     """Show a federation: what is published, and what its topics say now."""
     from fleetgrad.broker import settings, watching
@@ -189,7 +192,7 @@ def watch(
     federation: Annotated[str | None, typer.Option(help="Instead of DIR: the federation's name.")] = None,
     once: Annotated[bool, typer.Option("--once", help="Print what is retained, and end.")] = False,
     insecure: Insecure = False,
-    timeout: Annotated[float, typer.Option(help="With --once: seconds to wait.")] = 5.0,
+    timeout: Annotated[float, typer.Option(min=0, max=MOST_SECONDS, help="With --once: seconds to wait.")] = 5.0,
     ca: Annotated[str | None, typer.Option(help="Who may have signed the broker's certificate.")] = None,
     certificate: Annotated[str | None, typer.Option(help="Shown to the broker; PEM.")] = None,
     key: Annotated[str | None, typer.Option(help="The certificate's.")] = None,

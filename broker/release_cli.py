@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from fleetgrad.wire.command_line import make_console
+from fleetgrad.wire.settings import MOST_SECONDS
 
 releases = typer.Typer(no_args_is_help=True, help="Keys that sign what devices run, and who may change them.")
 out = make_console()
@@ -51,9 +52,13 @@ def release_show(directory: Directory) -> None:
 def release_rotate(
     directory: Directory,
     root: Annotated[list[Path] | None, typer.Option(help="Public key that may sign roots; several times.")] = None,
-    root_threshold: Annotated[int, typer.Option(min=1, max=16, help="How many of them must.")] = 1,
+    root_threshold: Annotated[
+        int | None, typer.Option(min=1, max=16, help="How many of them must; default: 1.")
+    ] = None,
     release: Annotated[list[Path] | None, typer.Option(help="Public key that may sign heads; several times.")] = None,
-    release_threshold: Annotated[int, typer.Option(min=1, max=16, help="How many of them must.")] = 1,
+    release_threshold: Annotated[
+        int | None, typer.Option(min=1, max=16, help="How many of them must; default: 1.")
+    ] = None,
     sign_with: Annotated[
         list[Path] | None, typer.Option(help="Private key of the old or the new root; several times.")
     ] = None,
@@ -67,14 +72,16 @@ def release_rotate(
     from fleetgrad.wire.release import ROOTS, Role
     from fleetgrad.wire.signing import load_private_key, load_public_key
 
-    def role(paths: list[Path] | None, threshold: int) -> Role | None:
+    def role(option: str, paths: list[Path] | None, threshold: int | None) -> Role | None:
         keys = tuple(load_public_key(path).raw.hex() for path in paths or ())
-        return Role(threshold=threshold, keys=keys) if keys else None
+        if threshold and not keys:
+            raise typer.BadParameter(f"{option}-threshold {threshold}: of which keys? Name them all with {option}")
+        return Role(threshold=threshold or 1, keys=keys) if keys else None
 
     home = settings.home(directory)
     new = releasing.rotate(
         home, settings.load(home).name, load_private_key(home / KEY), [load_private_key(p) for p in sign_with or ()],
-        root=role(root, root_threshold), release_role=role(release, release_threshold),
+        root=role("--root", root, root_threshold), release_role=role("--release", release, release_threshold),
     )  # fmt: skip
     out.print(
         f"{home / ROOTS / f'{new.version}.json'}: start the aggregator again to publish it",
@@ -116,7 +123,9 @@ def release_cosign(
         ),
     ] = False,
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow plain MQTT to another machine.")] = False,
-    timeout: Annotated[float, typer.Option(min=0, help="Give up when the broker is down so long; 0: never.")] = 0.0,
+    timeout: Annotated[
+        float, typer.Option(min=0, max=MOST_SECONDS, help="Give up when the broker is down so long; 0: never.")
+    ] = 0.0,
 ) -> None:
     """Sign heads beside the aggregator, until stopped: each that follows from the last one, and none with other terms.
 

@@ -74,6 +74,10 @@ def rotate(
     )
     by_kid = {key.public.kid: key for key in (aggregator, *signers)}
     listed = {*last.root.keys, *new.root.keys}
+    if others := [key.public.kid for key in signers if key.public.raw.hex() not in listed]:
+        raise ReleaseError(
+            f"key {', '.join(others)} signs no root: neither root {last.version} nor the next lists it with --root"
+        )
     keys = [key for key in by_kid.values() if key.public.raw.hex() in listed]
     try:
         if not keys:
@@ -82,6 +86,10 @@ def rotate(
         release.succeed(last, raw)
     except Untrusted as e:
         raise ReleaseError(f"root {new.version} isn't signed by enough keys: {e} (give them with --sign-with)") from e
+    if (new.root, new.release) == (last.root, last.release):
+        raise ReleaseError(
+            f"root {new.version} would name the same keys as root {last.version}: give --root or --release"
+        )
     folder = directory / ROOTS
     folder.mkdir(exist_ok=True)
     temporary = folder / f".{new.version}.{os.getpid()}"

@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from fleetgrad.broker.attempt import RoundSettings
 from fleetgrad.wire.coding.spec import CodecSpec
+from fleetgrad.wire.kit import MAX_SCALE
 from fleetgrad.wire.loss import LossName, LossOptions
 from fleetgrad.wire.messages import MAX_EXPIRES_SECONDS, Link, Name, Policy
 from fleetgrad.wire.mqtt import BrokerSettings
@@ -48,7 +49,7 @@ class Data(Strict, frozen=True, kw_only=True):
     path: str
     x: str = "x"
     y: str = "y"
-    scale: Annotated[float, Meta(gt=0)] = 1.0
+    scale: Annotated[float, Meta(gt=0, le=MAX_SCALE)] = 1.0
     shape: tuple[int, ...] | None = None
 
 

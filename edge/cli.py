@@ -7,7 +7,6 @@ Exit codes: 0 fine; 1 failed at work; 2 bad usage, settings or input; 3 no broke
 """
 
 import argparse
-import math
 import sys
 from pathlib import Path
 
@@ -15,9 +14,11 @@ EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 
 
 def _seconds(text: str) -> float:
+    from fleetgrad.wire.settings import MOST_SECONDS
+
     seconds = float(text)
-    if not 0 <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text}: 0 or more seconds, and finite")
+    if not 0 <= seconds <= MOST_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text}: 0 to {MOST_SECONDS} seconds")
     return seconds
 
 

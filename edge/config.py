@@ -11,7 +11,7 @@ from fleetgrad.wire.kit import SETTINGS, Data
 from fleetgrad.wire.messages import Name
 from fleetgrad.wire.mqtt import BrokerSettings
 from fleetgrad.wire.release import Root
-from fleetgrad.wire.settings import SettingsError, load_toml
+from fleetgrad.wire.settings import MOST_SECONDS, SettingsError, load_toml
 from fleetgrad.wire.signing import Untrusted, load_private_key, load_public_key
 from fleetgrad.wire.sizes import parse_size
 from fleetgrad.wire.strict import Strict
@@ -66,7 +66,7 @@ class Federation(Strict, frozen=True, kw_only=True):
 class Broker(BrokerSettings, frozen=True, kw_only=True):
     """`timeout`: seconds to wait for a broker that is down before giving up; 0 waits for ever."""
 
-    timeout: Annotated[float, Meta(ge=0)] = 0.0
+    timeout: Annotated[float, Meta(ge=0, le=MOST_SECONDS)] = 0.0
 
 
 class EdgeConfig(Strict, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fleetgrad.wire.command_line import make_console
+from fleetgrad.wire.settings import MOST_SECONDS
 
 if TYPE_CHECKING:
     from fleetgrad.wire.kit import Kit
@@ -26,7 +27,7 @@ def join(
     name: Annotated[str | None, typer.Option(help="With --code: the id to ask for; default: drawn.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow plain MQTT to another machine.")] = False,
     timeout: Annotated[
-        float, typer.Option(min=0, help="With --code: seconds to wait for an answer; 0: for ever.")
+        float, typer.Option(min=0, max=MOST_SECONDS, help="With --code: seconds to wait for an answer; 0: for ever.")
     ] = 0.0,
 ) -> None:
     """Make this board a member of a federation: installs a kit's keys and settings, or asks for them with a one-time code.
@@ -110,7 +111,9 @@ def leave(
     config: Annotated[Path, typer.Option(help="The device's settings, edge.toml.")],
     wipe: Annotated[bool, typer.Option("--wipe", help="Also remove keys, settings and spool from this board.")] = False,
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow plain MQTT to another machine.")] = False,
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for the registrar's word.")] = 15.0,
+    timeout: Annotated[
+        float, typer.Option(min=0, max=MOST_SECONDS, help="Seconds to wait for the registrar's word.")
+    ] = 15.0,
 ) -> None:
     """End this board's part in its federation: the registrar is told, signed by the device, and revokes it. Your data stays.
 

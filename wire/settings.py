@@ -9,6 +9,8 @@ import msgspec
 
 T = TypeVar("T")
 
+MOST_SECONDS = 366 * 86400  # that anyone waits: a queue's wait overflows at 2**63 nanoseconds
+
 
 class SettingsError(ValueError):
     """A settings file that can't be used; the message names the file, the line and the key."""

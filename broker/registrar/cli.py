@@ -13,6 +13,7 @@ from rich.table import Table
 from fleetgrad.broker.registrar.broker_files import Kind
 from fleetgrad.wire.command_line import Format, make_console, parse_shape
 from fleetgrad.wire.data_options import ArrayX, ArrayY, Scale, Shape
+from fleetgrad.wire.settings import MOST_SECONDS
 
 if TYPE_CHECKING:
     from fleetgrad.broker.registrar.registrar import Registrar
@@ -154,7 +155,9 @@ def registrar_serve(
         Path, typer.Argument(metavar="DIR", help="The registrar's folder, or the federation's that holds it.")
     ],
     insecure: Insecure = False,
-    timeout: Annotated[float, typer.Option(min=0, help="Give up when the broker is down so long; 0: never.")] = 0.0,
+    timeout: Annotated[
+        float, typer.Option(min=0, max=MOST_SECONDS, help="Give up when the broker is down so long; 0: never.")
+    ] = 0.0,
 ) -> None:
     """Run the registrar, until stopped: it tells the aggregator who belongs, enrols boards with codes and renews certificates.
 

@@ -352,6 +352,8 @@ def test_release_names_other_keys_and_shows_them(run: Run, model: Path, tmp_path
     run("new", folder, "--model", model)
     assert run("release", "key", "root-1", "-o", key.parent)[0] == 0
     assert "exists" in run("release", "key", "root-1", "-o", key.parent)[2]
+    other = key.with_name("other")
+    assert run("release", "key", "other", "-o", key.parent)[0] == 0
     code, out, _ = run("release", "show", folder)
     assert (code, out.count("1 of 1 keys")) == (0, 2)
     code, out, _ = run("release", "rotate", folder, "--root", f"{key}.pub", "--sign-with", f"{key}.key")
@@ -363,6 +365,14 @@ def test_release_names_other_keys_and_shows_them(run: Run, model: Path, tmp_path
     code, _, err = run("release", "rotate", folder, "--root", f"{key}.pub", "--root-threshold", 3)
     assert code == 2
     assert "threshold 3 of 1 different keys" in err
+    for words, says in (
+        (("--sign-with", f"{key}.key"), "would name the same keys as root 1"),
+        (("--root-threshold", 2, "--sign-with", f"{key}.key"), "--root-threshold 2: of which keys?"),
+        (("--release-threshold", 2), "--release-threshold 2: of which keys?"),
+        (("--release", f"{key}.pub", "--sign-with", f"{key}.key", "--sign-with", f"{other}.key"), "signs no root"),
+    ):
+        code, _, err = run("release", "rotate", folder, *words)
+        assert (code, says in err) == (2, True), err
     assert run("release", "show", folder)[1].startswith("root 1")
 
 
@@ -396,3 +406,13 @@ def test_what_no_board_could_use_costs_no_name_and_no_code(run: Run, model: Path
         code, _, err = run("device", "revoke", "dev-01", "--dir", folder, "--reason", reason)
         assert (code, "200 at most, without control characters" in err) == (2, True), err
     assert not json.loads(run("device", "list", "--dir", folder, "--format", "json")[1])[0]["revoked"]
+
+
+@pytest.mark.parametrize("seconds", ["inf", "nan", "-1", "1e12"])
+def test_nobody_waits_for_longer_than_a_year(run: Run, tmp_path: Path, seconds: str) -> None:
+    for words in (
+        ("serve", tmp_path), ("status", tmp_path), ("watch", tmp_path, "--once"), ("registrar", "serve", tmp_path),
+        ("release", "cosign", tmp_path),
+    ):  # fmt: skip
+        code, _, err = run(*words, "--timeout", seconds)
+        assert (code, "--timeout" in err) == (2, True), words

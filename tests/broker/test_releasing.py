@@ -48,7 +48,7 @@ def test_keys_rotate_to_others_and_the_chain_is_followed(tmp_path: Path) -> None
 
 
 def test_a_root_that_was_changed_on_disk_is_named(tmp_path: Path) -> None:
-    rotate(tmp_path, "test", AGGREGATOR, [])
+    rotate(tmp_path, "test", AGGREGATOR, [], release_role=role(KEYS["dev-1"]))
     path = tmp_path / release.ROOTS / "1.json"
     path.write_bytes(path.read_bytes().replace(b".", b".A", 1))
     with pytest.raises(ReleaseError, match=r"1\.json: "):

@@ -121,7 +121,13 @@ def test_a_bar_is_drawn_on_terminals_only(work: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("--", "run", "--config", "e"), ("run", "--config", "e", "--timeout", "nan"), ("run", "--config", "e")]
+    "words",
+    [
+        ("--", "run", "--config", "e"),
+        ("run", "--config", "e", "--timeout", "nan"),
+        ("run", "--config", "e", "--timeout", "1e12"),
+        ("run", "--config", "e"),
+    ],
 )
 def test_a_daemon_that_cannot_start_says_so_in_words(words: tuple[str, ...]) -> None:
     done = run_here(*words)
