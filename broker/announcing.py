@@ -160,6 +160,7 @@ class Announcer:
             round=header.round,
             attempt=header.attempt,
             payload=header.payload_sha256.hex(),
+            chunk_bytes=header.chunk_bytes,
             received=received.hex(),
         )
         return self.command(device, bitmap)

@@ -53,6 +53,9 @@ class Serving:
         if want.object not in self._offer.refs():
             self.lacks_head(now)  # it goes by one that is out of date
             raise Untrusted("want of an object that isn't offered")
+        if want.chunk_bytes != self._say.link.chunk_bytes:
+            self.lacks_head(now)
+            raise Untrusted("want of chunks of another length than is offered")
         if not self._paces.setdefault(name, Pace(DEVICE_RATE, DEVICE_BURST)).take(WINDOW, now):
             raise Untrusted("want of a device over its allowance")
         self._waiting[name] = want

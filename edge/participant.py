@@ -245,6 +245,7 @@ class Participant:
             return self._birth() if was_stale else []  # signed anew, and nothing else is new
         self._hear(now)
         effects = self._end_if_closed(head, now)
+        self._delivery.cut(head.link.chunk_bytes, now)
         effects += self._inbox.want(head, self._connected, now)
         self._install(head)  # where the release has another version of the same model
         return effects + (self._birth() if was_stale else [])

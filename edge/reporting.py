@@ -61,12 +61,12 @@ class Reporter:
         )
         return Publish(self._topics.birth(self._id.device), sign_message(self._id.key, BIRTH, birth))
 
-    def want(self, ref: ObjectRef, received: bytes) -> Publish:
+    def want(self, ref: ObjectRef, chunk_bytes: int, received: bytes) -> Publish:
         """Asks the aggregator for the chunks of an object that `received`, a bitmap, doesn't mark."""
         self._seq += 1
         want = Want(
             federation=self._id.federation, device=self._id.device, boot=self._boot, seq=self._seq, object=ref,
-            received=received.hex(),
+            chunk_bytes=chunk_bytes, received=received.hex(),
         )  # fmt: skip
         return Publish(self._topics.want(self._id.device), sign_message(self._id.key, WANT, want))
 

@@ -40,6 +40,7 @@ Weight = Annotated[int, Meta(ge=1, le=MAX_WEIGHT_SUM)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Seconds = Annotated[float, Meta(ge=0, le=30 * 86400)]
 Received = Annotated[str, Meta(pattern=r"^([0-9a-f]{2})*\Z", max_length=16384)]  # which chunks, see Bitmap
+ChunkBytes = Annotated[int, Meta(ge=1024, le=120 * 1024)]
 ShortName = Annotated[str, Meta(pattern="^[a-z0-9-]{1,32}$")]
 Reason = Annotated[str, Meta(max_length=500)]
 
@@ -86,7 +87,7 @@ class Link(Strict, frozen=True, kw_only=True):
     `reconnect_seconds`; `retained` says whether the broker keeps heads and chunks for who comes later.
     """
 
-    chunk_bytes: Annotated[int, Meta(ge=1024, le=120 * 1024)] = 60 * 1024
+    chunk_bytes: ChunkBytes = 60 * 1024
     reconnect_seconds: Seconds = 0.0
     retained: bool = True
 
@@ -163,13 +164,15 @@ class Birth(Strict, frozen=True, kw_only=True):
 
 
 class Want(Strict, frozen=True, kw_only=True):
-    """Asks for chunks of an object on the device's own topic. (boot, seq) is counted with births; `received` is as in a bitmap."""
+    """Asks for chunks of an object on the device's own topic. (boot, seq) is counted with births; `received` and `chunk_bytes` are as in
+    a bitmap."""
 
     federation: Name
     device: Name
     boot: Count
     seq: Count
     object: ObjectRef
+    chunk_bytes: ChunkBytes
     received: Received = ""
 
 
@@ -205,13 +208,15 @@ class Receipt(Strict, frozen=True, kw_only=True, tag_field="command", tag="recei
 
 
 class Bitmap(Strict, frozen=True, kw_only=True, tag_field="command", tag="bitmap"):
-    """Which chunks of an upload have arrived: bit i of byte i // 8, least significant first, in hex."""
+    """Which chunks of an upload have arrived: bit i of byte i // 8, least significant first, in hex. It means something for chunks of
+    `chunk_bytes` alone."""
 
     federation: Name
     device: Name
     round: Round
     attempt: Attempt
     payload: Sha256
+    chunk_bytes: ChunkBytes
     received: Received
 
 

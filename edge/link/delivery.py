@@ -185,6 +185,11 @@ class Delivery:
     def bitmap(self, upload: Upload, bitmap: Bitmap, now: float) -> list[Effect]:
         return self._sent(upload, lambda upload: upload.bitmap(bitmap, now, self._first(upload)))
 
+    def cut(self, chunk_bytes: int, now: float) -> None:
+        """The head names the length of chunks."""
+        for upload in self._all():
+            upload.cut(chunk_bytes, now)
+
     def pause(self, until: float) -> None:
         """The aggregator has too much to do: nothing is sent before that time."""
         for upload in self._all():

@@ -49,12 +49,12 @@ class Fetch:
 
 @dataclass(slots=True)
 class Inbox:
-    """Objects held and the one being fetched; `ask` makes a signed want of an object, with the chunks that have come."""
+    """Objects held and the one being fetched; `ask` makes a signed want of an object, with the length of chunks and those that have come."""
 
     topics: Topics
     device: str
     files: Files
-    ask: Callable[[ObjectRef, bytes], Effect]
+    ask: Callable[[ObjectRef, int, bytes], Effect]
     held: set[str] = field(default_factory=set)
     wanted: list[ObjectRef] = field(default_factory=list)
     bytes_down: int = 0
@@ -153,7 +153,7 @@ class Inbox:
         fetch.wanting |= not self._link.retained or fetch.unanswered >= PATIENCE
         if fetch.wanting:
             fetch.served = 0
-            effects.append(self.ask(fetch.ref, bytes(fetch.assembly.received)))
+            effects.append(self.ask(fetch.ref, fetch.assembly.header.chunk_bytes, bytes(fetch.assembly.received)))
         fetch.unanswered += 1
         return effects
 

@@ -206,8 +206,8 @@ class Upload:
             self.query_at, self._asked, self._begun, self.start_at = now, True, True, min(self.start_at, now)
 
     def bitmap(self, bitmap: Bitmap, now: float, first: bool = True) -> list[Effect]:
-        """Moves the window; after a query, what is missing counts as unsent."""
-        if now < self.start_at:
+        """Moves the window; after a query, what is missing counts as unsent. One of chunks of another length is of no use."""
+        if now < self.start_at or bitmap.chunk_bytes != self.chunk_bytes:
             return []
         self._received = bytes.fromhex(bitmap.received)
         if self._asked:
@@ -216,6 +216,15 @@ class Upload:
         self._patience = QUERY_SECONDS
         self.query_at = now + self._patience
         return self._pump() if first else []
+
+    def cut(self, chunk_bytes: int, now: float) -> None:
+        """The broker takes chunks of another length from now on: all of them count as unsent."""
+        if chunk_bytes != self.chunk_bytes:
+            self.chunk_bytes, self._received, self._body = chunk_bytes, b"", None
+            self._ever.clear()
+            if self._sent:
+                self._sent.clear()
+                self.query_at, self._asked = max(now, self.start_at), True
 
     def stand_back(self, now: float) -> None:
         """Another update is to be sent: this one is asked about, and its bytes leave the memory."""

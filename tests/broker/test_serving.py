@@ -34,7 +34,9 @@ def head_of(world: World) -> Head:
 
 def want(world: World, device: str, ref: ObjectRef, received: bytes = b"", /, **fields: Any) -> list[ev.Effect]:
     world.seq += 1
-    message = Want(federation=FEDERATION, device=device, boot=1, seq=world.seq, object=ref, received=received.hex())
+    message = Want(
+        federation=FEDERATION, device=device, boot=1, seq=world.seq, object=ref, chunk_bytes=CHUNK, received=received.hex()
+    )  # fmt: skip
     message = msgspec.structs.replace(message, **fields)
     return world.message(world.topics.want(device), sign_message(KEYS[device], WANT, message))
 
@@ -164,6 +166,7 @@ BAD_WANTS: dict[str, tuple[dict[str, Any], str]] = {
     "of another federation": ({"federation": "other"}, "want of dev-1 of other"),
     "of an object that isn't offered": ({"object": ObjectRef(sha256="0" * 64, size=5)}, "isn't offered"),
     "of an object of another size": ({}, "isn't offered"),
+    "of another cut of it": ({"chunk_bytes": 2 * CHUNK}, "of another length than is offered"),
 }
 
 

@@ -21,6 +21,7 @@ from fleetgrad.wire.messages import (
     COMMAND,
     HEAD,
     Birth,
+    Bitmap,
     Command,
     DeviceStatus,
     Head,
@@ -157,6 +158,15 @@ class Device:
         )
         head = msgspec.structs.replace(head, **fields)
         return self.handle(ev.Message(TOPICS.head, sign_message(key, HEAD, head)))
+
+    def bitmap(self, round_: int, payload: str, received: str, chunk_bytes: int = frames.DATA_BYTES) -> None:
+        """What has arrived of the round's first attempt."""
+        self.command(
+            Bitmap(
+                federation="test", device="dev-1", round=round_, attempt=1, payload=payload, chunk_bytes=chunk_bytes,
+                received=received,
+            )
+        )  # fmt: skip
 
     def objects(self, *raws: bytes, chunk_bytes: int = frames.DATA_BYTES) -> None:
         """Delivers chunks as they are subscribed, as a broker that retains them does."""

@@ -15,7 +15,7 @@ from fleetgrad.edge.link.wear import COMMIT_BYTES, DAY_SECONDS, Wear
 from fleetgrad.wire import frames
 from fleetgrad.wire.command_line import run_app
 from fleetgrad.wire.files import put
-from fleetgrad.wire.messages import REVOKED, Bitmap, Closed
+from fleetgrad.wire.messages import REVOKED, Closed
 from fleetgrad.wire.settings import SettingsError, load_toml
 from fleetgrad.wire.signing import PrivateKey
 from tests.edge import one_device
@@ -195,7 +195,7 @@ def test_a_chunk_that_is_sent_twice_is_counted() -> None:
     device.handle(ev.Connected())
     payload = device.frames()[0].payload_sha256.hex()
 
-    device.command(Bitmap(federation="test", device="dev-1", round=1, attempt=1, payload=payload, received="01"))
+    device.bitmap(1, payload, "01")
     assert [h.seq for h in device.frames()] == [1, 2], "0 has arrived"
     device.head(closed=(Closed(round=1, attempt=1, outcome="abandoned"),))
     assert device.statuses()[-1].resent == 1
@@ -216,9 +216,7 @@ def test_an_update_on_its_way_is_signed_again_when_the_identity_is_renewed(monke
     while len(sent) < header.nchunks:
         received = sum(1 << seq for seq in sent).to_bytes(1, "little").hex()
         payload = header.payload_sha256.hex()
-        device.command(
-            Bitmap(federation="test", device="dev-1", round=1, attempt=1, payload=payload, received=received)
-        )
+        device.bitmap(1, payload, received)
         for effect in device.effects:
             assert isinstance(effect, ev.Publish)
             again, chunk = frames.parse(effect.payload, most=1_000_000)

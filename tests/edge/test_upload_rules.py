@@ -7,7 +7,7 @@ import pytest
 from fleetgrad.edge import events as ev
 from fleetgrad.edge.link.delivery import Limits
 from fleetgrad.wire import frames
-from fleetgrad.wire.messages import Bitmap, Closed, Link, RetryAfter
+from fleetgrad.wire.messages import Closed, Link, RetryAfter
 from tests.edge.one_device import PARAMS, PLAN, Device
 
 
@@ -22,11 +22,7 @@ def test_an_upload_keeps_to_its_window_and_is_forgotten_on_the_receipt() -> None
     sent, received = {0, 1}, 0
     for seq in range(count):
         received |= 1 << seq
-        bitmap = Bitmap(
-            federation="test", device="dev-1", round=1, attempt=1, payload=payload,
-            received=received.to_bytes(-(-count // 8), "little").hex(),
-        )  # fmt: skip
-        device.command(bitmap)
+        device.bitmap(1, payload, received.to_bytes(-(-count // 8), "little").hex())
         sent |= {h.seq for h in device.frames()}
         assert len([s for s in sent if not received >> s & 1]) <= 2
     assert sent == set(range(count))
@@ -127,13 +123,12 @@ def test_an_older_update_waits_for_word_and_a_newer_one_goes_first() -> None:
     assert device.spooled() == ["1-1", "2-1"]
     assert [h.round for h in device.frames() if h.type == frames.UPDATE] == [2, 2]
     payload = device.frames()[-1].payload_sha256.hex()
-    bitmap = Bitmap(federation="test", device="dev-1", round=1, attempt=1, payload=payload, received="")
-    device.command(bitmap)
+    device.bitmap(1, payload, "")
     assert device.frames() == [], "the older one isn't in the newer one's way"
     device.receipt(2)
     assert device.spooled() == ["1-1"]
     device.now += 2
-    device.command(bitmap)
+    device.bitmap(1, payload, "")
     assert [(h.type, h.round) for h in device.frames()] == [(frames.UPDATE, 1)] * 2
 
 
@@ -184,9 +179,8 @@ def test_a_device_that_is_told_to_wait_sends_nothing_meanwhile_and_then_asks() -
     payload = device.frames()[-1].payload_sha256.hex()
     device.command(RetryAfter(federation="test", device="dev-1", least=30.0, most=40.0))
     began = device.now
-    bitmap = Bitmap(federation="test", device="dev-1", round=2, attempt=1, payload=payload, received="03")
     device.now += 1
-    device.command(bitmap)
+    device.bitmap(2, payload, "03")
     assert device.frames() == []
     wake = device.participant.wake_at()
     assert wake is not None
@@ -195,7 +189,7 @@ def test_a_device_that_is_told_to_wait_sends_nothing_meanwhile_and_then_asks() -
     device.handle(ev.Tick())
     assert sorted(device.queries()) == [(1, 1), (2, 1)]
     assert len(device.births()) == 1
-    device.command(bitmap)
+    device.bitmap(2, payload, "03")
     assert [h.seq for h in device.frames()] == [2, 3]
 
 
@@ -207,6 +201,20 @@ def test_chunks_are_as_long_as_the_head_says() -> None:
     device.select()
     device.trained()
     assert {(h.chunk_bytes, h.nchunks) for h in device.frames()} == {(4096, -(-(1171 * 256 + 64) // 4096))}
+
+
+def test_a_new_length_of_chunks_counts_for_the_upload_under_way_and_a_bitmap_of_the_old_one_for_nothing() -> None:
+    device = Device().ready()
+    device.select()
+    device.trained()
+    payload = device.frames()[0].payload_sha256.hex()
+    device.head(boot=2, link=Link(chunk_bytes=4096))
+    device.handle(ev.Tick())
+    assert device.queries() == [(1, 1)], "what has arrived is asked for"
+    device.bitmap(1, payload, "03")  # chunks of the former length, which the broker may have had under way
+    assert device.frames() == []
+    device.bitmap(1, payload, "01", chunk_bytes=4096)
+    assert [(h.seq, h.chunk_bytes) for h in device.frames()] == [(1, 4096), (2, 4096)]
 
 
 def test_a_full_disk_loses_no_update_and_stops_nothing() -> None:

@@ -8,6 +8,8 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from fleetgrad.broker import events
 from fleetgrad.broker.attempt import RoundSettings
 from fleetgrad.broker.journal import Attempt, Boot, Contribution, Memory, Row, Version
@@ -158,6 +160,11 @@ class Aggregator(Process):
         then = self.world.scenario.then
         if then is not None and self.world.clock.now >= self.world.scenario.switch_at:
             self.settings = replace(self.settings, policy=Policy(codec=then))
+        scenario = self.world.scenario
+        if self.world.clock.now >= scenario.cut_at:
+            self.settings = replace(
+                self.settings, link=msgspec.structs.replace(scenario.link, chunk_bytes=scenario.cut)
+            )
         machine = Rounds(
             self.settings, self.journal, self.disk, self.world.key, [self.world.seal], keys.get, lambda: len(keys), self.plan, self.initial,
             self.world.layout, self.random, self.now(), releasing=self.world.releasing,

@@ -57,8 +57,8 @@ class Device(Process):
         self.book = Book(self.name)
         self.excused: set[str] = set()  # a crash fell into the handling of what ends these: gone or not, both are right
         self.expired: set[tuple[int, int]] = set()
-        self.sent: dict[bytes, set[int]] = {}  # chunks by payload, over all lives
-        self.confirmed: dict[bytes, bytes] = {}  # the last bitmap by payload, of this life
+        self.sent: dict[tuple[bytes, int], set[int]] = {}  # chunks by payload and length, over all lives
+        self.confirmed: dict[tuple[bytes, int], bytes] = {}  # the last bitmap by the same, of this life
         self.rotten: set[str] = set()  # objects and, by their hash, payloads that the disk has damaged
         self.version = -1
         self.store = SimulatedStore(self)
@@ -166,7 +166,10 @@ class Device(Process):
         """A chunk goes out again only if the last word on it is that it hasn't arrived: a power cut costs what was in flight."""
         if header.type != frames.UPDATE:
             return
-        sent, bitmap = self.sent.setdefault(header.payload_sha256, set()), self.confirmed.get(header.payload_sha256)
+        body = header.payload_sha256, header.chunk_bytes
+        if any(payload == body[0] and length != body[1] for payload, length in self.sent):
+            self.saw("upload cut anew")
+        sent, bitmap = self.sent.setdefault(body, set()), self.confirmed.get(body)
         if header.seq in sent:
             self.saw("chunk sent again")
             if bitmap is None or has(bitmap, header.seq):
@@ -185,7 +188,7 @@ class Device(Process):
         except Untrusted:
             return
         if isinstance(command, Bitmap):
-            self.confirmed[bytes.fromhex(command.payload)] = bytes.fromhex(command.received)
+            self.confirmed[bytes.fromhex(command.payload), command.chunk_bytes] = bytes.fromhex(command.received)
 
     # --- the trainer -------------------------------------------------------------------------------------------------
     def _start_trainer(self) -> None:

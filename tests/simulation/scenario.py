@@ -71,6 +71,8 @@ class Scenario:
     spool: int  # updates that a device keeps
     group_seconds: float
     link: Link
+    cut: int  # bytes: how long the operator makes chunks; an aggregator that starts after `cut_at` cuts so
+    cut_at: float
     cosigners: int  # machines whose signatures heads need beside the aggregator's: of one, or of any of two
 
     def calm(self) -> "Scenario":
@@ -87,6 +89,7 @@ def draw(seed: int) -> Scenario:
     codec = r.choice(CODECS if r.random() < 0.5 else FEEDBACK)
     storm = r.uniform(150, 400)
     forgetting = random.Random(f"forgetting {seed}").uniform(40, 400)
+    cut = random.Random(f"cut {seed}")
     cosigners = random.Random(f"cosigners {seed}").choice([0, 0, 0, 1, 2])
     return Scenario(
         seed=seed,
@@ -130,5 +133,7 @@ def draw(seed: int) -> Scenario:
         spool=r.choice([1, 2, 3, 3]),
         group_seconds=r.choice([0.05, 0.5, 3.0]),
         link=Link(chunk_bytes=r.choice([4096, 60 * 1024]), retained=r.random() < 0.75),
+        cut=cut.choice([1024, 4096, 60 * 1024]),
+        cut_at=cut.uniform(0, 2 * storm),
         cosigners=cosigners,
     )

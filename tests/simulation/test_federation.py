@@ -44,7 +44,7 @@ SOMETIMES = [
     "residual lost", "residual of an undelivered update", "restart fetching", "restart idle", "restart in collecting",
     "restart in committing", "restart in open", "restart in selecting", "restart uploading",
     "several updates in one commit", "spool of 2", "start refused by a full disk", "trainer died", "training cancelled",
-    "update expired: over the cap", "upload damaged", "upload resumed from a bitmap", "upload taken up after a restart",
+    "update expired: over the cap", "upload cut anew", "upload damaged", "upload resumed from a bitmap", "upload taken up after a restart",
 ]  # fmt: skip
 
 

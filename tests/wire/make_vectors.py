@@ -144,7 +144,9 @@ def jws() -> dict[str, str]:
         **names, boot=2, seq=5, version=6, params=PARAMS.hex(), state="training", round=ROUND, attempt=ATTEMPT,
         samples=120, software="0.1.0",
     )  # fmt: skip
-    want = Want(**names, boot=2, seq=6, object=ObjectRef(sha256=PARAMS.hex(), size=140_000), received="0d")
+    want = Want(
+        **names, boot=2, seq=6, object=ObjectRef(sha256=PARAMS.hex(), size=140_000), chunk_bytes=4096, received="0d"
+    )
     record = Record(config=POLICY.sha256(), members=sha, params="2" * 64, parent="0" * 64, round=5, version=5)
     texts = [msgspec.json.encode(m).decode() for m in (head, record)]
     candidate = Candidate(federation=FEDERATION, head=texts[0], records=(texts[1],))
@@ -153,7 +155,7 @@ def jws() -> dict[str, str]:
             **attempt, version=6, params=PARAMS.hex(), config=POLICY.sha256(), window=8, slot=0.5, deadline=600.0
         ),
         "receipt": Receipt(**attempt, payload=sha, verdict="refused", reason="value 3 of 12 is nan"),
-        "bitmap": Bitmap(**attempt, payload=sha, received="05"),
+        "bitmap": Bitmap(**attempt, payload=sha, chunk_bytes=61_440, received="05"),
         "retry-after": RetryAfter(**names, least=1.0, most=30.0),
     }
     return {

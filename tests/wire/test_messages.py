@@ -45,12 +45,20 @@ HEAD = Head(
     deltas=(Delta(base=SHA, object=ObjectRef(sha256=SHA, size=5)),),
 )
 BIRTH = Birth(federation="demo", device="dev-1", boot=1, seq=2, version=0, params=SHA, state="idle", samples=7)
-WANT = Want(federation="demo", device="dev-1", boot=1, seq=3, object=ObjectRef(sha256=SHA, size=20), received="01")
+WANT = Want(
+    federation="demo",
+    device="dev-1",
+    boot=1,
+    seq=3,
+    object=ObjectRef(sha256=SHA, size=20),
+    chunk_bytes=4096,
+    received="01",
+)
 SELECT = Select(
     federation="demo", device="dev-1", round=4, attempt=1, version=3, params=SHA, config=SHA, window=8, deadline=600.0
 )
 RECEIPT = Receipt(federation="demo", device="dev-1", round=4, attempt=1, payload=SHA, verdict="accepted")
-BITMAP = Bitmap(federation="demo", device="dev-1", round=4, attempt=1, payload=SHA, received="0f")
+BITMAP = Bitmap(federation="demo", device="dev-1", round=4, attempt=1, payload=SHA, chunk_bytes=61440, received="0f")
 RETRY = RetryAfter(federation="demo", device="dev-1", least=1.0, most=2.5)
 COMMANDS: tuple[Command, ...] = (SELECT, RECEIPT, BITMAP, RETRY)
 ALL: tuple[msgspec.Struct, ...] = (
