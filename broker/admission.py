@@ -17,13 +17,13 @@ from fleetgrad.broker.cohort import Cohort
 from fleetgrad.broker.intake import Intake
 from fleetgrad.broker.journal import Contribution, Ledger, Row
 from fleetgrad.broker.merge import Sum
-from fleetgrad.broker.pace import Pace, Parallel
 from fleetgrad.broker.uploads import NoRoom, Upload, Uploads
 from fleetgrad.wire import frames
 from fleetgrad.wire.codecs import CodecError
 from fleetgrad.wire.files import DiskError, Files
 from fleetgrad.wire.membership import Revoked
 from fleetgrad.wire.messages import MAX_WEIGHT_SUM, REVOKED, RetryAfter, Verdict
+from fleetgrad.wire.pace import Pace, Parallel
 from fleetgrad.wire.seal import SealError
 from fleetgrad.wire.signing import SIGNATURE_BYTES, PublicKey, Untrusted
 

@@ -18,8 +18,9 @@ from fleetgrad.broker.codec_options import Bits, Bytes, Codec, Fraction, Roundin
 from fleetgrad.broker.registrar import cli as registrar
 from fleetgrad.edge.training.scores import told
 from fleetgrad.wire import address, model_options
-from fleetgrad.wire.command_line import EXIT_FAILED, Format, make_app, make_console, parse_shape, run_app
+from fleetgrad.wire.command_line import Format, make_app, make_console, parse_shape, run_app
 from fleetgrad.wire.data_options import ArrayX, ArrayY, Shape
+from fleetgrad.wire.exits import EXIT_FAILED
 from fleetgrad.wire.loss import parse
 from fleetgrad.wire.plan import Gradients
 from fleetgrad.wire.settings import MOST_SECONDS
@@ -231,7 +232,7 @@ def _follow(follow: Any) -> None:
         with Live(console=out, refresh_per_second=4) as live:
             while True:
                 event = follow.step(1.0)
-                note = watching.shown(event.reason, "red") if isinstance(event, mqtt.Down) else ""
+                note = watching.shown(event.reason, "red") if isinstance(event, mqtt.Disconnected) else ""
                 live.update(Group(watching.headline(follow.view), watching.devices_table(follow.view), note))
     while True:
         event = follow.step(1.0)
@@ -240,7 +241,7 @@ def _follow(follow: Any) -> None:
                 watching.shown(f"{time.strftime('%H:%M:%S')} {event.topic} {event.payload.decode(errors='replace')}"),
                 soft_wrap=True,
             )
-        elif isinstance(event, mqtt.Down):
+        elif isinstance(event, mqtt.Disconnected):
             err.print(f"{event.reason}; next try in {event.retry_in:.1f} s")
 
 

@@ -25,7 +25,6 @@ from fleetgrad.broker.intake import Intake
 from fleetgrad.broker.journal import Attempt, Boot, Config, Journal, Ledger, Row
 from fleetgrad.broker.merge import MergeError, Sum
 from fleetgrad.broker.offering import Offer
-from fleetgrad.broker.pace import Parallel
 from fleetgrad.broker.releasing import Releasing
 from fleetgrad.broker.retained import Retained
 from fleetgrad.broker.serving import Serving
@@ -36,6 +35,7 @@ from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.files import DiskError, Files
 from fleetgrad.wire.membership import Revoked
 from fleetgrad.wire.messages import BIRTH, Birth, ObjectRef, Policy
+from fleetgrad.wire.pace import Parallel
 from fleetgrad.wire.release import implied
 from fleetgrad.wire.signing import PrivateKey, PublicKey, Untrusted, verify_message
 from fleetgrad.wire.topics import Topics

@@ -3,7 +3,6 @@
 import os
 import queue
 import random
-import secrets
 import sys
 import time
 from collections import deque
@@ -23,15 +22,15 @@ from fleetgrad.broker.rounds import Rounds
 from fleetgrad.wire import mqtt, seal, signing
 from fleetgrad.wire.codecs import shortfall
 from fleetgrad.wire.coding.layout import VectorLayout
+from fleetgrad.wire.exits import EXIT_OK, EXIT_USAGE
 from fleetgrad.wire.files import DiskError, PosixFiles
 from fleetgrad.wire.frames import check_chunks
 from fleetgrad.wire.log import log
-from fleetgrad.wire.loop import GaveUp, Loop, Stop
+from fleetgrad.wire.loop import Loop, Stop
 from fleetgrad.wire.messages import Metrics
 from fleetgrad.wire.settings import SettingsError
 from fleetgrad.wire.topics import Topics
 
-EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_NO_BROKER = 0, 1, 2, 3
 THREADS = 8  # that hash and sync updates: more than processors, as syncing waits
 JOURNAL, KEY = "journal.sqlite", "keys/aggregator.key"
 SEAL, OLD_SEAL = "keys/seal.key", "keys/seal-before.key"  # the second opens what was sealed before a rotation
@@ -47,7 +46,6 @@ class Server:
         self._address = broker.address
         self._link = config.broker.link()
         self._exit_when_done = exit_when_done
-        self._loop = Loop(self._address, timeout, log)
         key = signing.load_private_key(directory / KEY)
         files = PosixFiles(directory)
         registrar = signing.load_public_key(directory / settings_file.REGISTRAR_KEY)
@@ -62,7 +60,7 @@ class Server:
         layout = VectorLayout.of(plan.manifest)
         if reason := shortfall(config.codec, layout):
             log("codec_over_budget", reason=reason)
-        seed = random.Random(secrets.randbits(64))
+        seed = random.Random()
         self._rounds = Rounds(
             config.round_settings(),
             journal,
@@ -80,30 +78,21 @@ class Server:
             releasing.load(directory, config.name, key),
         )
         self._topics = Topics(config.name)
+        self._loop = Loop(
+            broker, f"aggregator-{config.name}", timeout, log, will=mqtt.Will(*self._rounds.will()), random=seed
+        )
+        self._session = self._loop.session
         self._monitor = Monitor(directory, plan, config.data, self._loop.inbox.put)
         self._monitor.catch_up(memory, self._link.chunk_bytes)
-        self._metrics: Metrics | None = None
-        self._session = mqtt.Session(
-            broker,
-            f"aggregator-{config.name}",
-            inbox=self._loop.inbox,
-            will=mqtt.Will(*self._rounds.will()),
-            random=seed,
-        )
         self._backlog: deque[ev.Publish] = deque()
 
     def run(self) -> int:
         """Serves until stopped; the exit code."""
         log("aggregator_started", broker=self._address, pid=os.getpid())
-        self._loop.stop_on_signals()
-        self._session.start()
         try:
-            return self._serve()
-        except GaveUp:
-            return EXIT_NO_BROKER
+            return self._loop.run(self._serve)
         finally:
             self._monitor.close()
-            self._session.stop()
 
     def _serve(self) -> int:
         while True:

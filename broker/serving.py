@@ -11,11 +11,11 @@ from collections.abc import Callable
 from fleetgrad.broker import events as ev
 from fleetgrad.broker.announcing import Announcer, object_name
 from fleetgrad.broker.offering import Offer
-from fleetgrad.broker.pace import Pace
 from fleetgrad.wire import frames
 from fleetgrad.wire.chunks import absent
 from fleetgrad.wire.files import Files
 from fleetgrad.wire.messages import WANT, WINDOW, Want
+from fleetgrad.wire.pace import Pace
 from fleetgrad.wire.signing import PublicKey, Untrusted, verify_message
 
 DEVICE_RATE, DEVICE_BURST = 200.0, 32.0  # chunks a second to one device

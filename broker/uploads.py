@@ -9,11 +9,11 @@ so a page that was lost is a chunk that is asked for again. When the body is who
 import struct
 
 from fleetgrad.broker.attempt import SPOOL, Open
-from fleetgrad.broker.pace import Parallel
 from fleetgrad.wire import frames
 from fleetgrad.wire.chunks import Arrivals, has
 from fleetgrad.wire.files import Files
 from fleetgrad.wire.frames import HEADER_BYTES, Header
+from fleetgrad.wire.pace import Parallel
 from fleetgrad.wire.signing import SIGNATURE_BYTES, Untrusted
 from fleetgrad.wire.topics import name_hash
 

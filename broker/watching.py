@@ -1,7 +1,6 @@
 """Follows a federation's MQTT topics and keeps what they last said: the one source of `watch`, `status` and the demo."""
 
 import queue
-import random
 import secrets
 import time
 from collections.abc import Callable
@@ -59,7 +58,7 @@ class Watch:
         self._inbox = mqtt.Inbox()
         self._address = broker.address if isinstance(broker, mqtt.Endpoint) else broker
         name = f"watch-{secrets.token_hex(6)}"
-        self._session = mqtt.Session(broker, name, inbox=self._inbox, will=None, random=random.Random(name))
+        self._session = mqtt.Session(broker, name, inbox=self._inbox)
 
     def __enter__(self) -> "Watch":
         self._session.start()
@@ -74,7 +73,7 @@ class Watch:
             event: mqtt.Event = self._inbox.get(timeout=max(0.0, seconds))
         except queue.Empty:
             return None
-        if isinstance(event, mqtt.Up):
+        if isinstance(event, mqtt.Connected):
             self._session.subscribe([self.topics.every("status"), self.topics.aggregator, self.topics.metrics])
         elif isinstance(event, mqtt.Message):
             self.view.take(self.topics, event.topic, event.payload)
@@ -93,7 +92,7 @@ class Watch:
             if (left := end - time.monotonic()) <= 0:
                 raise WatchError(f"{reason} within {seconds:g} s")
             event = self.step(left)
-            if isinstance(event, mqtt.Down):
+            if isinstance(event, mqtt.Disconnected):
                 reason = event.reason
 
 

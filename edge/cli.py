@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+from fleetgrad.wire.exits import EXIT_INTERRUPTED, EXIT_USAGE
 
 
 def _seconds(text: str) -> float:

@@ -24,8 +24,9 @@ from fleetgrad.edge.training.pieces import least
 from fleetgrad.edge.training.plan_dir import open_plan
 from fleetgrad.edge.training.scores import told
 from fleetgrad.wire import model_options
-from fleetgrad.wire.command_line import EXIT_FAILED, Format, make_app, make_console, parse_shape, run_app
+from fleetgrad.wire.command_line import Format, make_app, make_console, parse_shape, run_app
 from fleetgrad.wire.data_options import ArrayX, ArrayY, Scale, Shape
+from fleetgrad.wire.exits import EXIT_FAILED
 from fleetgrad.wire.loss import LossName, parse
 from fleetgrad.wire.plan import BatchNorm, Gradients, Optimizer, Profile
 from fleetgrad.wire.sizes import megabytes, parse_size

@@ -7,7 +7,6 @@ It stays small: neither onnxruntime nor the command line's libraries are importe
 import importlib.metadata
 import os
 import random
-import secrets
 import shutil
 import subprocess
 import sys
@@ -28,14 +27,14 @@ from fleetgrad.edge.participant import Participant
 from fleetgrad.edge.renewing import Renewing, Step
 from fleetgrad.edge.reporting import Identity
 from fleetgrad.wire import files, mqtt, signing
+from fleetgrad.wire.exits import EXIT_FAILED, EXIT_USAGE
 from fleetgrad.wire.files import DiskError, PosixFiles
 from fleetgrad.wire.log import log
-from fleetgrad.wire.loop import GaveUp, Loop, Stop
+from fleetgrad.wire.loop import Loop, Stop
 from fleetgrad.wire.sizes import parse_size
 from fleetgrad.wire.tls import Floor
 from fleetgrad.wire.topics import Topics
 
-EXIT_FAILED, EXIT_USAGE, EXIT_NO_BROKER = 1, 2, 3
 TRAINER_TRIES = 3
 CLOCK = "clock"  # in the spool: a time that has passed for certain
 
@@ -137,7 +136,7 @@ class Daemon:
         files = self._files = PosixFiles(spool)
         self._lock = lock(spool)
         self._store = SqliteStore(spool)
-        seed = random.Random(secrets.randbits(64))
+        seed = random.Random()
         identity = Identity(
             config.federation.name, config.device.id, key, aggregator, samples,
             f"fleetgrad {importlib.metadata.version('fleetgrad')}", beginning(config.federation, folder),
@@ -147,14 +146,11 @@ class Daemon:
         self._participant = Participant(
             identity, self._wear.files, self._wear, seed, config.device.limits(), self._wear.no_room
         )
-        self._loop = Loop(self._address, timeout or config.broker.timeout, self._log)
-        self._session = mqtt.Session(
-            broker,
-            config.device.id,
-            inbox=self._loop.inbox,
-            will=mqtt.Will(*self._participant.will()),
-            random=seed,
-        )
+        self._loop = Loop(
+            broker, config.device.id, timeout or config.broker.timeout, self._log,
+            will=mqtt.Will(*self._participant.will()), random=seed,
+        )  # fmt: skip
+        self._session = self._loop.session
         self._trainer = TrainerChild(config, folder, spool, self._loop.inbox)
         self._topics, self._floor = Topics(config.federation.name), Floor(spool / CLOCK)
         self._renewing = Renewing.of(folder, key, folder / config.federation.registrar_key, seed, self._passed)
@@ -166,15 +162,10 @@ class Daemon:
     def run(self) -> int:
         """Serves until stopped; the exit code."""
         self._log("daemon_started", broker=self._address, pid=os.getpid())
-        self._loop.stop_on_signals()
-        self._session.start()
         try:
-            return self._serve()
-        except GaveUp:
-            return EXIT_NO_BROKER
+            return self._loop.run(self._serve)
         finally:
             self._trainer.stop()
-            self._session.stop()
             self._store.close()
             self._lock.close()
 

@@ -129,7 +129,7 @@ def enrol(
         return None
     held = pending(folder, id_, federation, name)
     topics, inbox, dice = Topics(federation), mqtt.Inbox(), random.Random(secrets.randbits(64))
-    session = mqtt.Session(broker, f"enrol-{secrets.token_hex(8)}", inbox=inbox, will=None, random=dice)
+    session = mqtt.Session(broker, f"enrol-{secrets.token_hex(8)}", inbox=inbox, random=dice)
     session.start()
     raw, began, told, ask_at = prove(key, held.ask), time.monotonic(), "", 0.0
     try:
@@ -146,10 +146,10 @@ def enrol(
                 event = inbox.get(timeout=0.5)
             except queue.Empty:
                 continue
-            if isinstance(event, mqtt.Up):
+            if isinstance(event, mqtt.Connected):
                 session.subscribe([topics.enrolled(id_)])
                 ask_at = 0.0
-            elif isinstance(event, mqtt.Down) and told != event.reason:
+            elif isinstance(event, mqtt.Disconnected) and told != event.reason:
                 told = event.reason
                 say(told)
             elif isinstance(event, mqtt.Message):

@@ -68,7 +68,7 @@ def leave(identity: PrivateKey, folder: Path, registrar: PublicKey, broker: mqtt
         return False
     dice, inbox, topics = random.Random(secrets.randbits(64)), mqtt.Inbox(), Topics(joined.federation)
     raw = renewing.Renewing(folder, joined, identity, registrar, dice, time.time).leaving()
-    session = mqtt.Session(broker, joined.device, inbox=inbox, will=None, random=dice)
+    session = mqtt.Session(broker, joined.device, inbox=inbox, random=dice)
     session.start()
     end, ask_at = time.monotonic() + seconds, 0.0
     try:

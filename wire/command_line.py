@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-EXIT_FAILED, EXIT_USAGE, EXIT_NO_BROKER, EXIT_INTERRUPTED = 1, 2, 3, 130
+from fleetgrad.wire.exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NO_BROKER, EXIT_USAGE
 
 PIPED_COLUMNS = 100_000  # where there is no terminal whose width would cut a table: programs read it line by line
 

@@ -16,13 +16,19 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
+    """The connection ended or couldn't be made; the next try is in `retry_in` seconds."""
+
     reason: str
+    retry_in: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
+    """One message from the broker; `retained` means that it was published earlier."""
+
     topic: str
     payload: bytes
+    retained: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""The one queue that a process serves: MQTT's events, ticks, a stop by signal, and whatever else its owner puts in.
+"""What every process on the broker is made of: a session, and the one queue that is served: MQTT's events, ticks, a stop by signal,
+and whatever else its owner puts in.
 
-It turns the session's events into those of wire/events.py, says on standard error when the broker is gone, and gives up when
-that lasts longer than asked.
+It says on standard error when the broker is gone, and gives up when that lasts longer than asked.
 """
 
 import queue
@@ -10,12 +10,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from random import Random
 
 from fleetgrad.wire import mqtt
-from fleetgrad.wire.address import Address
 from fleetgrad.wire.events import Connected, Disconnected, Message, Tick
-
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+from fleetgrad.wire.exits import EXIT_INTERRUPTED, EXIT_NO_BROKER
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +29,34 @@ class GaveUp(ConnectionError):
 
 
 class Loop:
-    """`next` is called from one thread; `inbox` takes items from any."""
+    """`next` is called from one thread; `inbox` takes items from any. `timeout` in seconds, 0 waits for ever."""
 
-    def __init__(self, address: Address, timeout: float, log: Callable[..., None]) -> None:
+    def __init__(
+        self, broker: mqtt.Endpoint, client_id: str, timeout: float, log: Callable[..., None], *,
+        will: mqtt.Will | None = None, random: Random | None = None,
+    ) -> None:  # fmt: skip
         self.inbox = mqtt.Inbox()
+        self.session = mqtt.Session(broker, client_id, inbox=self.inbox, will=will, random=random)
         self.connected = False
-        self._address, self._timeout, self._log = address, timeout, log
+        self._address, self._timeout, self._log = broker.address, timeout, log
         self._down_since = time.monotonic()
+
+    def run(self, serve: Callable[[], int]) -> int:
+        """Connects and calls `serve`, which calls `next`; the exit code."""
+        self._stop_on_signals()
+        self.session.start()
+        try:
+            return serve()
+        except GaveUp:
+            return EXIT_NO_BROKER
+        finally:
+            self.session.stop()
 
     def stop(self, code: int = 0) -> None:
         """Makes `next` return Stop, after what is queued already."""
         self.inbox.put(Stop(code))
 
-    def stop_on_signals(self) -> None:
+    def _stop_on_signals(self) -> None:
         """Lets SIGTERM and SIGINT stop the loop; only the main thread can have that."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, lambda *_: self.stop())
@@ -58,21 +72,20 @@ class Loop:
             item = Tick()
         now = time.monotonic()
         match item:
-            case mqtt.Up():
+            case Connected():
                 self.connected = True
                 self._log("connected", broker=self._address)
-                return Connected(item.chunk_bytes, item.retained)
-            case mqtt.Message():
-                return Message(item.topic, item.payload)
+                return item
+            case Message():
+                return item
             case mqtt.Refused():
                 self._log("publish_refused", topic=item.topic, size=item.size, reason=item.reason)
                 return Tick()
-            case mqtt.Down():
+            case Disconnected():
                 if self.connected:
                     self._down_since = now
                 self.connected = False
                 self._log("broker_unreachable", reason=item.reason, retry_in=f"{item.retry_in:.1f}s")
-                item = Disconnected(item.reason)
         if give_up_at is not None and now >= give_up_at and not isinstance(item, Stop):
             self._log("gave_up", broker=self._address, seconds=self._timeout)
             raise GaveUp(f"no broker at {self._address} for {self._timeout:g} s")

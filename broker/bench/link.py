@@ -223,7 +223,7 @@ def _receive(port: int, file: Path, take: Callable[[str, bytes], bool], idle: Ca
                 if idle():
                     return time.perf_counter() - began
                 continue
-            if isinstance(item, mqtt.Up):
+            if isinstance(item, mqtt.Connected):
                 session.subscribe([topics.every("update")])
                 time.sleep(0.3)  # for the subscription
                 publisher = subprocess.Popen([sys.executable, "-m", __name__, str(port), str(file)])

@@ -6,25 +6,23 @@ signed-KID.json                                    the last head that the key KI
 """
 
 import os
-import random
-import secrets
 import sys
 from functools import partial
 from pathlib import Path
 
 from fleetgrad.broker.cosigner.machine import Cosigner, State, StateError, read_state
-from fleetgrad.wire import mqtt, release
+from fleetgrad.wire import release
 from fleetgrad.wire.events import Connected, Disconnected, Log, Message, Publish, Subscribe, Tick
+from fleetgrad.wire.exits import EXIT_USAGE
 from fleetgrad.wire.files import DiskError, PosixFiles, lock, put
 from fleetgrad.wire.log import log
-from fleetgrad.wire.loop import GaveUp, Loop, Stop
+from fleetgrad.wire.loop import Loop, Stop
 from fleetgrad.wire.messages import Name
 from fleetgrad.wire.mqtt import BrokerSettings
 from fleetgrad.wire.settings import SettingsError, load_toml
 from fleetgrad.wire.signing import Untrusted, load_private_key, load_public_key
 from fleetgrad.wire.strict import Strict
 
-EXIT_OK, EXIT_USAGE, EXIT_NO_BROKER = 0, 2, 3
 FILE, KEY = "cosign.toml", "release.key"
 
 
@@ -73,14 +71,7 @@ class Server:
         )
         broker = settings.broker.endpoint(folder, insecure=insecure)
         self._address, self._kid = broker.address, key.public.kid
-        self._loop = Loop(broker.address, timeout, log)
-        self._session = mqtt.Session(
-            broker,
-            f"cosigner-{federation.name}-{key.public.kid}",
-            inbox=self._loop.inbox,
-            will=None,
-            random=random.Random(secrets.randbits(64)),
-        )
+        self._loop = Loop(broker, f"cosigner-{federation.name}-{key.public.kid}", timeout, log)
 
     def run(self) -> int:
         """Signs until stopped; the exit code."""
@@ -93,29 +84,27 @@ class Server:
             root=self._machine.root.version,
             sequence=held.sequence if held else "none",
         )
-        self._loop.stop_on_signals()
-        self._session.start()
         try:
-            while True:
-                match item := self._loop.next(None):
-                    case Stop(code):
-                        log("cosigner_stopped")
-                        return code
-                    case Connected() | Disconnected() | Message() | Tick():
-                        self._execute(item)
-        except GaveUp:
-            return EXIT_NO_BROKER
+            return self._loop.run(self._serve)
         finally:
-            self._session.stop()
             self._lock.close()
+
+    def _serve(self) -> int:
+        while True:
+            match item := self._loop.next(None):
+                case Stop(code):
+                    log("cosigner_stopped")
+                    return code
+                case Connected() | Disconnected() | Message() | Tick():
+                    self._execute(item)
 
     def _execute(self, event: Connected | Disconnected | Message | Tick) -> None:
         for effect in self._machine.handle(event):
             match effect:
                 case Publish():  # one that is lost is asked for again
-                    self._session.publish(effect.topic, effect.payload, retain=effect.retained)
+                    self._loop.session.publish(effect.topic, effect.payload, retain=effect.retained)
                 case Subscribe():
-                    self._session.subscribe(effect.filters)
+                    self._loop.session.subscribe(effect.filters)
                 case Log():
                     log(effect.event, **effect.fields)
 

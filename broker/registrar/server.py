@@ -3,8 +3,6 @@ that enrol and members that renew. All it knows is in the register: the commands
 """
 
 import os
-import random
-import secrets
 import sys
 import time
 from pathlib import Path
@@ -12,32 +10,17 @@ from pathlib import Path
 from fleetgrad.broker.registrar import enrolling, renewing
 from fleetgrad.broker.registrar.register import RegisterError
 from fleetgrad.broker.registrar.registrar import Registrar, RegistrarError
-from fleetgrad.wire import mqtt
 from fleetgrad.wire.events import Connected, Message
+from fleetgrad.wire.exits import EXIT_USAGE
 from fleetgrad.wire.files import lock
 from fleetgrad.wire.log import log
-from fleetgrad.wire.loop import GaveUp, Loop, Stop
+from fleetgrad.wire.loop import Loop, Stop
+from fleetgrad.wire.pace import Pace
 from fleetgrad.wire.signing import Untrusted
 from fleetgrad.wire.topics import Topics
 
-EXIT_OK, EXIT_USAGE, EXIT_NO_BROKER = 0, 2, 3
 LOOK_SECONDS = 5.0  # how often the register is read for what the commands have changed
 ASKS_PER_SECOND, ASKS_AT_ONCE = 20.0, 100.0
-
-
-class Bucket:
-    """Lets `rate` a second through, and `most` at once."""
-
-    def __init__(self, rate: float, most: float, now: float) -> None:
-        self._rate, self._most, self._held, self._at = rate, most, most, now
-
-    def take(self, now: float) -> bool:
-        self._held = min(self._most, self._held + self._rate * (now - self._at))
-        self._at = now
-        if self._held < 1:
-            return False
-        self._held -= 1
-        return True
 
 
 class Server:
@@ -52,54 +35,46 @@ class Server:
                 f"registrar {self._registrar.folder}: another 'fleetgrad registrar serve' is running on this folder"
             ) from None
         broker = self._registrar.settings.broker.endpoint(self._registrar.folder, insecure=insecure)
-        self._loop = Loop(broker.address, timeout, log)
         self._address = broker.address
         self._topics = Topics(self._registrar.federation)
-        self._session = mqtt.Session(
-            broker,
-            f"registrar-{self._registrar.federation}",
-            inbox=self._loop.inbox,
-            will=None,
-            random=random.Random(secrets.randbits(64)),
-        )
+        self._loop = Loop(broker, f"registrar-{self._registrar.federation}", timeout, log)
+        self._session = self._loop.session
         self._told: dict[str, bytes] = {}
         self._due: set[str] = set()
-        self._asks = Bucket(ASKS_PER_SECOND, ASKS_AT_ONCE, time.monotonic())
+        self._asks = Pace(ASKS_PER_SECOND, ASKS_AT_ONCE)
         self._look_at = 0.0
 
     def run(self) -> int:
         """Serves until stopped; the exit code."""
         log("registrar_started", broker=self._address, pid=os.getpid())
-        self._loop.stop_on_signals()
-        self._session.start()
         try:
-            while True:
-                item = self._loop.next(self._look_at)
-                now = time.monotonic()
-                match item:
-                    case Stop(code):
-                        log("registrar_stopped")
-                        return code
-                    case Connected():
-                        self._told.clear()
-                        self._due.clear()
-                        self._session.subscribe([self._topics.every("enrol"), self._topics.every("renew")])
-                        self._look_at = now
-                    case Message():
-                        self._on_message(item, now)
-                if now >= self._look_at and self._loop.connected:
-                    self._look()
-                if now >= self._look_at:
-                    self._look_at = now + LOOK_SECONDS
-        except GaveUp:
-            return EXIT_NO_BROKER
+            return self._loop.run(self._serve)
         finally:
-            self._session.stop()
             self._lock.close()
+
+    def _serve(self) -> int:
+        while True:
+            item = self._loop.next(self._look_at)
+            now = time.monotonic()
+            match item:
+                case Stop(code):
+                    log("registrar_stopped")
+                    return code
+                case Connected():
+                    self._told.clear()
+                    self._due.clear()
+                    self._session.subscribe([self._topics.every("enrol"), self._topics.every("renew")])
+                    self._look_at = now
+                case Message():
+                    self._on_message(item, now)
+            if now >= self._look_at and self._loop.connected:
+                self._look()
+            if now >= self._look_at:
+                self._look_at = now + LOOK_SECONDS
 
     def _on_message(self, message: Message, now: float) -> None:
         kind, last = self._topics.parts(message.topic)
-        if not self._asks.take(now):
+        if not self._asks.take(1, now):
             return
         try:
             if kind == "enrol":

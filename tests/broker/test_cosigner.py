@@ -14,6 +14,7 @@ from fleetgrad.broker.server import KEY
 from fleetgrad.edge.autodiff import zoo
 from fleetgrad.wire import release
 from fleetgrad.wire.events import Connected, Log, Message, Publish, Subscribe
+from fleetgrad.wire.exits import EXIT_NO_BROKER, EXIT_USAGE
 from fleetgrad.wire.files import DiskError, lock
 from fleetgrad.wire.messages import CANDIDATE, HEAD, Candidate, Head, Policy
 from fleetgrad.wire.release import Role, Root
@@ -258,7 +259,7 @@ def test_an_exported_folder_holds_all_but_the_secrets(place: Path) -> None:
 
 
 def refusal(place: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    assert server.serve(place / "co", timeout=0.1) == server.EXIT_USAGE
+    assert server.serve(place / "co", timeout=0.1) == EXIT_USAGE
     return capsys.readouterr().err
 
 
@@ -268,7 +269,7 @@ def test_what_a_co_signer_cant_start_with_is_said(place: Path, capsys: pytest.Ca
     (place / "co" / "cosign.toml").write_text(
         text.replace("mqtts:", "mqtt:").replace('ca = "ca.pem"\n', "").replace('certificate = "tls.pem"\n', "")
     )
-    assert server.serve(place / "co", timeout=0.1) == server.EXIT_NO_BROKER
+    assert server.serve(place / "co", timeout=0.1) == EXIT_NO_BROKER
     kid = load_private_key(place / "co" / server.KEY).public.kid
     memory = place / "co" / f"signed-{kid}.json"
     memory.write_text("{")

@@ -25,7 +25,7 @@ class Client:
             Address("127.0.0.1", port), name, inbox=self.inbox, will=will, random=random.Random(name)
         )
         self.session.start()
-        self.next(mqtt.Up)
+        self.next(mqtt.Connected)
 
     def next(self, kind: type) -> Any:
         while not isinstance(event := self.inbox.get(timeout=SECONDS), kind):

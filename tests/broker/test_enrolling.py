@@ -8,7 +8,6 @@ import pytest
 
 from fleetgrad.broker.registrar import enrolling, renewing
 from fleetgrad.broker.registrar.registrar import RegistrarError
-from fleetgrad.broker.registrar.server import Bucket
 from fleetgrad.broker.roster import Roster
 from fleetgrad.wire.certificates import common_name, load_certificate, new_key, new_request
 from fleetgrad.wire.enrolment import Answer, Ask, derive, open_proven, prove
@@ -135,13 +134,6 @@ def test_wrong_proofs_are_counted_and_lock_a_code(place: Place) -> None:
     with pytest.raises(Untrusted, match="isn't known"):
         enrolling.answer(place.registrar, "0" * 20, b"")
     assert place.registrar.register.devices() == []
-
-
-def test_asks_are_limited_in_number() -> None:
-    bucket = Bucket(2.0, 3.0, 0.0)
-    assert [bucket.take(0.0) for _ in range(4)] == [True, True, True, False]
-    assert [bucket.take(1.0) for _ in range(3)] == [True, True, False]
-    assert [bucket.take(100.0) for _ in range(4)] == [True, True, True, False]
 
 
 def renewal(place: Place, key: PrivateKey, **fields: object) -> bytes | None:

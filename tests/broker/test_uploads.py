@@ -9,10 +9,10 @@ import pytest
 from fleetgrad.broker import admission, uploads
 from fleetgrad.broker import events as ev
 from fleetgrad.broker.attempt import RoundSettings
-from fleetgrad.broker.pace import Pace
 from fleetgrad.wire import frames
 from fleetgrad.wire.files import DiskError, PosixFiles
 from fleetgrad.wire.messages import Bitmap, Policy, RetryAfter
+from fleetgrad.wire.pace import Pace
 from tests.broker.conftest import FEDERATION, KEYS, MemoryFiles, World
 
 GROUP_SECONDS = 0.05

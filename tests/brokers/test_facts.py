@@ -68,7 +68,7 @@ def client() -> Iterator[MakeClient]:
 
     def make(*arguments: object) -> Client:
         made.append(Client(*arguments))  # type: ignore[arg-type]
-        assert made[-1].until(mqtt.Up)
+        assert made[-1].until(mqtt.Connected)
         return made[-1]
 
     yield make
@@ -134,14 +134,14 @@ def test_a_message_on_which_mosquitto_hangs_up_is_given_up_and_the_connection_li
     while refused is None:
         publisher.session.publish("fl1/t/large", b"x" * 30_000)
         publisher.session.publish("fl1/t/small", b"fine")
-        event = publisher.until((mqtt.Down, mqtt.Refused), 10.0)  # type: ignore[arg-type]
+        event = publisher.until((mqtt.Disconnected, mqtt.Refused), 10.0)  # type: ignore[arg-type]
         assert event is not None
         if isinstance(event, mqtt.Refused):
             refused = event
         else:
             hang_ups += 1
             assert hang_ups <= 3
-            assert publisher.until(mqtt.Up) if hang_ups < 3 else True
+            assert publisher.until(mqtt.Connected) if hang_ups < 3 else True
     assert (refused.topic, refused.size) == ("fl1/t/large", 30_000)
     while not publisher.session.connected:
         time.sleep(0.01)
@@ -174,7 +174,7 @@ def test_a_limit_that_the_broker_tells_is_obeyed_and_gives_the_chunks_that_fit(
 ) -> None:
     way = mosquitto.ways["aggregator"]
     publisher = Client(way, "publisher")
-    assert publisher.until(mqtt.Up) == mqtt.Up(chunk_bytes=19 * 1024)
+    assert publisher.until(mqtt.Connected) == mqtt.Connected(chunk_bytes=19 * 1024)
     publisher.session.publish("fl1/t/large", b"x" * 30_000)
     refused = publisher.until(mqtt.Refused)
     assert isinstance(refused, mqtt.Refused)

@@ -158,7 +158,7 @@ def test_what_an_earlier_demo_left_on_a_shared_broker_does_not_count(folder: Pat
     row = Metrics(round=1, version=1, members=2, accuracy=1.0, loss=0.0, bytes_up=1, bytes_down=1, seconds=1.0)
     try:
         earlier.start()
-        await_event(inbox, mqtt.Up)
+        await_event(inbox, mqtt.Connected)
         earlier.subscribe([topics.metrics])
         for name in ("dev-1", "dev-2"):
             done = DeviceStatus(state="idle", device=name, boot=1, updates=1)

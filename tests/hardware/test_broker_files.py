@@ -199,22 +199,24 @@ def test_each_party_writes_and_reads_in_mosquitto_what_is_its_own_and_nothing_el
 def test_members_need_a_certificate(place: Place) -> None:
     place.start()
     outside = place.stranger(place.port)
-    assert "certificate" in outside.await_(mqtt.Down).reason
+    assert "certificate" in outside.await_(mqtt.Disconnected).reason
 
 
 @pytest.mark.needs("mosquitto")
 def test_a_revoked_device_is_refused_by_a_broker_that_was_told_to_read_the_list(place: Place) -> None:
     place.start()
-    place.client("dev-1").await_(mqtt.Up)
+    place.client("dev-1").await_(mqtt.Connected)
     Registrar(place.directory).revoke("dev-1", "stolen")
     os.kill(place.fleet.pid("broker"), signal.SIGHUP)
     place.clients[0].session.stop()  # a connection that stands stays
     end = time.monotonic() + SECONDS
-    while isinstance(event := place.client("dev-1").await_(mqtt.Up | mqtt.Down), mqtt.Up):  # the signal is on its way
+    while isinstance(
+        event := place.client("dev-1").await_(mqtt.Connected | mqtt.Disconnected), mqtt.Connected
+    ):  # the signal is on its way
         place.clients[-1].session.stop()
         assert time.monotonic() < end
     assert "certificate revoked" in event.reason
-    place.client("dev-2").await_(mqtt.Up)
+    place.client("dev-2").await_(mqtt.Connected)
 
 
 def test_the_other_brokers_files_give_a_device_the_same_rights() -> None:

@@ -43,14 +43,14 @@ def test_mosquitto_takes_the_configuration_and_retains_a_whole_chunk(tmp_path: P
         sender: mqtt.Inbox = mqtt.Inbox()
         session = mqtt.Session(Address("127.0.0.1", port), "a", inbox=sender, will=None, random=random.Random(1))
         session.start()
-        follow(sender, mqtt.Up)
+        follow(sender, mqtt.Connected)
         assert session.publish("fl1/t/m/0123456789abcdef/0", payload, retain=True)
         session.subscribe(["fl1/t/m/0123456789abcdef/0"])
         assert follow(sender, mqtt.Message).payload == payload  # so the broker has it
         inbox: mqtt.Inbox = mqtt.Inbox()
         late = mqtt.Session(Address("127.0.0.1", port), "b", inbox=inbox, will=None, random=random.Random(2))
         late.start()
-        follow(inbox, mqtt.Up)
+        follow(inbox, mqtt.Connected)
         late.subscribe(["fl1/t/m/0123456789abcdef/0"])
         message = follow(inbox, mqtt.Message)
         assert message.retained

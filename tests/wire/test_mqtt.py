@@ -37,9 +37,9 @@ def inbox(broker: FakeBroker) -> Iterator[mqtt.Inbox]:
 
 def test_mqtt_5_is_tried_first_and_kept_where_it_works(broker: FakeBroker, inbox: mqtt.Inbox) -> None:
     peer = broker.connect()
-    assert inbox.get(timeout=SECONDS) == mqtt.Up()
+    assert inbox.get(timeout=SECONDS) == mqtt.Connected()
     peer.socket.close()
-    assert isinstance(inbox.get(timeout=SECONDS), mqtt.Down)
+    assert isinstance(inbox.get(timeout=SECONDS), mqtt.Disconnected)
     assert broker.accept()[1] == 5
 
 
@@ -57,7 +57,7 @@ def test_a_broker_that_knows_only_3_1_1_is_spoken_to_in_it_at_once(
     peer, level = broker.accept()
     assert level == 4
     peer.socket.sendall(CONNACK[4])
-    assert inbox.get(timeout=SECONDS) == mqtt.Up()  # no Down before it: nothing had gone wrong
+    assert inbox.get(timeout=SECONDS) == mqtt.Connected()  # no Down before it: nothing had gone wrong
 
 
 def test_a_broker_that_knows_mqtt_5_is_spoken_to_in_it_again_after_it_was_down(
@@ -79,7 +79,7 @@ def test_a_broker_that_answers_in_no_version_is_reported_and_tried_again(
     monkeypatch.setattr(connection_module, "CONNECT_SECONDS", 0.4)
     assert [broker.accept()[1], broker.accept()[1]] == [5, 4]
     down = inbox.get(timeout=SECONDS)
-    assert isinstance(down, mqtt.Down)
+    assert isinstance(down, mqtt.Disconnected)
     assert "no answer to CONNECT" in down.reason
     assert str(broker.port) in down.reason
     assert broker.accept()[1] == 5
@@ -89,7 +89,7 @@ def test_a_broker_that_refuses_retained_wills_is_asked_without_at_once(broker: F
     peer, _ = broker.accept()
     peer.socket.sendall(REFUSED_RETAIN_5)
     peer = broker.connect(b"\x25\x00")  # retain available: 0
-    assert inbox.get(timeout=SECONDS) == mqtt.Up(retained=False)
+    assert inbox.get(timeout=SECONDS) == mqtt.Connected(retained=False)
 
 
 def test_a_refusal_is_reported_in_the_brokers_words(broker: FakeBroker, inbox: mqtt.Inbox) -> None:
@@ -97,7 +97,7 @@ def test_a_refusal_is_reported_in_the_brokers_words(broker: FakeBroker, inbox: m
     assert level == 5
     peer.socket.sendall(b"\x20\x03\x00\x87\x00")
     down = inbox.get(timeout=SECONDS)
-    assert isinstance(down, mqtt.Down)
+    assert isinstance(down, mqtt.Disconnected)
     assert "connection refused: Not authorized" in down.reason
     assert broker.accept()[1] == 5  # the version wasn't the matter
 
@@ -108,7 +108,7 @@ def test_what_is_no_mqtt_ends_the_connection_with_a_reason(broker: FakeBroker, i
         peer.socket.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         peer.socket.close()
     down = inbox.get(timeout=SECONDS)
-    assert isinstance(down, mqtt.Down)
+    assert isinstance(down, mqtt.Disconnected)
     assert str(broker.port) in down.reason
     assert down.retry_in <= 0.05
 
@@ -126,7 +126,7 @@ def test_messages_come_whole_however_the_bytes_are_cut_and_each_is_acknowledged(
     broker: FakeBroker, inbox: mqtt.Inbox, level: int, qos: int
 ) -> None:
     peer = broker.connect() if level == 5 else broker.connect_older()
-    assert isinstance(inbox.get(timeout=SECONDS), mqtt.Up)
+    assert isinstance(inbox.get(timeout=SECONDS), mqtt.Connected)
     properties = b"\x03\x00\x03a/b"  # content type
     packets = b"".join(
         arriving(b"fl1/t/a", payload, level=level, qos=qos, properties=properties) for payload in (b"one", b"", b"two")
@@ -165,10 +165,10 @@ def test_a_message_that_is_malformed_ends_the_connection_and_is_not_taken(
     broker: FakeBroker, inbox: mqtt.Inbox, packet: bytes
 ) -> None:
     peer = broker.connect()
-    assert isinstance(inbox.get(timeout=SECONDS), mqtt.Up)
+    assert isinstance(inbox.get(timeout=SECONDS), mqtt.Connected)
     peer.socket.sendall(packet)
     down = inbox.get(timeout=SECONDS)
-    assert isinstance(down, mqtt.Down)
+    assert isinstance(down, mqtt.Disconnected)
     assert "disconnected" in down.reason
     assert "thread died" not in down.reason
 

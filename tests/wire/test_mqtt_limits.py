@@ -44,7 +44,7 @@ class Client:
     def up(self, properties: bytes = b"") -> Peer:
         """Connects by MQTT 5."""
         peer = self.broker.connect(properties)
-        self.until(mqtt.Up)
+        self.until(mqtt.Connected)
         return peer
 
     def until(self, kind: type[mqtt.Event]) -> mqtt.Event:
@@ -92,7 +92,7 @@ def test_a_reconnect_replays_nothing_and_keeps_to_the_window(make: MakeClient) -
         client.session.publish("fl1/t/a", b"%d" % i)
     peer.expect(PUBLISH)
     peer.socket.close()
-    client.until(mqtt.Down)
+    client.until(mqtt.Disconnected)
     peer = client.up()
     assert peer.quiet(0.2)  # whoever published repeats it, when it is told that the connection is new
     for i in range(50):
@@ -209,7 +209,7 @@ def test_a_publish_on_which_the_broker_hangs_up_three_times_is_dropped_and_other
         if serve(peer):
             break
         hang_ups += 1
-        client.until(mqtt.Down)
+        client.until(mqtt.Disconnected)
     assert hang_ups == 3
     refused = client.until(mqtt.Refused)
     assert isinstance(refused, mqtt.Refused)
@@ -222,15 +222,15 @@ def test_silence_of_one_and_a_half_keepalives_ends_a_connection(make: MakeClient
     peer.expect(PINGREQ)
     peer.socket.sendall(b"\xd0\x00")  # answered once, and then no more: a half-open connection
     peer.expect(PINGREQ)
-    down = client.until(mqtt.Down)
-    assert isinstance(down, mqtt.Down)
+    down = client.until(mqtt.Disconnected)
+    assert isinstance(down, mqtt.Disconnected)
     assert "nothing heard" in down.reason
 
 
 def test_the_socket_stays_unread_while_the_inbox_is_full(make: MakeClient) -> None:
     client = make(inbox=mqtt.Inbox(most_bytes=10_000, most_messages=1000))
     peer = client.broker.connect_older()
-    client.until(mqtt.Up)
+    client.until(mqtt.Connected)
     sent = 0
     peer.socket.settimeout(0.5)
     payload = b"x" * 1000
@@ -277,8 +277,8 @@ def test_a_connection_whose_thread_dies_is_reported_and_made_anew(
     with monkeypatch.context() as patched:
         patched.setattr(connection_module.Connection, "_hand_over", broken)
         client.session.publish("fl1/t/a", b"x")  # wakes the loop
-        down = client.until(mqtt.Down)
-    assert isinstance(down, mqtt.Down)
+        down = client.until(mqtt.Disconnected)
+    assert isinstance(down, mqtt.Disconnected)
     assert "thread died: RuntimeError: a fault of ours" in down.reason
     client.up()
 
@@ -295,8 +295,8 @@ def test_a_connection_whose_thread_is_stuck_is_given_up_and_made_anew(
     with monkeypatch.context() as patched:
         patched.setattr(connection_module.Connection, "_hand_over", lambda *_: free.wait(SECONDS) and 0.0)
         client.session.publish("fl1/t/a", b"x")
-        down = client.until(mqtt.Down)
-    assert isinstance(down, mqtt.Down)
+        down = client.until(mqtt.Disconnected)
+    assert isinstance(down, mqtt.Disconnected)
     assert "stuck" in down.reason
     client.up()
     free.set()
@@ -307,8 +307,8 @@ def test_the_first_retry_after_a_lost_session_is_spread_over_the_servers_window(
     peer = client.up()
     client.session.reconnect_seconds = 1e6
     peer.socket.close()
-    down = client.until(mqtt.Down)
-    assert isinstance(down, mqtt.Down)
+    down = client.until(mqtt.Disconnected)
+    assert isinstance(down, mqtt.Disconnected)
     assert down.retry_in > 1e3  # back-off alone would give 0.05 s at most
 
 

@@ -86,7 +86,7 @@ def reason(port: int, credentials: Credentials, host: str = "127.0.0.1") -> str:
     session.start()
     down = inbox.get(timeout=SECONDS)
     session.stop()
-    assert isinstance(down, mqtt.Down)
+    assert isinstance(down, mqtt.Disconnected)
     return down.reason
 
 

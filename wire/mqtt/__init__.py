@@ -1,12 +1,14 @@
 """One MQTT connection that comes back by itself and hides nothing: `Session`, and the events that it puts into an `Inbox`."""
 
-from fleetgrad.wire.mqtt.events import Down, Event, Inbox, Message, Ready, Refused, Up
+from fleetgrad.wire.events import Connected, Disconnected, Message
+from fleetgrad.wire.mqtt.events import Event, Inbox, Ready, Refused
 from fleetgrad.wire.mqtt.session import Session, Will
 from fleetgrad.wire.mqtt.settings import BrokerSettings, Endpoint
 
 __all__ = [
     "BrokerSettings",
-    "Down",
+    "Connected",
+    "Disconnected",
     "Endpoint",
     "Event",
     "Inbox",
@@ -14,6 +16,5 @@ __all__ = [
     "Ready",
     "Refused",
     "Session",
-    "Up",
     "Will",
 ]

@@ -17,8 +17,9 @@ from typing import Any, Literal, Protocol
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 
+from fleetgrad.wire.events import Message
 from fleetgrad.wire.mqtt import transport
-from fleetgrad.wire.mqtt.events import Inbox, Message, Refused
+from fleetgrad.wire.mqtt.events import Inbox, Refused
 from fleetgrad.wire.mqtt.profiles import Connack, Limits, Profile, limits
 from fleetgrad.wire.mqtt.sending import Outgoing
 from fleetgrad.wire.mqtt.settings import Endpoint

@@ -1,4 +1,4 @@
-"""What a session tells its owner, and the queue that it does so by."""
+"""What a session tells its owner beside the events of wire/events.py, and the queue that it does so by."""
 
 import queue
 import threading
@@ -6,37 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from fleetgrad.wire.events import Connected, Disconnected, Message
+
 INBOX_BYTES, INBOX_MESSAGES = 16 * 2**20, 4096  # messages that wait for their reader, at most
-
-
-@dataclass(frozen=True, slots=True)
-class Up:
-    """Connected; nothing is subscribed yet. How long a chunk's data may be here, and whether the broker retains messages."""
-
-    chunk_bytes: int = 60 * 1024
-    retained: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Down:
-    """The connection ended or couldn't be made; the next try is in `retry_in` seconds."""
-
-    reason: str
-    retry_in: float
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
     """There is room for publishes again after `publish` has said no."""
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One message from the broker; `retained` means that it was published earlier."""
-
-    topic: str
-    payload: bytes
-    retained: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +25,7 @@ class Refused:
     reason: str
 
 
-Event = Up | Down | Ready | Message | Refused
+Event = Connected | Disconnected | Message | Ready | Refused
 
 
 class Inbox:

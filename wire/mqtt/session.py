@@ -5,23 +5,24 @@ its thread dies silently, what it queues is unbounded, it ignores what the broke
 publish by hanging up, for ever. So each connection is a new client on a thread that is watched, `publish` says no when the
 queue is full, and nothing outlives a connection: no session, no queue, no subscription. The machines above repeat themselves.
 
-    start --> connecting --Up--> connected --Down--> waiting --> connecting
+    start --> connecting --Connected--> connected --Disconnected--> waiting --> connecting
     waiting: after a lost session uniform(0, the server's reconnect window), else uniform(0, min(most, first * 2^tries))
 
 MQTT 5 is tried first, 3.1.1 when a broker hangs up on it or doesn't answer (amqtt waits for ever for the rest of a CONNECT whose
 last will has the properties of MQTT 5).
 """
 
-import random
 import threading
 import time
 from collections import deque
+from random import Random
 
 from paho.mqtt.enums import MQTTProtocolVersion
 
 from fleetgrad.wire.address import Address
+from fleetgrad.wire.events import Connected, Disconnected
 from fleetgrad.wire.mqtt.connection import CONNECT_SECONDS, Connection, Control, Will, start
-from fleetgrad.wire.mqtt.events import Down, Inbox, Ready, Refused, Up
+from fleetgrad.wire.mqtt.events import Inbox, Ready, Refused
 from fleetgrad.wire.mqtt.profiles import Limits, profile_for
 from fleetgrad.wire.mqtt.sending import QUEUE_LIMIT, STRIKES, Outgoing, Sending
 from fleetgrad.wire.mqtt.settings import Endpoint
@@ -45,13 +46,13 @@ class Session:
         *,
         inbox: Inbox,
         will: Will | None = None,
-        random: random.Random,
+        random: Random | None = None,
         first_backoff: float = 1.0,
         most_backoff: float = 300.0,
     ) -> None:
         self._endpoint = broker if isinstance(broker, Endpoint) else Endpoint(broker)
         self._client_id, self._inbox, self._will = client_id, inbox, will
-        self._random, self._first, self._most = random, first_backoff, most_backoff
+        self._random, self._first, self._most = random or Random(), first_backoff, most_backoff
         self._profile = profile_for(self._endpoint.profile, self._endpoint.address)
         self._will_retained = self._profile.retained != "none"
         self._floor = Floor(self._endpoint.floor)
@@ -72,7 +73,7 @@ class Session:
         return self._up is not None
 
     def start(self) -> None:
-        """Begins to connect; Up or Down follows in the inbox."""
+        """Begins to connect; Connected or Disconnected follows in the inbox."""
         self._thread.start()
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
@@ -143,7 +144,7 @@ class Session:
             if connection.up_at is not None:
                 most = max(most, self.reconnect_seconds)
             delay = self._random.uniform(0, most)
-            self._inbox.put(Down(connection.reason, delay))
+            self._inbox.put(Disconnected(connection.reason, delay))
             self.stopping.wait(delay)
 
     def _watch(self, connection: Connection) -> None:
@@ -192,7 +193,7 @@ class Session:
         with self._lock:
             self._up, self._refused = connection, False
             self._sending.opened(limits)
-        self._inbox.put(Up(limits.chunk_bytes, limits.retained))
+        self._inbox.put(Connected(limits.chunk_bytes, limits.retained))
 
     def controls(self) -> list[Control]:
         """Subscriptions to ask for; they go before all publishes, whose answers they may bring."""
