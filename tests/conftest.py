@@ -22,6 +22,8 @@ TOOLS: dict[str, Callable[[], bool]] = {
     "atheris": lambda: importlib.util.find_spec("atheris") is not None,
     "torch": lambda: importlib.util.find_spec("torch") is not None,
     "onnxscript": lambda: importlib.util.find_spec("onnxscript") is not None,
+    "tuf": lambda: importlib.util.find_spec("tuf") is not None,
+    "hpke": lambda: importlib.util.find_spec("cryptography.hazmat.primitives.hpke") is not None,
     "docker": lambda: shutil.which("dockerd") is not None,
     "systemd": lambda: shutil.which("systemd-analyze") is not None,
 }
@@ -38,13 +40,18 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"FLEETGRAD_REQUIRE names unknown tools: {', '.join(sorted(unknown))}")
 
 
+def need(tool: str) -> None:
+    """Skips the test, or the file that is being imported, without a tool; fails if it is required."""
+    if not TOOLS[tool]():
+        if tool in required():
+            pytest.fail(f"{tool} is missing, and FLEETGRAD_REQUIRE names it", pytrace=False)
+        pytest.skip(f"{tool} is not installed", allow_module_level=True)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("needs"):
         for tool in marker.args:
-            if not TOOLS[tool]():
-                if tool in required():
-                    pytest.fail(f"{tool} is missing, and FLEETGRAD_REQUIRE names it", pytrace=False)
-                pytest.skip(f"{tool} is not installed")
+            need(tool)
 
 
 @pytest.fixture(scope="session")

@@ -27,9 +27,10 @@ from fleetgrad.wire import frames, release
 from fleetgrad.wire.messages import HEAD, Head
 from fleetgrad.wire.release import Role, Root
 from fleetgrad.wire.signing import PrivateKey, Untrusted, sign_by
+from tests.conftest import need
 from tests.edge.one_device import AGGREGATOR, EXPIRES, KEY, PLAN, POLICY, TOPICS, Device, ref
 
-tuf = pytest.importorskip("tuf", reason="the oracle: pip install -r tests/requirements-oracles.txt")
+need("tuf")
 from securesystemslib import signer as signing  # noqa: E402
 from tuf.api import metadata as tufs  # noqa: E402
 from tuf.api.exceptions import EqualVersionNumberError, RepositoryError  # noqa: E402
