@@ -67,6 +67,7 @@ class Cosigner:
         self.root = pinned if state is None or newer else state.root
         self._payload = state.head.encode() if state else b""
         self.held: Head | None = msgspec.json.decode(self._payload, type=Head) if self._payload else None
+        self._kept = False  # in this life: what a killed one left may lie in the page cache alone
         self._refused: Log | None = None
 
     def handle(self, event: Event) -> list[Effect]:
@@ -115,6 +116,8 @@ class Cosigner:
             )
         payload = candidate.head.encode()
         if payload == self._payload:
+            if not self._kept:
+                self._remember(self.root, payload)
             return [self._signed(payload)]
         try:
             head = msgspec.json.decode(payload, type=Head)
@@ -167,7 +170,7 @@ class Cosigner:
 
     def _remember(self, root: Root, payload: bytes) -> None:
         self._keep(msgspec.json.encode(State(root=root, head=payload.decode())))
-        self.root, self._payload = root, payload
+        self.root, self._payload, self._kept = root, payload, True
         self.held = msgspec.json.decode(payload, type=Head) if payload else None
 
     def _signed(self, payload: bytes) -> Effect:

@@ -116,6 +116,15 @@ def test_the_same_candidate_gets_the_same_answer_after_a_restart_too(desk: Desk)
     assert desk.ask(at(HEADS[2], 11)) == [before]
 
 
+def test_what_an_earlier_life_wrote_is_made_durable_before_it_is_signed_again(desk: Desk) -> None:
+    desk.start()  # killed between the rename and the folder's sync: what it reads now may be gone after a power cut
+    seen, desk.disk, desk.full = desk.disk, None, True
+    assert signed(desk.ask(at(HEADS[1], 10))) == []
+    desk.full = False
+    assert signed(desk.ask(at(HEADS[1], 10))) == [at(HEADS[1], 10)]
+    assert desk.disk == seen
+
+
 def test_two_heads_never_get_one_sequence(desk: Desk) -> None:
     text = msgspec.json.encode(at(HEADS[1], 10)).decode()
     for restart in (False, True):
