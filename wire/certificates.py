@@ -10,6 +10,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 MAX_NAME = 64  # X.520's upper bound on a common name
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+)  # what strangers' certificates and requests raise
 
 
 class CertificateError(ValueError):
@@ -31,7 +37,7 @@ def load_key(pem: str, where: str) -> ec.EllipticCurvePrivateKey:
     """The EC key in a PEM text; `where` names it in the error."""
     try:
         key = serialization.load_pem_private_key(pem.encode(), password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as e:
+    except UNREADABLE as e:
         raise CertificateError(f"{where} isn't an unencrypted private key in PEM: {e}") from e
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise CertificateError(f"{where} holds a {type(key).__name__}, an EC key is needed")
@@ -49,11 +55,13 @@ def new_request(key: ec.EllipticCurvePrivateKey, common_name: str) -> str:
 
 
 def load_certificate(pem: str, where: str) -> x509.Certificate:
-    """The first certificate in a PEM text; `where` names it in the error."""
+    """The first certificate in a PEM text, whose key and names can be read; `where` names it in the error."""
     try:
-        return x509.load_pem_x509_certificate(pem.encode())
-    except ValueError as e:
-        raise CertificateError(f"{where} holds no certificate in PEM: {e}") from e
+        found = x509.load_pem_x509_certificate(pem.encode())
+        found.public_key(), found.subject
+    except UNREADABLE as e:
+        raise CertificateError(f"{where} holds no certificate in PEM that can be used: {e}") from e
+    return found
 
 
 def common_name(certificate: x509.Certificate | x509.CertificateSigningRequest) -> str:

@@ -14,7 +14,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from fleetgrad.wire.certificates import CertificateError, key_pem, load_certificate, load_key, new_key, subject
+from fleetgrad.wire.certificates import (
+    UNREADABLE,
+    CertificateError,
+    key_pem,
+    load_certificate,
+    load_key,
+    new_key,
+    subject,
+)
 from fleetgrad.wire.signing import save_private
 
 CA_KEY, CA = "ca.key", "ca.pem"
@@ -119,8 +127,8 @@ def request_key(pem: str, where: str) -> ec.EllipticCurvePublicKey:
         request = x509.load_pem_x509_csr(pem.encode())
         holds = request.is_signature_valid
         key = request.public_key()
-    except ValueError as e:
-        raise CertificateError(f"{where} isn't a certificate request: {e}") from e
+    except UNREADABLE as e:
+        raise CertificateError(f"{where} isn't a certificate request that can be used: {e}") from e
     if not holds or not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
         raise CertificateError(f"{where}: a request signed by an EC P-256 key is needed")
     return key

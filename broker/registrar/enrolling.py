@@ -3,7 +3,7 @@ running registrar decide, and an answer that was lost is given again.
 
     open --ask--> asked --approve--> approved        a code made with --auto-approve goes there at once
                         \\-- refuse --> refused
-    open, asked --WRONG_MOST wrong proofs--> locked
+    open --WRONG_MOST wrong proofs--> locked        not once it is a board's: whoever reads `enrolled/+` knows its id
 """
 
 from dataclasses import replace
@@ -73,7 +73,7 @@ def answer(registrar: Registrar, id_: str, raw: bytes) -> bytes:
             code = _taken_up(registrar, code, ask)
         except Untrusted as e:
             wrong = code.wrong + 1
-            state = "locked" if wrong >= WRONG_MOST and code.state in ("open", "asked") else code.state
+            state = "locked" if wrong >= WRONG_MOST and code.state == "open" else code.state
             registrar.register.put_code(replace(code, wrong=wrong, state=state))
             refused = e  # raised after the transaction, which is to be kept
     if refused:

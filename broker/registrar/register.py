@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fleetgrad.wire.database import transaction
 
@@ -20,6 +21,7 @@ CREATE TABLE IF NOT EXISTS devices (
 CREATE TABLE IF NOT EXISTS certificates (
     serial TEXT PRIMARY KEY, device TEXT NOT NULL, not_after INTEGER NOT NULL, pem TEXT NOT NULL, request TEXT NOT NULL
 );
+CREATE INDEX IF NOT EXISTS certificates_of ON certificates (device);
 CREATE TABLE IF NOT EXISTS codes (
     id TEXT PRIMARY KEY, key BLOB NOT NULL, expires INTEGER NOT NULL, auto INTEGER NOT NULL, wrong INTEGER NOT NULL,
     state TEXT NOT NULL, request TEXT NOT NULL, device TEXT NOT NULL, reason TEXT NOT NULL, data TEXT NOT NULL
@@ -35,7 +37,7 @@ class RegisterError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A member, or one that was. `serial` counts its statements, `count` its requests; `not_after` in Unix seconds."""
+    """A member, or one that was. `serial` grows with its statements, `count` with its requests; `not_after` in Unix seconds."""
 
     name: str
     key: str
@@ -95,56 +97,58 @@ class Register:
         except sqlite3.Error as e:
             raise RegisterError(f"register {self._path}: {e}") from e
 
+    def _rows(self, sql: str, args: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
+        try:
+            return self._db.execute(sql, args).fetchall()
+        except sqlite3.Error as e:
+            raise RegisterError(f"register {self._path}: {e}") from e
+
     def device(self, name: str) -> Device | None:
-        row = self._db.execute("SELECT * FROM devices WHERE name = ?", (name,)).fetchone()
-        return _device(row) if row else None
+        return next(map(_device, self._rows("SELECT * FROM devices WHERE name = ?", (name,))), None)
 
     def devices(self) -> list[Device]:
-        return [_device(row) for row in self._db.execute("SELECT * FROM devices ORDER BY name")]
+        return [_device(row) for row in self._rows("SELECT * FROM devices ORDER BY name")]
 
     def put(self, d: Device) -> None:
         """Writes a device whole."""
-        self._db.execute(
+        self._rows(
             "INSERT OR REPLACE INTO devices VALUES (?,?,?,?,?,?,?,?,?,?)",
             (d.name, d.key, d.serial, d.not_after, int(d.revoked), d.reason, d.nonce, d.instance, d.count, d.statement),
         )
 
     def add_certificate(self, serial: int, device: str, not_after: int, pem: str, request: str) -> None:
         row = (f"{serial:x}", device, not_after, pem, request)
-        self._db.execute("INSERT INTO certificates VALUES (?,?,?,?,?)", row)
+        self._rows("INSERT INTO certificates VALUES (?,?,?,?,?)", row)
 
     def certificate(self, device: str, request: str) -> str | None:
         """The certificate that was made for this very request."""
-        found = self._db.execute(
-            "SELECT pem FROM certificates WHERE device = ? AND request = ?", (device, request)
-        ).fetchone()
-        return str(found[0]) if found else None
+        found = self._rows("SELECT pem FROM certificates WHERE device = ? AND request = ?", (device, request))
+        return str(found[0][0]) if found else None
 
     def revoked_serials(self, now: int) -> list[int]:
         """Serial numbers of the certificates of revoked devices that haven't ended by themselves."""
-        rows = self._db.execute(
+        rows = self._rows(
             "SELECT c.serial FROM certificates c JOIN devices d ON c.device = d.name WHERE d.revoked AND c.not_after > ?",
             (now,),
         )
         return [int(serial, 16) for (serial,) in rows]
 
     def code(self, id_: str) -> Code | None:
-        row = self._db.execute("SELECT * FROM codes WHERE id = ?", (id_,)).fetchone()
-        return _code(row) if row else None
+        return next(map(_code, self._rows("SELECT * FROM codes WHERE id = ?", (id_,))), None)
 
     def codes(self) -> list[Code]:
-        return [_code(row) for row in self._db.execute("SELECT * FROM codes ORDER BY expires, id")]
+        return [_code(row) for row in self._rows("SELECT * FROM codes ORDER BY expires, id")]
 
     def put_code(self, c: Code) -> None:
         row = (c.id, c.key, c.expires, int(c.auto), c.wrong, c.state, c.request, c.device, c.reason, c.data)
-        self._db.execute("INSERT OR REPLACE INTO codes VALUES (?,?,?,?,?,?,?,?,?,?)", row)
+        self._rows("INSERT OR REPLACE INTO codes VALUES (?,?,?,?,?,?,?,?,?,?)", row)
 
 
-def _device(row: tuple[object, ...]) -> Device:
+def _device(row: tuple[Any, ...]) -> Device:
     name, key, serial, not_after, revoked, *rest = row
-    return Device(name, key, serial, not_after, bool(revoked), *rest)  # type: ignore[arg-type]
+    return Device(name, key, serial, not_after, bool(revoked), *rest)
 
 
-def _code(row: tuple[object, ...]) -> Code:
+def _code(row: tuple[Any, ...]) -> Code:
     id_, key, expires, auto, *rest = row
-    return Code(id_, key, expires, bool(auto), *rest)  # type: ignore[arg-type]
+    return Code(id_, key, expires, bool(auto), *rest)

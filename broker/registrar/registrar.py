@@ -27,7 +27,7 @@ from fleetgrad.broker.registrar.authority import CA, CA_KEY, ROLE_DAYS, Authorit
 from fleetgrad.broker.registrar.register import Device, Register
 from fleetgrad.wire import kit as kits
 from fleetgrad.wire import release
-from fleetgrad.wire.certificates import key_pem, load_certificate, new_key, pair
+from fleetgrad.wire.certificates import CertificateError, key_pem, load_certificate, new_key, pair
 from fleetgrad.wire.files import replace_file
 from fleetgrad.wire.kit import Data, Kit
 from fleetgrad.wire.membership import ROLES, Member, check_device, sign_member
@@ -48,6 +48,7 @@ FILE, KEY, PUBLIC, TLS = "registrar.toml", "registrar.key", "registrar.pub", "tl
 AGGREGATOR, KITS, CRL, FOLDER = "aggregator.pub", "kits", "crl.pem", "registrar"
 DEVICE_DAYS = 90
 MAX_REASON = 200  # characters
+STATEMENT = ".jws"  # of a device, in the aggregator's roster
 
 
 class RegistrarError(ValueError):
@@ -116,7 +117,8 @@ class Registrar:
         hand: Callable[[Kit], object] = lambda _: None,
     ) -> Kit:
         """A new device's kit, which `hand` puts where it is to be; its statement is published. What was cut short before that
-        is completed by the next call, with the same keys. Raises NameRefused, RegistrarError, CertificateError, KitError.
+        is completed by the next call, with the same keys. A device whose certificate has ended, which can't renew it any more, gets
+        its next kit so. Raises NameRefused, RegistrarError, CertificateError, KitError.
         """
         check_device(name)
         fleet = self.fleet_kit(data, url, insecure=insecure)
@@ -126,8 +128,10 @@ class Registrar:
         with self.register.transaction():
             device, begun = self.register.device(name), kits.read(unfinished) if unfinished.exists() else None
             if device is None or device.revoked or device.instance or begun is None or begun.nonce != device.nonce:
-                self._check_free(name)
-                begun, device = self._begin(name, fleet)
+                ended = device is not None and not device.revoked and device.not_after < self.seconds()
+                if not ended:
+                    self._check_free(name)
+                begun, device = self._begin(name, fleet, device.serial if device else 0)
                 unfinished.unlink(missing_ok=True)
                 kits.write(begun, unfinished)
         kit = msgspec.structs.replace(
@@ -138,11 +142,11 @@ class Registrar:
         unfinished.unlink(missing_ok=True)
         return kit
 
-    def _begin(self, name: str, fleet: Kit) -> tuple[Kit, Device]:
+    def _begin(self, name: str, fleet: Kit, serial: int) -> tuple[Kit, Device]:
         """New keys for a device, whose statement is noted down (within a transaction)."""
         identity, tls, nonce = PrivateKey.generate(), new_key(), os.urandom(16).hex()
         certificate, not_after = self.certify(name, tls.public_key(), request="")
-        device = self._signed(Device(name, identity.public.raw.hex(), 1, not_after, nonce=nonce))
+        device = self._signed(Device(name, identity.public.raw.hex(), self._next(serial), not_after, nonce=nonce))
         kit = msgspec.structs.replace(
             fleet, device=name, nonce=nonce, identity=identity.pem().decode(), certificate=certificate, key=key_pem(tls)
         )
@@ -153,7 +157,7 @@ class Registrar:
         check_device(name)
         self._check_free(name)
         certificate, not_after = self.certify(name, request_key(request, f"request of {name}"), request)
-        self._signed(Device(name, key, 1, not_after, nonce=nonce))
+        self._signed(Device(name, key, self._next(0), not_after, nonce=nonce))
         return certificate
 
     def fleet_kit(self, data: Data | None = None, url: str | None = None, *, insecure: bool = False) -> Kit:
@@ -192,7 +196,7 @@ class Registrar:
             device = self._known(name)
             again = device.revoked
             if not again:
-                device = self._signed(replace(device, revoked=True, reason=reason, serial=device.serial + 1))
+                device = self._signed(replace(device, revoked=True, reason=reason, serial=self._next(device.serial)))
         self._deliver(device)
         self.write_crl()
         if again:
@@ -200,6 +204,7 @@ class Registrar:
 
     def certify(self, name: str, key: ec.EllipticCurvePublicKey, request: str) -> tuple[str, int]:
         """A device's certificate, noted down, and when it ends."""
+        self.check_clock()
         made = Authority.load(self.folder).client(name, key, self.now(), self.settings.certificate_days)
         loaded = load_certificate(made, name)
         not_after = int(loaded.not_valid_after_utc.timestamp())
@@ -208,7 +213,7 @@ class Registrar:
 
     def renewed(self, device: Device, not_after: int) -> Device:
         """The device's next statement, signed and noted down (within a transaction)."""
-        return self._signed(replace(device, not_after=not_after, serial=device.serial + 1))
+        return self._signed(replace(device, not_after=not_after, serial=self._next(device.serial)))
 
     def deliver(self, name: str) -> None:
         """Puts a device's newest statement into the aggregator's roster, where that can be written to."""
@@ -232,10 +237,32 @@ class Registrar:
 
     def write_crl(self) -> None:
         """Writes the list of revoked certificates, here and beside the broker's files where these can be reached."""
+        self.check_clock()
         text = Authority.load(self.folder).revoked(self.register.revoked_serials(self.seconds()), self.now())
         beside = self._reachable(self.settings.broker_files)
         for folder in filter(None, (self.folder, beside)):
             _replace(folder / CRL, text.encode())
+
+    def check_clock(self) -> None:
+        """Raises CertificateError where this machine's clock is wrong for certain: what it signed then would lock boards out."""
+        path = self.folder / CA
+        try:
+            ca = load_certificate(path.read_text(), str(path))
+        except OSError as e:
+            raise CertificateError(f"the fleet's CA: {e.strerror}: {path}") from e
+        if not ca.not_valid_before_utc <= self.now() < ca.not_valid_after_utc:
+            raise CertificateError(
+                f"nothing is signed: the clock of this machine says {self.now():%Y-%m-%d}, and the fleet's CA is from "
+                f"{ca.not_valid_before_utc:%Y-%m-%d} and ends {ca.not_valid_after_utc:%Y-%m-%d}: set the clock"
+            )
+
+    def roster(self) -> Path | None:
+        """The aggregator's folder of statements, where it can be written to from here."""
+        return self._reachable(self.settings.roster)
+
+    def _next(self, serial: int) -> int:
+        """The serial number of a device's next statement: above its last one, and above what was said before a backup was put back."""
+        return max(serial + 1, self.seconds())
 
     def _known(self, name: str) -> Device:
         device = self.register.device(name)
@@ -258,9 +285,9 @@ class Registrar:
         return signed
 
     def _deliver(self, device: Device) -> None:
-        roster = self._reachable(self.settings.roster)
+        roster = self.roster()
         if roster:
-            _replace(roster / f"{device.name}.jws", device.statement)
+            _replace(roster / f"{device.name}{STATEMENT}", device.statement)
 
     def _reachable(self, path: str | None) -> Path | None:
         found = self.folder / path if path else None

@@ -5,29 +5,34 @@ names and proves the device's; who is due is told so, since a board may have no 
 from dataclasses import replace
 
 from fleetgrad.broker.registrar.authority import request_key
+from fleetgrad.broker.registrar.register import Device
 from fleetgrad.broker.registrar.registrar import Registrar
 from fleetgrad.wire.membership import ISSUED, Issued, verify_renewal
 from fleetgrad.wire.signing import PublicKey, Untrusted, sign_message
 
 DUE = 2 / 3  # of a certificate's life: then it is renewed
+EARLIEST = 1 / 2  # of its life: before that a request is refused, as of a board whose clock is ahead
 
 
 def due(registrar: Registrar) -> set[str]:
     """Names of the members whose certificates have lived for two thirds of their time."""
-    left = registrar.settings.certificate_days * 86400 * (1 - DUE)
-    now = registrar.seconds()
-    return {d.name for d in registrar.register.devices() if not d.revoked and d.not_after - now <= left}
+    return {d.name for d in registrar.register.devices() if not d.revoked and _lived(registrar, d, DUE)}
+
+
+def _lived(registrar: Registrar, device: Device, share: float) -> bool:
+    return device.not_after - registrar.seconds() <= registrar.settings.certificate_days * 86400 * (1 - share)
 
 
 def notice(registrar: Registrar, name: str) -> bytes:
-    """The signed word that a device's certificate is due."""
+    """The signed word that a device's certificate is due. Raises CertificateError where the clock can't be right."""
+    registrar.check_clock()
     said = Issued(federation=registrar.federation, device=name, now=registrar.seconds(), due=True)
     return sign_message(registrar.key, ISSUED, said)
 
 
 def answer(registrar: Registrar, name: str, raw: bytes) -> bytes | None:
     """The next certificate for a member that asks; None when it leaves. Raises Untrusted, CertificateError."""
-    left = False
+    left = early = False
     with registrar.register.transaction():
         device = registrar.register.device(name)
         if device is None or device.revoked:
@@ -46,12 +51,19 @@ def answer(registrar: Registrar, name: str, raw: bytes) -> bytes | None:
         elif ask.request and certificate is None:
             if ask.count == device.count and device.instance:
                 raise Untrusted(f"renewal {ask.count} of {name} with another request")
-            certificate, not_after = registrar.certify(
-                name, request_key(ask.request, f"request of {name}"), ask.request
-            )
-            registrar.renewed(replace(seen, key=ask.identity or seen.key), not_after)
+            key = request_key(ask.request, f"request of {name}")
+            early = not _lived(registrar, device, EARLIEST)
+            if early:
+                registrar.register.put(replace(device, instance=ask.instance))
+            else:
+                certificate, not_after = registrar.certify(name, key, ask.request)
+                registrar.renewed(replace(seen, key=ask.identity or seen.key), not_after)
         else:
             registrar.register.put(seen)
+    if early:
+        raise Untrusted(
+            f"renewal of {name} before half of its certificate's life is over: is that board's clock ahead?"
+        )
     if left:
         registrar.revoke(name, "left")
         return None

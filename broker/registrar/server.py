@@ -7,8 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from fleetgrad.broker.registrar import enrolling, renewing
-from fleetgrad.broker.registrar.register import RegisterError
+from fleetgrad.broker.registrar import enrolling, recovery, renewing
 from fleetgrad.broker.registrar.registrar import Registrar, RegistrarError
 from fleetgrad.wire.events import Connected, Message
 from fleetgrad.wire.exits import EXIT_USAGE
@@ -20,7 +19,9 @@ from fleetgrad.wire.signing import Untrusted
 from fleetgrad.wire.topics import Topics
 
 LOOK_SECONDS = 5.0  # how often the register is read for what the commands have changed
-ASKS_PER_SECOND, ASKS_AT_ONCE = 20.0, 100.0
+SETTLE_SECONDS = 2.0  # after connecting, to hear what is retained before it is said anew
+ASKS_PER_SECOND, ASKS_AT_ONCE = 20.0, 100.0  # of boards that enrol, and of members: strangers can't use up the latter's
+FAULTS = (Untrusted, ValueError, OSError)  # of an ask or of this machine; the next one may be better
 
 
 class Server:
@@ -41,12 +42,18 @@ class Server:
         self._session = self._loop.session
         self._told: dict[str, bytes] = {}
         self._due: set[str] = set()
-        self._asks = Pace(ASKS_PER_SECOND, ASKS_AT_ONCE)
-        self._look_at = 0.0
+        self._asks = {kind: Pace(ASKS_PER_SECOND, ASKS_AT_ONCE) for kind in ("enrol", "renew")}
+        self._fault = ""
+        self._look_at = self._settled_at = 0.0
 
     def run(self) -> int:
         """Serves until stopped; the exit code."""
         log("registrar_started", broker=self._address, pid=os.getpid())
+        try:
+            for name in recovery.retell(self._registrar):
+                log("member_adopted", device=name)
+        except FAULTS as e:
+            self._say_fault(e)
         try:
             return self._loop.run(self._serve)
         finally:
@@ -63,20 +70,35 @@ class Server:
                 case Connected():
                     self._told.clear()
                     self._due.clear()
-                    self._session.subscribe([self._topics.every("enrol"), self._topics.every("renew")])
-                    self._look_at = now
+                    self._session.subscribe([self._topics.every(row) for row in ("enrol", "renew", "member")])
+                    self._look_at = self._settled_at = now + SETTLE_SECONDS
                 case Message():
                     self._on_message(item, now)
             if now >= self._look_at and self._loop.connected:
-                self._look()
+                try:
+                    self._look()
+                    self._fault = ""
+                except FAULTS as e:  # the register is busy or damaged, the clock is wrong
+                    self._say_fault(e)
             if now >= self._look_at:
                 self._look_at = now + LOOK_SECONDS
 
+    def _say_fault(self, error: BaseException) -> None:
+        if self._fault != (said := str(error)):
+            self._fault = said
+            log("registrar_failed", reason=said)
+
     def _on_message(self, message: Message, now: float) -> None:
         kind, last = self._topics.parts(message.topic)
-        if not self._asks.take(1, now):
-            return
         try:
+            if kind == "reg":
+                if recovery.adopt(self._registrar, last, message.payload):
+                    log("member_adopted", device=last)
+                return
+            if kind == "enrol" and self._registrar.register.code(last) is None:
+                return  # whoever makes ids up uses nobody's turn
+            if kind not in self._asks or not self._asks[kind].take(1, now):
+                return
             if kind == "enrol":
                 raw = enrolling.answer(self._registrar, last, message.payload)
                 self._session.publish(self._topics.enrolled(last), raw)
@@ -84,9 +106,9 @@ class Server:
                 issued = renewing.answer(self._registrar, last, message.payload)
                 if issued is not None:
                     self._session.publish(self._topics.issued(last), issued, retain=True)
-        except (Untrusted, RegisterError, RegistrarError, ValueError) as e:
+        except FAULTS as e:
             log("ask_dropped", topic=message.topic, reason=str(e))
-        self._look_at = now  # a statement may have changed
+        self._look_at = max(now, self._settled_at)  # a statement may have changed
 
     def _look(self) -> None:
         """Publishes the statements that aren't on the broker yet, and tells who must renew."""
