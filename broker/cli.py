@@ -83,9 +83,10 @@ def new(
     `fleetgrad device add dev-01 --dir digits-registrar`.
     """
     from fleetgrad.broker import founding
-    from fleetgrad.broker.settings import Broker, Round, Settings, Training
+    from fleetgrad.broker.settings import Broker, Round, Settings
     from fleetgrad.wire.codecs import shortfall
     from fleetgrad.wire.coding.layout import VectorLayout
+    from fleetgrad.wire.messages import Training
 
     address.check_plain(address.parse(broker), insecure)
     choice = model_options.choice_of(train, freeze, last, biases_only, lora, lora_rank, lora_alpha, lora_freeze_a)
@@ -282,8 +283,8 @@ def demo(
     """
     from fleetgrad.broker import demo as demonstration
     from fleetgrad.broker.demo_data import Options
-    from fleetgrad.broker.settings import Training
     from fleetgrad.hardware.fleet import FleetError
+    from fleetgrad.wire.messages import Training
 
     if data is not None and model is None:
         raise typer.BadParameter("--data needs --model: the demo's own model takes 8x8 digits")

@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 
 from fleetgrad.broker import founding
 from fleetgrad.broker.registrar.registrar import forget_authority
-from fleetgrad.broker.settings import FOLDER, Broker, Data, Round, Settings, Training
+from fleetgrad.broker.settings import FOLDER, Broker, Data, Round, Settings
 from fleetgrad.edge.autodiff import zoo
 from fleetgrad.edge.data import npz, split
 from fleetgrad.edge.data.dataset import fit
 from fleetgrad.wire import address, kit
 from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.loss import LossName, LossOptions
+from fleetgrad.wire.messages import Training
 from fleetgrad.wire.plan import Gradients, Manifest
 
 HELD_OUT = 0.2

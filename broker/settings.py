@@ -10,7 +10,7 @@ from fleetgrad.broker.attempt import RoundSettings
 from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.kit import MAX_SCALE
 from fleetgrad.wire.loss import LossName, LossOptions
-from fleetgrad.wire.messages import MAX_EXPIRES_SECONDS, Link, Name, Policy
+from fleetgrad.wire.messages import MAX_EXPIRES_SECONDS, Link, Name, Policy, Training
 from fleetgrad.wire.mqtt import BrokerSettings
 from fleetgrad.wire.plan import Gradients
 from fleetgrad.wire.settings import SettingsError, load_toml, toml_lines
@@ -53,14 +53,6 @@ class Data(Strict, frozen=True, kw_only=True):
     shape: tuple[int, ...] | None = None
 
 
-class Training(Strict, frozen=True, kw_only=True):
-    local_epochs: Annotated[int, Meta(ge=1, le=1000)] = 4
-    batch_size: Annotated[int, Meta(ge=1, le=65536)] = 16
-    learning_rate: Annotated[float, Meta(gt=0, le=1000)] = 0.05
-    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.0
-
-
 class Round(Strict, frozen=True, kw_only=True):
     """`goal` 0 means every device of the roster; `minimum` is the fraction of it that a deadline accepts; seconds.
 
@@ -91,11 +83,8 @@ class Settings(Strict, frozen=True, kw_only=True):
 
     def round_settings(self) -> RoundSettings:
         """What the round machine needs of it."""
-        t, r, b = self.training, self.round, self.broker
-        policy = Policy(
-            local_epochs=t.local_epochs, batch_size=t.batch_size, learning_rate=t.learning_rate, momentum=t.momentum,
-            weight_decay=t.weight_decay, codec=self.codec,
-        )  # fmt: skip
+        r, b = self.round, self.broker
+        policy = Policy(codec=self.codec, **msgspec.structs.asdict(self.training))
         return RoundSettings(
             self.name, policy, r.rounds, r.goal, r.minimum, r.over_selection, r.deadline,
             link=b.link(), reconnects=b.reconnects, expires=r.expires,

@@ -50,14 +50,19 @@ DeviceState = Literal["idle", "fetching", "training", "uploading", "offline", "r
 RoundState = Literal["open", "selecting", "collecting", "committing", "published", "abandoned", "finished", "offline"]
 
 
-class Policy(Strict, frozen=True, kw_only=True):
-    """How devices train and code an update. Its hash is in every update's header."""
+class Training(Strict, frozen=True, kw_only=True):
+    """What every device does in a round."""
 
     local_epochs: Annotated[int, Meta(ge=1, le=1000)] = 4
     batch_size: Annotated[int, Meta(ge=1, le=65536)] = 16
     learning_rate: Annotated[float, Meta(gt=0, le=1000)] = 0.05
     momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+
+
+class Policy(Training, frozen=True, kw_only=True):
+    """How devices train and code an update. Its hash is in every update's header."""
+
     codec: CodecSpec = CodecSpec(name="blk8")
 
     def sha256(self) -> str:

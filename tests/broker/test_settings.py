@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from fleetgrad.broker import settings
-from fleetgrad.broker.settings import Broker, Data, Round, Settings, Training
+from fleetgrad.broker.settings import Broker, Data, Round, Settings
 from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.loss import LossOptions
+from fleetgrad.wire.messages import Training
 from fleetgrad.wire.settings import SettingsError
 
 FULL = Settings(

@@ -15,6 +15,7 @@ from fleetgrad.broker import founding, settings, watching
 from fleetgrad.broker.registrar.registrar import forget_authority
 from fleetgrad.edge.autodiff import zoo
 from fleetgrad.hardware.fleet import Fleet
+from fleetgrad.wire.messages import Training
 from tests.brokers import servers
 from tests.conftest import TOOLS
 from tests.fleet.conftest import Federation, samples
@@ -89,7 +90,7 @@ def found(root: Path, model: Path) -> Federation:
         model,
         settings.Settings(
             name="test",
-            training=settings.Training(local_epochs=1),
+            training=Training(local_epochs=1),
             round=settings.Round(rounds=ROUNDS, minimum=1.0),
             data=settings.Data(path="eval.npz"),
         ),

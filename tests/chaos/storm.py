@@ -23,6 +23,7 @@ from fleetgrad.broker.registrar.registrar import forget_authority
 from fleetgrad.edge.autodiff import zoo
 from fleetgrad.hardware.fleet import Fleet, free_port
 from fleetgrad.wire.coding.spec import CodecSpec
+from fleetgrad.wire.messages import Training
 from tests import invariants
 from tests.chaos.evidence import Collector, Evidence, lines
 from tests.chaos.proxy import KINDS, ProxyThread
@@ -74,7 +75,7 @@ class Storm:
                 name="chaos",
                 broker=settings.Broker(url=url, chunk_bytes=1024),
                 codec=CodecSpec(name="blk8"),
-                training=settings.Training(local_epochs=1),
+                training=Training(local_epochs=1),
                 round=settings.Round(rounds=self.rounds, goal=self.devices * 3 // 4, minimum=0.5, deadline=DEADLINE),
             ),
         )

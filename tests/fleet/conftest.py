@@ -16,6 +16,7 @@ from fleetgrad.broker.registrar.registrar import forget_authority
 from fleetgrad.edge.autodiff import zoo
 from fleetgrad.hardware.fleet import Fleet, free_port
 from fleetgrad.wire.address import Address
+from fleetgrad.wire.messages import Training
 
 DEVICES = ("dev-1", "dev-2", "dev-3")
 SECONDS = 90.0  # a hang guard: scenarios wait for events
@@ -111,7 +112,7 @@ def make_federation(tmp_path: Path) -> Iterator[MakeFederation]:
             settings.Settings(
                 name="test",
                 broker=settings.Broker(url=f"mqtt://127.0.0.1:{port}"),
-                training=settings.Training(local_epochs=epochs),
+                training=Training(local_epochs=epochs),
                 round=settings.Round(rounds=rounds),
                 data=settings.Data(path="eval.npz"),
             ),

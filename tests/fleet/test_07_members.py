@@ -13,6 +13,7 @@ from fleetgrad.broker import founding, settings, watching
 from fleetgrad.edge.autodiff import zoo
 from fleetgrad.hardware.fleet import Fleet, console_script, find_mosquitto, free_port
 from fleetgrad.wire import kit
+from fleetgrad.wire.messages import Training
 from tests.fleet.conftest import SECONDS, samples
 
 
@@ -36,7 +37,7 @@ def test_boards_join_by_kit_and_by_code_and_leave_over_tls(tmp_path: Path) -> No
         settings.Settings(
             name="test",
             broker=settings.Broker(url=f"mqtts://localhost:{port}"),
-            training=settings.Training(local_epochs=1),
+            training=Training(local_epochs=1),
             round=settings.Round(rounds=2, goal=2),
         ),
         registrar=registrar,

@@ -11,6 +11,7 @@ import pytest
 from fleetgrad.broker import founding, settings, watching
 from fleetgrad.edge.autodiff import zoo
 from fleetgrad.hardware.fleet import Fleet, console_script, find_mosquitto, free_port
+from fleetgrad.wire.messages import Training
 from tests.fleet.conftest import SECONDS, samples
 from tests.fleet.test_07_members import command
 
@@ -28,7 +29,7 @@ def test_a_co_signer_on_another_machine_must_go_along_with_every_head(tmp_path: 
         settings.Settings(
             name="test",
             broker=settings.Broker(url=f"mqtts://localhost:{port}"),
-            training=settings.Training(local_epochs=1),
+            training=Training(local_epochs=1),
             round=settings.Round(rounds=ROUNDS),
         ),
         registrar=registrar,

@@ -43,11 +43,18 @@ def test_mqtt_5_is_tried_first_and_kept_where_it_works(broker: FakeBroker, inbox
     assert broker.accept()[1] == 5
 
 
+@pytest.fixture
+def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a session connects: it doesn't wait long for answers to a CONNECT."""
+    monkeypatch.setattr(connection_module, "VERSION_SECONDS", 0.2)
+    monkeypatch.setattr(connection_module, "CONNECT_SECONDS", 0.4)
+
+
+@pytest.mark.usefixtures("impatience")
 @pytest.mark.parametrize("answer", [None, b"", REFUSED_VERSION_311], ids=["silence", "hangs up", "refuses the version"])
 def test_a_broker_that_knows_only_3_1_1_is_spoken_to_in_it_at_once(
-    monkeypatch: pytest.MonkeyPatch, broker: FakeBroker, inbox: mqtt.Inbox, answer: bytes | None
+    broker: FakeBroker, inbox: mqtt.Inbox, answer: bytes | None
 ) -> None:
-    monkeypatch.setattr(connection_module, "VERSION_SECONDS", 0.2)
     peer, level = broker.accept()
     assert level == 5
     if answer:
@@ -72,11 +79,8 @@ def test_a_broker_that_knows_mqtt_5_is_spoken_to_in_it_again_after_it_was_down(
     assert (level, fallback, broker.accept()[1]) == (5, 4, 5)
 
 
-def test_a_broker_that_answers_in_no_version_is_reported_and_tried_again(
-    monkeypatch: pytest.MonkeyPatch, broker: FakeBroker, inbox: mqtt.Inbox
-) -> None:
-    monkeypatch.setattr(connection_module, "VERSION_SECONDS", 0.2)
-    monkeypatch.setattr(connection_module, "CONNECT_SECONDS", 0.4)
+@pytest.mark.usefixtures("impatience")
+def test_a_broker_that_answers_in_no_version_is_reported_and_tried_again(broker: FakeBroker, inbox: mqtt.Inbox) -> None:
     assert [broker.accept()[1], broker.accept()[1]] == [5, 4]
     down = inbox.get(timeout=SECONDS)
     assert isinstance(down, mqtt.Disconnected)
