@@ -4,7 +4,8 @@ registrar, which has a clock, says that it is due.
     tls.pem      certificate and key, replaced by one rename: after a power cut it is the old pair or the new one
     tls.next     the next key, on disk before its request leaves the board; a request that was lost is repeated with it
     device.key   the identity that signs updates; device.next takes its place, by one rename, when the registrar's statement names it:
-    device.next  the next identity, which each request names; until then the old one signs, and the request is signed by both
+    device.next  the next identity, which each request names; until then the old one signs, and the request is signed by both.
+                 Where it is lost, another is asked for: the registrar takes the old one until it has heard the next alone
 
 At each connection the device also says which board it is: a second one of the same kit is seen.
 """
@@ -75,6 +76,7 @@ class Renewing:
         self._folder = folder
         self._joined, self._key, self._registrar, self._dice, self._passed = joined, key, registrar, dice, passed
         self._due = self._told = False
+        self._missing = ""  # the identity that the registrar names, and that isn't here
         self._ask_at, self._patience = 0.0, ASK_SECONDS
 
     @classmethod
@@ -129,24 +131,37 @@ class Renewing:
             return Step(event="renewal_failed", reason=str(e))
 
     def take_member(self, raw: bytes) -> Step:
-        """The registrar's word on this device, which the aggregator has as well: `revoked` ends the device's part, and a next
-        identity that it names is the one that signs from then on."""
+        """The registrar's word on this device, which the aggregator has as well: `revoked` ends the device's part, a next identity that
+        it names is the one that signs from then on, and for one that isn't here another is asked for."""
         try:
             said = verify_member(self._registrar, self._joined.federation, raw, self._joined.device)
         except Untrusted as e:
             return Step(event="statement_dropped", reason=str(e))
         if said.revoked:
             return Step(event="revoked", reason=said.reason, revoked=True)
-        following = self._next_identity()
-        if following is None or said.key != following.public.raw.hex():
+        if said.key in (self._key.public.raw.hex(), self._missing):
             return Step()
+        following = self._next_identity()
         try:
+            if following is None or said.key != following.public.raw.hex():
+                return self._ask_for_another(said.key)
             (self._folder / NEXT_IDENTITY).replace(self._folder / IDENTITY)
             self._key.become(following)
             sync(self._folder)
         except OSError as e:
             return Step(event="renewal_failed", reason=str(e))
+        self._told, self._ask_at = False, 0.0  # signed by it, so that the one before is forgotten
         return Step(event="identity_renewed", reason=f"key {self._key.public.kid}")
+
+    def _ask_for_another(self, missing: str) -> Step:
+        """Under way again with new keys: the request that named the identity that is lost isn't repeated."""
+        (self._folder / NEXT).unlink(missing_ok=True)
+        self._missing, self._due, self._ask_at, self._patience = missing, True, 0.0, ASK_SECONDS
+        return Step(
+            event="identity_lost",
+            reason=f"the registrar names key {PublicKey.from_hex(missing).kid}, which isn't on this board: another one is asked for; if no "
+            "identity_renewed follows, the board needs a new kit",
+        )
 
     def _take_notice(self, said: Issued) -> Step:
         """A retained notice may be from before the last renewal: then the certificate began after it."""

@@ -16,7 +16,8 @@ FILE = "registrar.sqlite"
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS devices (
     name TEXT PRIMARY KEY, key TEXT NOT NULL, serial INTEGER NOT NULL, not_after INTEGER NOT NULL, revoked INTEGER NOT NULL,
-    reason TEXT NOT NULL, nonce TEXT NOT NULL, instance TEXT NOT NULL, count INTEGER NOT NULL, statement BLOB NOT NULL
+    reason TEXT NOT NULL, nonce TEXT NOT NULL, instance TEXT NOT NULL, count INTEGER NOT NULL, statement BLOB NOT NULL,
+    former TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS certificates (
     serial TEXT PRIMARY KEY, device TEXT NOT NULL, not_after INTEGER NOT NULL, pem TEXT NOT NULL, request TEXT NOT NULL
@@ -37,7 +38,8 @@ class RegisterError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A member, or one that was. `serial` grows with its statements, `count` with its requests; `not_after` in Unix seconds."""
+    """A member, or one that was. `serial` grows with its statements, `count` with its requests; `not_after` in Unix seconds. `former` is
+    the key before `key`, until the device has signed by `key` alone."""
 
     name: str
     key: str
@@ -49,6 +51,7 @@ class Device:
     instance: str = ""
     count: int = 0
     statement: bytes = b""
+    former: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +115,12 @@ class Register:
     def put(self, d: Device) -> None:
         """Writes a device whole."""
         self._rows(
-            "INSERT OR REPLACE INTO devices VALUES (?,?,?,?,?,?,?,?,?,?)",
-            (d.name, d.key, d.serial, d.not_after, int(d.revoked), d.reason, d.nonce, d.instance, d.count, d.statement),
-        )
+            "INSERT OR REPLACE INTO devices VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                d.name, d.key, d.serial, d.not_after, int(d.revoked), d.reason, d.nonce, d.instance, d.count, d.statement,
+                d.former,
+            ),
+        )  # fmt: skip
 
     def add_certificate(self, serial: int, device: str, not_after: int, pem: str, request: str) -> None:
         row = (f"{serial:x}", device, not_after, pem, request)

@@ -122,7 +122,7 @@ def test_a_board_without_a_clock_is_told_and_an_old_notice_says_nothing(board: B
 
 
 def test_a_device_hears_that_it_was_revoked_by_the_registrar_alone(board: Board) -> None:
-    member = Member(federation="fed", device="dev-1", key="0" * 64, serial=1, not_after=0)
+    member = Member(federation="fed", device="dev-1", key=board.known.raw.hex(), serial=1, not_after=0)
     revoked = Member(federation="fed", device="dev-1", key="0" * 64, serial=2, not_after=0, revoked=True, reason="lost")
     assert board.renewing.take_member(sign_member(REGISTRAR, member)) == renewing.Step()
     step = board.renewing.take_member(sign_member(REGISTRAR, revoked))
