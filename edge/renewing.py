@@ -228,11 +228,12 @@ class Renewing:
         return None
 
     def _signed(self, request: str | None, *, leaves: bool = False) -> bytes:
-        following = self._next_identity()
+        following, held = self._next_identity(), self._certificate()
         ask = Renewal(
             federation=self._joined.federation, device=self._joined.device, instance=self._joined.instance,
             count=self._count(1 if leaves else 0), request=request, leaves=leaves,
             identity=following.public.raw.hex() if following else UNSET,
+            until=int(held.not_valid_after_utc.timestamp()) if held else UNSET,
         )  # fmt: skip
         return sign_by([self._key, *([following] if following else [])], RENEWAL, ask)
 

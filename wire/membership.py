@@ -52,7 +52,8 @@ class Renewal(Strict, frozen=True, kw_only=True):
     """What a member asks: the next certificate by a certificate request, or to be let go.
 
     `instance` is drawn where a kit is installed: two of one device are two boards. `count` grows with each request of a device.
-    `identity` is the device's next Ed25519 key; the message is then signed by both keys, the old one first.
+    `identity` is the device's next Ed25519 key; the message is then signed by both keys, the old one first. `until` is when the
+    certificate ends that the board has, in Unix seconds: it may have lost the key of a later one.
     """
 
     federation: Name
@@ -62,6 +63,7 @@ class Renewal(Strict, frozen=True, kw_only=True):
     request: Pem | None = None
     identity: RawKey | UnsetType = UNSET  # left out where there is none
     leaves: bool = False
+    until: Count | UnsetType = UNSET
 
 
 class Issued(Strict, frozen=True, kw_only=True):

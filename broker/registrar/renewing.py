@@ -19,11 +19,11 @@ EARLIEST = 1 / 2  # of its life: before that a request is refused, as of a board
 
 def due(registrar: Registrar) -> set[str]:
     """Names of the members whose certificates have lived for two thirds of their time."""
-    return {d.name for d in registrar.register.devices() if not d.revoked and _lived(registrar, d, DUE)}
+    return {d.name for d in registrar.register.devices() if not d.revoked and _lived(registrar, d.not_after, DUE)}
 
 
-def _lived(registrar: Registrar, device: Device, share: float) -> bool:
-    return device.not_after - registrar.seconds() <= registrar.settings.certificate_days * 86400 * (1 - share)
+def _lived(registrar: Registrar, not_after: int, share: float) -> bool:
+    return not_after - registrar.seconds() <= registrar.settings.certificate_days * 86400 * (1 - share)
 
 
 def notice(registrar: Registrar, name: str) -> bytes:
@@ -69,7 +69,8 @@ def answer(registrar: Registrar, name: str, raw: bytes) -> bytes | None:
             if ask.count == device.count and device.instance:
                 raise Untrusted(f"renewal {ask.count} of {name} with another request")
             key = request_key(ask.request, f"request of {name}")
-            early = signer == device.key and not _lived(registrar, device, EARLIEST)
+            until = min(device.not_after, ask.until if isinstance(ask.until, int) else device.not_after)
+            early = signer == device.key and not _lived(registrar, until, EARLIEST)
             if early:
                 registrar.register.put(replace(device, instance=ask.instance, former=seen.former))
             else:

@@ -10,7 +10,7 @@ import pytest
 
 from fleetgrad.broker.registrar import renewing as registrar_side
 from fleetgrad.broker.registrar.registrar import Registrar
-from fleetgrad.edge.renewing import NEXT_IDENTITY, Renewing, Step
+from fleetgrad.edge.renewing import NEXT, NEXT_IDENTITY, Renewing, Step
 from fleetgrad.wire import kit as kits
 from fleetgrad.wire.kit import IDENTITY
 from fleetgrad.wire.signing import Untrusted, load_private_key
@@ -122,6 +122,20 @@ def test_a_lost_next_identity_is_replaced_whether_or_not_the_registrar_named_it(
     pair.connect()
     assert pair.agreed()
     assert pair.key.public.raw != before
+
+
+@pytest.mark.parametrize("lose", [remove, spoil])
+def test_a_certificate_whose_key_was_lost_before_it_came_is_followed_by_another_at_once(
+    pair: Pair, lose: Callable[[Path], None]
+) -> None:
+    pair.ask(pair.renewing.connected(0.0))
+    lose(pair.folder / NEXT)
+    pair.start()
+    pair.connect()
+    assert pair.agreed()
+    assert "certificate_renewed" in pair.events
+    again = pair.renewing.connected(0.0).ask
+    assert again is None, "nothing is due"
 
 
 def test_the_same_loss_is_noticed_once_in_a_life_and_a_lost_answer_is_asked_for_again(pair: Pair) -> None:
