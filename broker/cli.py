@@ -79,10 +79,10 @@ def new(
 ) -> None:
     """Make a federation from an ONNX model: the aggregator's folder, the registrar's, and the broker's files.
 
-    Example: `fleetgrad new digits --model model.onnx --broker mqtts://broker.lan --registrar digits-registrar`, then
-    `fleetgrad device add dev-01 --dir digits-registrar`.
+    Example: `fleetgrad new digits --model model.onnx --broker mqtts://broker.lan --registrar digits-registrar`; it says what comes next.
     """
     from fleetgrad.broker import founding
+    from fleetgrad.broker.next_steps import next_steps
     from fleetgrad.broker.settings import Broker, Round, Settings
     from fleetgrad.wire.codecs import shortfall
     from fleetgrad.wire.coding.layout import VectorLayout
@@ -116,18 +116,10 @@ def new(
         err.print(f"warning: {reason}", highlight=False)
     out.print(
         f"{directory}: federation {settings.name!r}, {sum(t.size for t in manifest.of_role('trainable')):,} parameters train\n"
-        f"settings are in {directory}/aggregator/federation.toml; next:\n"
-        + (f"  mosquitto -c {directory}/broker/mosquitto.conf\n" if address.parse(broker).tls else "")
-        + f"  fleetgrad device add dev-01 --dir {registrar or directory} --data data.npz\n  fleetgrad serve {directory}",
+        f"settings are in {directory}/aggregator/federation.toml\n{next_steps(directory, registrar, broker)}",
         highlight=False,
         soft_wrap=True,
     )
-    if registrar is None:
-        out.print(
-            f"note: {directory}/registrar holds the fleet's CA key, and serve refuses to start beside it: move it to another machine or user "
-            "(or give --registrar PATH next time)",
-            soft_wrap=True,
-        )
 
 
 @app.command()

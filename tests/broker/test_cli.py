@@ -1,6 +1,7 @@
 """The `fleetgrad` command: what it makes, what it prints for people and for programs, and how it refuses."""
 
 import json
+import shlex
 import stat
 import sys
 from collections.abc import Callable
@@ -374,6 +375,19 @@ def test_release_names_other_keys_and_shows_them(run: Run, model: Path, tmp_path
         code, _, err = run("release", "rotate", folder, *words)
         assert (code, says in err) == (2, True), err
     assert run("release", "show", folder)[1].startswith("root 1")
+
+
+def test_new_says_how_the_broker_gets_its_files_on_another_machine(run: Run, model: Path, tmp_path: Path) -> None:
+    folder, apart = tmp_path / "digits", tmp_path / "my registrar"
+    code, out, _ = run("new", folder, "--model", model, "--broker", "mqtts://broker.lan", "--registrar", apart)
+    assert code == 0
+    steps = [shlex.split(line, comments=True) for line in out.splitlines() if line.startswith("  ")]
+    (files,) = (words for words in steps if words[1] == "broker-files")
+    assert run(*files[1:])[0] == 0
+    assert "keyfile /etc/mosquitto/fleetgrad/server.key" in (folder / "broker" / "mosquitto.conf").read_text()
+    assert ["scp", "-r", str(folder / "broker"), "root@broker.lan:/etc/mosquitto/fleetgrad"] in steps
+    assert ["fleetgrad", "registrar", "serve", str(apart)] in steps
+    assert not any(words[0] == "mv" for words in steps)
 
 
 def test_what_no_board_could_use_costs_no_name_and_no_code(run: Run, model: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import re
+import shlex
+import socket
 import subprocess
 from pathlib import Path
 
@@ -97,3 +99,49 @@ def test_boards_join_by_kit_and_by_code_and_leave_over_tls(tmp_path: Path) -> No
     log = fleet.log("aggregator").read_text()
     assert f"device_enrolled device={joined.device}" in log
     assert "device_revoked device=dev-1" in log
+
+
+@pytest.mark.needs("mosquitto")
+def test_what_new_says_comes_next_is_a_fleet_that_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The printed commands are run as they stand, but for `chown` and for the user that mosquitto becomes."""
+    onnx.save(zoo.mlp(inputs=8, hidden=16, classes=3), str(tmp_path / "m.onnx"))
+    monkeypatch.chdir(tmp_path)
+    port = next(p for p in iter(free_port, 0) if is_free(p + 1))
+    flags = ["--broker", f"mqtts://localhost:{port}", "--rounds", 1]
+    said = command("fleetgrad", "new", "fed", "--model", "m.onnx", *flags)
+    steps = [shlex.split(line, comments=True) for line in said.splitlines() if line.startswith("  ")]
+    conf = tmp_path / "fed" / "broker" / "mosquitto.conf"
+    conf.write_text(("user root\n" if os.geteuid() == 0 else "") + conf.read_text())
+    fleet, lasting = Fleet(tmp_path / "logs"), 0
+    try:
+        for words in steps:
+            if words[0] in ("chown", "mv"):
+                assert words[0] == "chown" or subprocess.run(words, check=False).returncode == 0
+            elif words[0] == "mosquitto" or words[1:2] in (["serve"], ["run"]) or words[1:3] == ["registrar", "serve"]:
+                lasting += 1
+                program = find_mosquitto() if words[0] == "mosquitto" else console_script(words[0])
+                assert program
+                fleet.start(str(lasting), [program, *words[1:]])
+                if words[0] == "mosquitto":
+                    fleet.await_port(str(lasting), port)
+            else:
+                command(*words)
+            if words[1:3] == ["device", "add"]:  # and carried to the board
+                (tmp_path / "dev-01.kit").write_bytes(next(tmp_path.glob("*/kits/dev-01.kit")).read_bytes())
+            if words[1] == "join":
+                np.savez(tmp_path / "dev-01" / "data.npz", **samples(100, 0))
+        assert lasting == 4
+        aggregator = tmp_path / "fed" / "aggregator"
+        with watching.Watch(settings.load(aggregator).broker.endpoint(aggregator), "fed") as watch:
+            watch.until(lambda v: 1 in v.metrics, SECONDS)
+    finally:
+        fleet.stop()
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
