@@ -124,11 +124,12 @@ def enrol(
 
     Raises CodeRefused, EnrolmentRefused, KitError, and ConnectionError after `timeout` seconds (0: never) without an answer.
     """
+    topics = Topics(federation)
     id_, key = derive(code, federation)
     if finished(folder, id_):
         return None
     held = pending(folder, id_, federation, name)
-    topics, inbox, dice = Topics(federation), mqtt.Inbox(), random.Random(secrets.randbits(64))
+    inbox, dice = mqtt.Inbox(), random.Random(secrets.randbits(64))
     session = mqtt.Session(broker, f"enrol-{secrets.token_hex(8)}", inbox=inbox, random=dice)
     session.start()
     raw, began, told, ask_at = prove(key, held.ask), time.monotonic(), "", 0.0

@@ -14,7 +14,7 @@ from fleetgrad.edge import config, leaving, renewing
 from fleetgrad.edge.commands import run_command
 from fleetgrad.edge.enrolling import Pending, answer_to, finished, kit_of, pending
 from fleetgrad.wire import kit as kits
-from fleetgrad.wire.enrolment import Answer, prove
+from fleetgrad.wire.enrolment import Answer, new_code, prove
 from fleetgrad.wire.kit import KitError
 from fleetgrad.wire.settings import SettingsError
 from tests.edge.test_renewing import CA, DAY, NOW, REGISTRAR, Board
@@ -171,3 +171,13 @@ def test_joining_by_a_code_whose_end_was_cut_short_is_finished_by_the_same_comma
     with pytest.raises(KitError, match="belongs to device 'dev-1' of 'fed' already"):
         finished(folder, "c" * 20)
     assert renewing.NEXT not in all_of(folder)
+
+
+def test_a_federation_whose_name_cannot_be_leaves_no_ask_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["join", "--code", new_code(), "--broker", "mqtt://127.0.0.1:1", "--federation", "Digits", "--timeout", "5"]
+    monkeypatch.setattr(sys, "argv", ["fleetgrad-edge", *words, "--into", str(tmp_path / "edge")])
+    assert run_command() == 2
+    assert "federation name 'Digits' refused" in capsys.readouterr().err
+    assert all_of(tmp_path) == set()
