@@ -98,6 +98,7 @@ class Announcer:
             boot=memory.boot,
             sequence=memory.boot * HEADS_A_BOOT + self._heads,
             expires=self._expires,
+            withdrawn=memory.taken_back,
             link=self.link,
             deltas=deltas,
             closed=tuple(

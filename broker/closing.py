@@ -59,7 +59,7 @@ class Closing:
         put(self.files, object_name(ref.sha256), params)
         counted = [attempt.members[n] for n in members]
         parent = memory.versions[-1]
-        version = version_record(parent.number + 1, ref, parent.sha256, attempt.config, counted, attempt.round)
+        version = version_record(memory.highest + 1, ref, parent.sha256, attempt.config, counted, attempt.round)
         self.ledger.commit([version, attempt.row("published")])
         for old in memory.versions[:-KEPT_VERSIONS][-1:]:
             if old.params not in (v.params for v in memory.versions[-KEPT_VERSIONS:]):

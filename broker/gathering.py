@@ -34,7 +34,7 @@ from fleetgrad.wire.topics import Topics
 LAST = "head.jws"  # the last head that was published, where others sign
 REPEAT_SECONDS = 30.0  # between two times that a candidate is said
 SIGNED_AN_EXPIRY = 4  # times that a head is signed anew within what makes it stale
-RECORDS = 4  # of versions before the candidate's: a co-signer that is further behind hears the last head first
+RECORDS = 8  # of versions that a candidate shows, at most: a co-signer that is further behind hears the last head first
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""What the aggregator never forgets: boots, policies, attempts at rounds, accepted updates, versions.
+"""What the aggregator never forgets: boots, policies, attempts at rounds, accepted updates, versions, and which of these were withdrawn.
 
 `commit` takes rows and is atomic: after a crash all of them are there or none. SQLite keeps that promise in WAL mode with
 synchronous=FULL; the simulation passes a journal in memory.
@@ -14,7 +14,7 @@ from fleetgrad.wire.files import DiskError
 from fleetgrad.wire.messages import RoundState
 
 APPLICATION_ID = 0x464C4752  # "FLGR"
-SCHEMA = 2
+SCHEMA = 3
 CLOSED_SHOWN = 64
 KEPT_ROUNDS = 2  # whose contributions are kept in memory
 
@@ -74,23 +74,46 @@ class Version:
     record: str
 
 
-Row = Boot | Config | Attempt | Contribution | Version
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """All versions above `back_to` are taken back: what comes next follows from that one, under a number that none of them had."""
+
+    back_to: int
+
+
+Row = Boot | Config | Attempt | Contribution | Version | Withdrawal
 
 
 @dataclass(slots=True)
 class Memory:
-    """The journal's content as the round machine reads it at start."""
+    """The journal's content as the round machine reads it at start. `versions` is the line that leads to the current one, oldest first;
+    `withdrawn` are the others, oldest first."""
 
     boot: int = 0
     configs: dict[str, str] = field(default_factory=dict)
     attempts: dict[tuple[int, int], Attempt] = field(default_factory=dict)
     contributions: dict[tuple[int, int, str], Contribution] = field(default_factory=dict)
     versions: list[Version] = field(default_factory=list)
+    withdrawn: list[Version] = field(default_factory=list)
 
     @property
     def current(self) -> Version:
-        """The newest version; there is one from the first boot on."""
+        """The newest version that wasn't withdrawn; there is one from the first boot on."""
         return self.versions[-1]
+
+    @property
+    def highest(self) -> int:
+        """The highest number that a version ever had; -1 before the first."""
+        return max((v.number for v in (*self.versions[-1:], *self.withdrawn[-1:])), default=-1)
+
+    @property
+    def taken_back(self) -> int | None:
+        """The highest number above the current version's, if any were withdrawn since there is that one."""
+        return self.highest if self.versions and self.highest > self.current.number else None
+
+    def records(self) -> list[str]:
+        """What shows where versions come from, the withdrawn ones too: records of all but the one with the highest number, oldest first."""
+        return [v.record for v in sorted((*self.versions, *self.withdrawn), key=lambda v: v.number)[:-1]]
 
     def first_of(self, rounds: int) -> int:
         """The oldest of the last `rounds` rounds."""
@@ -113,6 +136,10 @@ class Memory:
                 self.contributions[row.round, row.attempt, row.device] = row
             case Version():
                 self.versions.append(row)
+            case Withdrawal():
+                gone = [v for v in self.versions if v.number > row.back_to]
+                self.withdrawn = sorted((*self.withdrawn, *gone), key=lambda v: v.number)
+                self.versions = [v for v in self.versions if v.number <= row.back_to]
 
 
 class Journal(Protocol):
@@ -154,14 +181,15 @@ CREATE TABLE contribution (round INTEGER, attempt INTEGER, device TEXT, payload 
                            weight INTEGER NOT NULL, steps INTEGER NOT NULL, loss REAL NOT NULL,
                            rate REAL NOT NULL DEFAULT 0, PRIMARY KEY (round, attempt, device)) WITHOUT ROWID;
 CREATE TABLE version (number INTEGER PRIMARY KEY, params TEXT NOT NULL, size INTEGER NOT NULL, parent TEXT NOT NULL,
-                      sha256 TEXT NOT NULL, record TEXT NOT NULL);
+                      sha256 TEXT NOT NULL, record TEXT NOT NULL, withdrawn INTEGER NOT NULL DEFAULT 0);
 """
 INSERT: dict[type, str] = {  # columns are a row's fields, in order
     Boot: "INSERT INTO boot VALUES (?)",
     Config: "INSERT OR IGNORE INTO config VALUES (?,?)",
     Attempt: "INSERT OR REPLACE INTO attempt VALUES (?,?,?,?,?)",
     Contribution: "INSERT INTO contribution VALUES (?,?,?,?,?,?,?,?,?)",
-    Version: "INSERT INTO version VALUES (?,?,?,?,?,?)",
+    Version: "INSERT INTO version (number, params, size, parent, sha256, record) VALUES (?,?,?,?,?,?)",
+    Withdrawal: "UPDATE version SET withdrawn = 1 WHERE number > ?",
 }
 CONTRIBUTIONS = "SELECT round, attempt, device, payload, size, weight, steps, loss, rate FROM contribution"
 
@@ -181,7 +209,9 @@ class SqliteJournal:
     def _error(self, e: sqlite3.Error) -> Exception:
         if "full" in str(e) or "disk I/O" in str(e):
             return DiskError(f"can't write the journal {self._path}: {e}")
-        locked = "another 'fleetgrad serve' is running on this directory" if "locked" in str(e) else str(e)
+        locked = (
+            "another 'fleetgrad serve' is running on this directory: stop it first" if "locked" in str(e) else str(e)
+        )
         return JournalError(f"journal {self._path}: {locked}")
 
     def load(self, rounds: int | None = None) -> Memory:
@@ -195,10 +225,10 @@ class SqliteJournal:
             first = 0 if rounds is None else memory.first_of(rounds)
             for row in self._db.execute(f"{CONTRIBUTIONS} WHERE round >= ?", (first,)):
                 memory.apply(Contribution(*row))
-            for row in self._db.execute(
-                "SELECT number, params, size, parent, sha256, record FROM version ORDER BY number"
+            for *row, withdrawn in self._db.execute(
+                "SELECT number, params, size, parent, sha256, record, withdrawn FROM version ORDER BY number"
             ):
-                memory.apply(Version(*row))
+                (memory.withdrawn if withdrawn else memory.versions).append(Version(*row))
         except sqlite3.Error as e:
             raise self._error(e) from e
         return memory

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from fleetgrad.broker.closing import report
 from fleetgrad.broker.events import Published
-from fleetgrad.broker.journal import Memory
+from fleetgrad.broker.journal import Memory, Version
 from fleetgrad.broker.registry import objects
 from fleetgrad.broker.settings import Data
 from fleetgrad.edge.autodiff.exporting import export_model
@@ -43,7 +45,7 @@ class Monitor:
             self._data = npz.load(
                 directory / data.path, plan.manifest, x=data.x, y=data.y, scale=data.scale, shape=data.shape
             )
-        self._work: queue.SimpleQueue[Published | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Published | Version | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True, name="monitor")
         self._thread.start()
 
@@ -52,7 +54,8 @@ class Monitor:
         self._work.put(published)
 
     def catch_up(self, memory: Memory, chunk_bytes: int) -> None:
-        """Queues versions of the journal that were published just before a crash and have no row."""
+        """Queues versions of the journal that were published just before a crash and have no row, and the model that a withdrawal has
+        made current again."""
         known = {row.version for row in self._rows}
         for version in memory.versions[1:]:
             if version.number in known:
@@ -63,6 +66,8 @@ class Monitor:
             members = [c for (r, a, _), c in memory.contributions.items() if (r, a) == (round_, attempt)]
             ran = msgspec.json.decode(policy, type=Policy) if policy else None
             self.add(report(version, round_, ran, members, None, chunk_bytes))
+        if memory.taken_back is not None:
+            self._work.put(memory.current)
 
     def close(self) -> None:
         """Waits for what is queued."""
@@ -70,23 +75,33 @@ class Monitor:
         self._thread.join()
 
     def _run(self) -> None:
-        while (published := self._work.get()) is not None:
+        while (item := self._work.get()) is not None:
+            number = item.number if isinstance(item, Version) else item.version
             try:
-                self._one(published)
+                if isinstance(item, Version):
+                    self._export(self._vector(item.params))
+                else:
+                    self._one(item)
             except (ValueError, OSError) as e:
-                log("report_failed", version=published.version, reason=e)
+                log("report_failed", version=number, reason=e)
+
+    def _vector(self, params: str) -> NDArray[np.float32]:
+        return objects.whole_vector(self._plan, objects.verified(self._files, params))
+
+    def _export(self, vector: NDArray[np.float32]) -> None:
+        temporary = self._directory / f"{MODEL}.tmp"
+        export_model(self._plan.directory, vector, temporary)
+        temporary.replace(self._directory / MODEL)
 
     def _one(self, p: Published) -> None:
         accuracy, loss, scores = None, p.loss, dict[str, float]()
         try:
-            vector = objects.whole_vector(self._plan, objects.verified(self._files, p.params))
+            vector = self._vector(p.params)
             if self._data is not None:
                 self._trainer.load(vector[: self._plan.manifest.travels])
                 found = self._trainer.evaluate(self._data)
                 accuracy, loss, scores = found.accuracy, found.loss, found.scores
-            temporary = self._directory / f"{MODEL}.tmp"
-            export_model(self._plan.directory, vector, temporary)
-            temporary.replace(self._directory / MODEL)
+            self._export(vector)
         except (objects.ObjectError, TrainingError) as e:
             log("evaluation_failed", version=p.version, reason=e)
         row = Metrics(

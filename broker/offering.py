@@ -27,6 +27,7 @@ class Offer:
     def __init__(self, files: Files, memory: Memory, plan: ObjectRef) -> None:
         self._files, self._memory, self._plan = files, memory, plan
         self.deltas: tuple[Delta, ...] = ()
+        self._params: list[ObjectRef] = []
         self.renew(v.params for v in memory.versions[-OFFERED:])
 
     def former(self) -> list[ObjectRef]:
@@ -37,8 +38,7 @@ class Offer:
 
     def refs(self) -> list[ObjectRef]:
         """All objects that are offered, each once."""
-        params = [ObjectRef(sha256=v.params, size=v.size) for v in self._memory.versions[-OFFERED:]]
-        return list({ref.sha256: ref for ref in (self._plan, *params, *(d.object for d in self.deltas))}.values())
+        return list({ref.sha256: ref for ref in (self._plan, *self._params, *(d.object for d in self.deltas))}.values())
 
     def newest(self) -> list[ObjectRef]:
         """The newest version's params and the deltas to it."""
@@ -51,7 +51,11 @@ class Offer:
         `held` are hashes of params, one for each device. Without room on the disk there are none.
         """
         former, self.deltas = self.deltas, ()
-        current = self._memory.current
+        current, there = self._memory.current, set(self._files.names(OBJECTS))
+        last = [
+            v for v in self._memory.versions[-OFFERED:] if v is current or v.params in there
+        ]  # an older one may be gone
+        self._params = [ObjectRef(sha256=v.params, size=v.size) for v in last]
         kept = {v.params for v in self._memory.versions[-KEPT_VERSIONS:]} - {current.params}
         bases = [base for base, _ in Counter(h for h in held if h in kept).most_common(MAX_DELTAS)]
         with suppress(DiskError, FileNotFoundError):  # the snapshot does as well

@@ -90,6 +90,40 @@ def release_rotate(
     )
 
 
+@releases.command("withdraw")
+def release_withdraw(
+    directory: Directory,
+    version: Annotated[
+        int | None, typer.Argument(min=0, help="The version, with all that came from it; default: the current one.")
+    ] = None,
+) -> None:
+    """Take back a version, while the aggregator is stopped: devices go back to the one before, and rounds go on from there.
+
+    Example: `fleetgrad release withdraw digits`, then `fleetgrad serve digits`
+    """
+    from fleetgrad.broker import settings, withdrawing
+    from fleetgrad.broker.journal import SqliteJournal
+    from fleetgrad.broker.server import JOURNAL
+    from fleetgrad.wire.files import PosixFiles
+
+    home = settings.home(directory)
+    settings.load(home)
+    if not (home / JOURNAL).exists():
+        raise withdrawing.WithdrawalError("nothing to withdraw: no version was published yet")
+    journal = SqliteJournal(home / JOURNAL)
+    try:
+        done = withdrawing.withdraw(journal, PosixFiles(home), version)
+    finally:
+        journal.close()
+    names = ", ".join(str(v.number) for v in done.versions)
+    again = f"; round {done.abandoned.round} begins again" if done.abandoned else ""
+    out.print(
+        f"withdrawn: {names}. Start the aggregator again: version {done.current.number} is current{again}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 @releases.command("export")
 def release_export(
     directory: Directory,
@@ -119,7 +153,7 @@ def release_cosign(
         bool,
         typer.Option(
             "--allow-policy-change",
-            help="Sign one head with another plan, policy, seal key, number of shards or expiry than the last one; or the first of all.",
+            help="Sign one head with another plan, policy, seal key, number of shards or expiry than the last one, or that withdraws versions; or the first of all.",
         ),
     ] = False,
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow plain MQTT to another machine.")] = False,

@@ -242,7 +242,7 @@ class Rounds:
 
     def _head(self, now: float, *, fresh: bool = False) -> list[ev.Effect]:
         head = self._say.compose(self._memory, self._policy, self._offer.deltas)
-        return self._gathering.release(head, [v.record for v in self._memory.versions[:-1]], now, fresh=fresh)
+        return self._gathering.release(head, self._memory.records(), now, fresh=fresh)
 
     # --- the round --------------------------------------------------------------------------------------------------
     def _begin(self, now: float) -> None:

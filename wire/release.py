@@ -120,19 +120,21 @@ def check_descends(head: Head, held: Head, records: Sequence[str]) -> None:
         if (head.params, head.parent) != (held.params, held.parent):
             raise Untrusted(f"two models are called version {head.version}")
         return
+    if head.version < held.version:
+        raise Untrusted(f"version {head.version} can't come from version {held.version}")
     by_hash = {sha256(text.encode()).hexdigest(): text for text in records}
-    parent = head.parent
-    for version in range(head.version - 1, held.version - 1, -1):
+    parent, above = head.parent, head.version
+    while above > held.version:
         if (text := by_hash.get(parent)) is None:
-            raise Untrusted(f"version {head.version} isn't shown to come from version {held.version}, which is held")
+            raise Untrusted(f"version {head.version} isn't shown to come from version {held.version}")
         try:
             record = msgspec.json.decode(text, type=Record)
         except MALFORMED as e:
-            raise Untrusted(f"record of version {version}: {e}") from e
-        if record.version != version:
-            raise Untrusted(f"record of version {record.version} stands for version {version}")
-        if version == held.version and (record.params, record.parent) != (held.params.sha256, held.parent):
+            raise Untrusted(f"record of what version {above} comes from: {e}") from e
+        if not held.version <= record.version < above:  # withdrawn versions leave gaps
             raise Untrusted(
-                f"version {head.version} comes from another version {held.version} than the one that is held"
+                f"record of version {record.version} stands for what version {above} comes from, after version {held.version}"
             )
-        parent = record.parent
+        parent, above = record.parent, record.version
+    if (record.params, record.parent) != (held.params.sha256, held.parent):
+        raise Untrusted(f"version {head.version} comes from another version {held.version}")

@@ -4,8 +4,8 @@
     head, signed by as many as the root demands --> remembered
 
 What it holds is the last of these, by sequence. A candidate is signed if it has a higher sequence, descends from what is held by the
-records of versions, withdraws nothing, and has the same terms: what devices run, how they train, whom they seal to. Other terms, and
-the first that this co-signer is ever to sign, an operator allows by hand. The bytes that are held are signed again when asked for.
+records of versions, and has the same terms: what devices run, how they train, whom they seal to. Other terms, a withdrawal of
+versions (what is held must descend from what it goes back to), and the first that this co-signer is ever to sign, an operator allows by hand. The bytes that are held are signed again when asked for.
 """
 
 from collections.abc import Callable
@@ -133,8 +133,6 @@ class Cosigner:
         """What is new in a candidate's terms, and was allowed; raises Untrusted for what isn't to be signed."""
         if head.federation != self.root.federation:
             raise Untrusted(f"head of the federation {head.federation!r}")
-        if head.withdrawn is not None:
-            raise Untrusted(f"version {head.withdrawn} is to be withdrawn: a co-signer takes back nothing")
         held = self.held
         if held is None:
             if not self._allowed:
@@ -146,12 +144,16 @@ class Cosigner:
         release.check_follows(head, held)
         if head.sequence == held.sequence:
             raise Untrusted(f"two texts of a head have the sequence {head.sequence}")
-        release.check_descends(head, held, records)
+        back = head.version < held.version
+        release.check_descends(held if back else head, head if back else held, records)
         changed = [name for name in TERMS if getattr(head, name) != getattr(held, name)]
         changed += ["params' size"] if head.params.size != held.params.size else []
+        changed += ["withdrawn"] if head.withdrawn not in (None, held.withdrawn) else []
         if changed and not self._allowed:
             was = "; ".join(
-                f"{name} was {getattr(held, name)}, is {getattr(head, name)}" for name in changed if name in TERMS
+                f"{name} was {getattr(held, name)}, is {getattr(head, name)}"
+                for name in changed
+                if name in (*TERMS, "withdrawn")
             )
             raise Untrusted(f"other {', '.join(changed)} ({was}); if that is right, start once with {ALLOW}")
         return changed

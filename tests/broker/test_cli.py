@@ -12,12 +12,17 @@ import pytest
 from onnx import TensorProto, helper
 
 from fleetgrad.broker import cli, settings
+from fleetgrad.broker.announcing import GENESIS, version_record
+from fleetgrad.broker.journal import Attempt, SqliteJournal
+from fleetgrad.broker.registry import objects
 from fleetgrad.broker.roster import Roster
+from fleetgrad.broker.server import JOURNAL
 from fleetgrad.edge import config
 from fleetgrad.edge.autodiff import zoo
 from fleetgrad.edge.training.plan_dir import open_plan
 from fleetgrad.wire import kit
 from fleetgrad.wire.coding.spec import CodecSpec
+from fleetgrad.wire.files import PosixFiles
 from fleetgrad.wire.signing import Untrusted, load_private_key, load_public_key
 from tests.edge.test_batch_norm import network
 from tests.edge.test_repeating import deep
@@ -388,6 +393,28 @@ def test_new_says_how_the_broker_gets_its_files_on_another_machine(run: Run, mod
     assert ["scp", "-r", str(folder / "broker"), "root@broker.lan:/etc/mosquitto/fleetgrad"] in steps
     assert ["fleetgrad", "registrar", "serve", str(apart)] in steps
     assert not any(words[0] == "mv" for words in steps)
+
+
+def test_release_withdraw_takes_the_last_version_back_while_no_aggregator_runs(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "digits"
+    run("new", folder, "--model", model)
+    home = settings.home(folder)
+    words = ("release", "withdraw", folder)
+    assert run(*words)[::2] == (2, "fleetgrad: nothing to withdraw: no version was published yet\n")
+    first, second = (objects.store(PosixFiles(home), raw) for raw in (b"first", b"second"))
+    journal = SqliteJournal(home / JOURNAL)
+    version = version_record(0, first, GENESIS, "0" * 64, [], 0)
+    journal.commit([version, version_record(1, second, version.sha256, "0" * 64, [], 1)])
+    journal.commit([Attempt(1, 1, "published", 0, ""), Attempt(2, 1, "collecting", 1, "")])
+    code, _, err = run(*words)
+    assert (code, "'fleetgrad serve' is running on this directory: stop it first" in err) == (2, True)
+    journal.close()
+    assert "there is none; the current one is 1" in run(*words, 7)[2]
+    code, out, _ = run(*words)
+    assert (code, out) == (0, "withdrawn: 1. Start the aggregator again: version 0 is current; round 2 begins again\n")
+    assert "can't withdraw version 0: it is the first" in run(*words)[2]
 
 
 def test_what_no_board_could_use_costs_no_name_and_no_code(run: Run, model: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A co-signer signs what follows from all that it has signed or heard, remembers before it signs, and nothing else."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from fleetgrad.wire import release
 from fleetgrad.wire.events import Connected, Log, Message, Publish, Subscribe
 from fleetgrad.wire.exits import EXIT_NO_BROKER, EXIT_USAGE
 from fleetgrad.wire.files import DiskError, lock
-from fleetgrad.wire.messages import CANDIDATE, HEAD, Candidate, Head, Policy
+from fleetgrad.wire.messages import CANDIDATE, HEAD, Candidate, Head, Policy, Record
 from fleetgrad.wire.release import Role, Root
 from fleetgrad.wire.signing import (
     PrivateKey,
@@ -148,7 +149,28 @@ def test_another_line_of_versions_isnt_signed_whatever_comes_with_it(desk: Desk)
     assert "isn't shown to come from version 1" in reason(desk.ask(at(HEADS[3], 11), RECORDS[:1]))
     assert "two models are called version 1" in reason(desk.ask(at(OTHER_HEADS[1], 11), OTHER_RECORDS))
     assert "head has version 0, version 1 is held" in reason(desk.ask(at(HEADS[0], 11)))
-    assert "takes back nothing" in reason(desk.ask(at(HEADS[0], 11, withdrawn=1)))
+
+
+def test_a_withdrawal_is_signed_where_the_operator_allows_it_and_only_to_what_the_held_version_came_from(
+    desk: Desk,
+) -> None:
+    desk.ask(at(HEADS[4], 11))
+    back = at(HEADS[2], 12, withdrawn=4)
+    assert "other withdrawn (withdrawn was None, is 4)" in reason(desk.ask(back))
+    desk.start(allowed=True)
+    assert "comes from another version 2" in reason(desk.ask(at(OTHER_HEADS[2], 12, withdrawn=4)))
+    assert "isn't shown to come from version 2" in reason(desk.ask(back, RECORDS[:3]))
+    assert signed(desk.ask(back)) == [back]
+    again = at(HEADS[2], 13, withdrawn=4)
+    assert signed(desk.ask(again)) == [again]  # the same one, signed anew
+    assert "other withdrawn" in reason(desk.ask(at(HEADS[1], 14, withdrawn=5)))
+    record = Record(
+        config="2" * 64, members="3" * 64, params=HEADS[2].params.sha256, parent=HEADS[2].parent, round=2, version=2
+    )
+    parent = hashlib.sha256(msgspec.json.encode(record)).hexdigest()
+    onward = at(OTHER_HEADS[5], 15, parent=parent)
+    assert signed(desk.ask(onward)) == [onward]  # numbers 3 and 4 stay used
+    assert desk.machine.held == onward
 
 
 @pytest.mark.parametrize(

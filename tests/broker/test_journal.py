@@ -20,6 +20,7 @@ from fleetgrad.broker.journal import (
     Row,
     SqliteJournal,
     Version,
+    Withdrawal,
 )
 from fleetgrad.wire.files import DiskError
 
@@ -74,6 +75,24 @@ def test_a_commit_that_a_full_disk_refuses_changes_nothing_and_the_next_one_is_t
     assert ledger.memory == journal.load() == Memory()
     ledger.commit([Boot(1)])
     assert journal.load().boot == 1
+
+
+def test_withdrawn_versions_are_read_back_as_such_whatever_came_after(tmp_path: Path) -> None:
+    journal = SqliteJournal(tmp_path / "j")
+    versions = [Version(number, f"p{number}", 40, "00", f"s{number}", f"r{number}") for number in range(7)]
+    rows: list[Row] = [*versions[:4], Withdrawal(1), versions[4], versions[5], Withdrawal(4), versions[6]]
+    journal.commit(rows)
+    memory = Memory()
+    assert (memory.highest, memory.taken_back) == (-1, None)
+    for row in rows:
+        memory.apply(row)
+    for held in (memory, journal.load()):
+        assert [v.number for v in held.versions] == [0, 1, 4, 6]
+        assert [v.number for v in held.withdrawn] == [2, 3, 5]
+        assert (held.highest, held.taken_back) == (6, None)
+        assert held.records() == [f"r{number}" for number in range(6)]
+    journal.commit([Withdrawal(0)])
+    assert (journal.load().highest, journal.load().taken_back) == (6, 6)
 
 
 def test_a_commit_is_all_or_nothing(tmp_path: Path) -> None:

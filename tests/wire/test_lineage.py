@@ -42,7 +42,7 @@ def test_a_record_that_lacks_or_was_changed_shows_nothing(records: Any, message:
 def test_another_line_of_versions_is_refused_whatever_its_records() -> None:
     heads, _ = chain(5)
     others, records = chain(5, "other")
-    with pytest.raises(Untrusted, match="version 4 comes from another version 1 than the one that is held"):
+    with pytest.raises(Untrusted, match="version 4 comes from another version 1"):
         check_descends(others[4], heads[1], records)
     with pytest.raises(Untrusted, match="two models are called version 2"):
         check_descends(others[2], heads[2], records)
@@ -51,12 +51,22 @@ def test_another_line_of_versions_is_refused_whatever_its_records() -> None:
 def test_a_chain_of_records_that_counts_wrongly_or_is_none_is_refused() -> None:
     heads, records = chain(3)
     for text, message in (
-        (records[1].replace('"version":1', '"version":7'), "record of version 7 stands for version 1"),
-        ("no record", "record of version 1: "),
+        (records[1].replace('"version":1', '"version":7'), "record of version 7 stands for what version 2 comes from"),
+        ("no record", "record of what version 2 comes from: "),
     ):
         head = msgspec.structs.replace(heads[2], parent=hashlib.sha256(text.encode()).hexdigest())
         with pytest.raises(Untrusted, match=message):
             check_descends(head, heads[0], [records[0], text])
+
+
+def test_withdrawn_versions_leave_gaps_but_no_way_round_what_is_held() -> None:
+    heads, records = chain(6)
+    onward = msgspec.structs.replace(heads[5], parent=heads[3].parent)  # comes from version 2, as 3 did
+    check_descends(onward, heads[1], records)
+    with pytest.raises(Untrusted, match="record of version 2 stands for what version 5 comes from, after version 4"):
+        check_descends(onward, heads[4], records)
+    with pytest.raises(Untrusted, match="version 2 can't come from version 4"):
+        check_descends(heads[2], heads[4], records)
 
 
 def test_signatures_of_the_same_bytes_made_apart_are_those_made_together() -> None:
