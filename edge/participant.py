@@ -247,8 +247,10 @@ class Participant:
         effects = self._end_if_closed(head, now)
         self._delivery.cut(head.link.chunk_bytes, now)
         effects += self._inbox.want(head, self._connected, now)
-        self._install(head)  # where the release has another version of the same model
-        return effects + (self._birth() if was_stale else [])
+        self._install(head)  # where the release has another version of the same model, or goes back to one that is here
+        here = held is not None and head.params != held.params and not self._inbox.wanted
+        effects += [Log("model_installed", {"version": head.version})] if here else []
+        return effects + (self._birth() if was_stale or here else [])
 
     def _on_root(self, raw: bytes) -> list[Effect]:
         """Follows the chain; the head comes again with the subscription, in case the new keys are what it lacked."""

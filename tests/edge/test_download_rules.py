@@ -293,3 +293,13 @@ def test_a_model_whose_slot_a_full_disk_refuses_is_committed_when_there_is_room(
     assert device.participant._slots.current is not None
     assert device.participant._slots.current.version == 1
     assert device.births()[-1].version == 1
+
+
+def test_a_model_that_is_here_still_is_gone_back_to_and_reported_at_once() -> None:
+    device = Device().ready()
+    device.head(version=1, params=b"other " * 1000)
+    device.objects(b"other " * 1000)
+    assert [b.version for b in device.births()] == [1]
+    device.head(version=0, withdrawn=1)
+    assert device.logs() == ["model_installed"]
+    assert [(b.version, b.params, b.state) for b in device.births()] == [(0, ref(PARAMS).sha256, "idle")]
