@@ -7,6 +7,7 @@ Exit codes: 0 fine; 1 failed at work; 2 bad usage, settings or input; 3 no broke
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -62,6 +63,7 @@ def run_daemon(arguments: list[str]) -> int:
     from fleetgrad.wire.settings import SettingsError
 
     options = parse_run(arguments)
+    os.umask(0o077)  # what is learnt from the data lies in the spool
     try:
         settings, folder = config.load(options.config)
     except SettingsError as e:

@@ -1,6 +1,7 @@
 """What both commands share: foreseeable faults become one line on standard error and a documented exit code."""
 
 import importlib.metadata
+import os
 import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -61,6 +62,9 @@ def run_app(app: typer.Typer, name: str, errors: Console, codes: Mapping[type[Ex
 
     The usual: ValueError, which every fault of input is, 2; ConnectionError 3; other OSError 1.
     """
+    os.umask(
+        os.umask(0o022) | 0o022
+    )  # whatever a shell or a service says: nobody else writes keys, models or a broker's permissions
     try:
         code = app(standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):

@@ -1,6 +1,7 @@
 """The `fleetgrad` command: what it makes, what it prints for people and for programs, and how it refuses."""
 
 import json
+import os
 import shlex
 import stat
 import sys
@@ -415,6 +416,23 @@ def test_release_withdraw_takes_the_last_version_back_while_no_aggregator_runs(
     code, out, _ = run(*words)
     assert (code, out) == (0, "withdrawn: 1. Start the aggregator again: version 0 is current; round 2 begins again\n")
     assert "can't withdraw version 0: it is the first" in run(*words)[2]
+
+
+def test_under_a_umask_that_lets_anyone_write_nothing_is_anyones(run: Run, model: Path, tmp_path: Path) -> None:
+    folder, before = tmp_path / "digits", os.umask(0)
+    try:
+        assert run("new", folder, "--model", model)[0] == 0
+        assert run("device", "add", "dev-01", "--dir", folder)[0] == 0
+        assert run("enroll", "new", "--dir", folder, "--kit", folder / "fleet.kit")[0] == 0
+        assert run("registrar", "login", "operator", "--dir", folder, "-o", folder / "me.pem")[0] == 0
+        assert run("device", "revoke", "dev-01", "--dir", folder)[0] == 0
+    finally:
+        os.umask(before)
+    modes = {p: stat.S_IMODE(p.stat().st_mode) for p in [folder, *folder.rglob("*")]}
+    assert [p for p, mode in modes.items() if mode & 0o022] == []
+    private = {p.name for p, mode in modes.items() if not mode & 0o077}
+    keys = {"ca.key", "registrar.key", "aggregator.key", "seal.key", "server.key", "tls.pem", "me.pem"}
+    assert {*keys, "registrar.sqlite", "dev-01.kit", "registrar", "kits", "keys", "roster"} <= private
 
 
 def test_what_no_board_could_use_costs_no_name_and_no_code(run: Run, model: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from fleetgrad.broker.registrar.authority import request_key
-from fleetgrad.edge import config, leaving, renewing
+from fleetgrad.edge import cli, config, daemon, leaving, renewing
 from fleetgrad.edge.commands import run_command
 from fleetgrad.edge.enrolling import Pending, answer_to, finished, kit_of, pending
 from fleetgrad.wire import kit as kits
@@ -181,3 +181,15 @@ def test_a_federation_whose_name_cannot_be_leaves_no_ask_behind(
     assert run_command() == 2
     assert "federation name 'Digits' refused" in capsys.readouterr().err
     assert all_of(tmp_path) == set()
+
+
+def test_what_a_daemon_writes_is_its_owners_alone(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*_: object, **__: object) -> int:
+        return 0 if os.umask(0o077) == 0o077 else 1
+
+    monkeypatch.setattr(daemon, "run", run)
+    before = os.umask(0)
+    try:
+        assert cli.run_daemon(["--config", str(board.folder / "edge.toml")]) == 0
+    finally:
+        os.umask(before)
