@@ -17,9 +17,12 @@ def adopt(registrar: Registrar, name: str, raw: bytes) -> bool:
         if held and held.serial >= said.serial:
             return False
         known = held or Device(name, said.key, said.serial, said.not_after)
+        former = (
+            known.former if known.key == said.key else ""
+        )  # whatever came between, it isn't the one before this key
         registrar.register.put(
             replace(
-                known, key=said.key, serial=said.serial, not_after=said.not_after, revoked=said.revoked, reason=said.reason,
+                known, key=said.key, former=former, serial=said.serial, not_after=said.not_after, revoked=said.revoked, reason=said.reason,
                 statement=raw,
             )
         )  # fmt: skip

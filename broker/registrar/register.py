@@ -122,6 +122,11 @@ class Register:
             ),
         )  # fmt: skip
 
+    def living(self, device: str, now: int) -> int:
+        """How many certificates of a device haven't ended; those that have are forgotten (within a transaction)."""
+        self._rows("DELETE FROM certificates WHERE device = ? AND not_after < ?", (device, now))
+        return int(self._rows("SELECT COUNT(*) FROM certificates WHERE device = ?", (device,))[0][0])
+
     def add_certificate(self, serial: int, device: str, not_after: int, pem: str, request: str) -> None:
         row = (f"{serial:x}", device, not_after, pem, request)
         self._rows("INSERT INTO certificates VALUES (?,?,?,?,?)", row)

@@ -48,6 +48,7 @@ FILE, KEY, PUBLIC, TLS = "registrar.toml", "registrar.key", "registrar.pub", "tl
 AGGREGATOR, KITS, CRL, FOLDER = "aggregator.pub", "kits", "crl.pem", "registrar"
 DEVICE_DAYS = 90
 MAX_REASON = 200  # characters
+MOST_CERTIFICATES = 8  # of one device, that haven't ended; two are usual, and a board may lose a key or two
 STATEMENT = ".jws"  # of a device, in the aggregator's roster
 
 
@@ -205,6 +206,8 @@ class Registrar:
     def certify(self, name: str, key: ec.EllipticCurvePublicKey, request: str) -> tuple[str, int]:
         """A device's certificate, noted down, and when it ends."""
         self.check_clock()
+        if self.register.living(name, self.seconds()) >= MOST_CERTIFICATES:
+            raise RegistrarError(f"device {name!r} has {MOST_CERTIFICATES} certificates that haven't ended: no more")
         made = Authority.load(self.folder).client(name, key, self.now(), self.settings.certificate_days)
         loaded = load_certificate(made, name)
         not_after = int(loaded.not_valid_after_utc.timestamp())

@@ -20,6 +20,7 @@ from fleetgrad.wire.topics import Topics
 
 LOOK_SECONDS = 5.0  # how often the register is read for what the commands have changed
 SETTLE_SECONDS = 2.0  # after connecting, to hear what is retained before it is said anew
+MEMBERS_PER_SECOND, MEMBERS_AT_ONCE = 0.2, 5.0  # asks of one member, which may repeat one every half minute
 ASKS_PER_SECOND, ASKS_AT_ONCE = 20.0, 100.0  # of boards that enrol, and of members: strangers can't use up the latter's
 FAULTS = (Untrusted, ValueError, OSError)  # of an ask or of this machine; the next one may be better
 
@@ -43,6 +44,7 @@ class Server:
         self._told: dict[str, bytes] = {}
         self._due: set[str] = set()
         self._asks = {kind: Pace(ASKS_PER_SECOND, ASKS_AT_ONCE) for kind in ("enrol", "renew")}
+        self._members: dict[str, Pace] = {}
         self._fault = ""
         self._look_at = self._settled_at = 0.0
 
@@ -83,6 +85,14 @@ class Server:
             if now >= self._look_at:
                 self._look_at = now + LOOK_SECONDS
 
+    def _may_ask(self, device: str, now: float) -> bool:
+        """Whether a member isn't taking the others' turns."""
+        if device not in self._members:
+            if self._registrar.register.device(device) is None:
+                return False
+            self._members[device] = Pace(MEMBERS_PER_SECOND, MEMBERS_AT_ONCE)
+        return self._members[device].take(1, now)
+
     def _say_fault(self, error: BaseException) -> None:
         if self._fault != (said := str(error)):
             self._fault = said
@@ -97,6 +107,8 @@ class Server:
                 return
             if kind == "enrol" and self._registrar.register.code(last) is None:
                 return  # whoever makes ids up uses nobody's turn
+            if kind == "renew" and not self._may_ask(last, now):
+                return
             if kind not in self._asks or not self._asks[kind].take(1, now):
                 return
             if kind == "enrol":

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
 from fleetgrad.broker.registrar import enrolling, recovery, renewing, server
+from fleetgrad.broker.registrar import registrar as registrar_
 from fleetgrad.broker.registrar.authority import request_key
 from fleetgrad.broker.registrar.registrar import Registrar, RegistrarError
 from fleetgrad.broker.roster import Roster
@@ -99,6 +100,20 @@ def test_a_board_whose_clock_is_ahead_gets_no_certificate_before_its_time(place:
     assert (held.instance, held.count) == ("a" * 32, 0)  # where it is, is known all the same
     place.now += 46 * DAY
     assert renewing.answer(place.registrar, "dev-1", raw) is not None
+
+
+def test_a_member_that_asks_without_end_fills_nothing(place: Place) -> None:
+    key, now = member(place.registrar), int(NOW)
+    for count in range(1, registrar_.MOST_CERTIFICATES):
+        assert renewing.answer(place.registrar, "dev-1", renewal(key, count, until=now)) is not None
+    with pytest.raises(RegistrarError, match="8 certificates that haven't ended"):
+        renewing.answer(place.registrar, "dev-1", renewal(key, 100, until=now))
+    place.now += 89 * DAY
+    with pytest.raises(RegistrarError, match="8 certificates that haven't ended"):
+        renewing.answer(place.registrar, "dev-1", renewal(key, 100))
+    place.now += 2 * DAY
+    assert renewing.answer(place.registrar, "dev-1", renewal(key, 100)) is not None
+    assert place.registrar.register.living("dev-1", int(place.now)) == 1
 
 
 @pytest.mark.parametrize("years", [-10, 10])
@@ -248,6 +263,7 @@ def test_strangers_take_no_members_turn_and_odd_messages_end_nothing(
     registrar = make_registrar(tmp_path)
     settings = tmp_path / "reg" / "registrar.toml"
     key = member(registrar)
+    registrar.add("dev-9")
     settings.write_text(
         re.sub("certificate-days = 90", "certificate-days = 3650", settings.read_text())
     )  # so it is due
@@ -256,13 +272,14 @@ def test_strangers_take_no_members_turn_and_odd_messages_end_nothing(
     my_id, my_key = derive(mine, "fed")
     unknown = [mqtt.Message(f"fl1/fed/enrol/{i:020x}", b"x", False) for i in range(1000)]
     flood = [mqtt.Message(f"fl1/fed/enrol/{known_id}", b"noise", False)] * 300
+    greedy = [mqtt.Message("fl1/fed/renew/dev-9", b"noise", False)] * 300
     odd = [mqtt.Message(topic, b"\xff", False) for topic in ("fl1/fed/reg/dev-1", "fl1/fed/renew/-", "fl1/other/x", "")]
     asks = [
         mqtt.Message(f"fl1/fed/enrol/{my_id}", prove(my_key, ask("dev-2")), False),
         mqtt.Message("fl1/fed/renew/dev-1", renewal(key), False),
     ]
     assert f"fl1/fed/enrolled/{my_id}" in serve(tmp_path, monkeypatch, [*unknown, *odd, *asks[:1]])
-    assert "fl1/fed/issued/dev-1" in serve(tmp_path, monkeypatch, [*flood, *odd, *asks[1:]])
+    assert "fl1/fed/issued/dev-1" in serve(tmp_path, monkeypatch, [*flood, *greedy, *odd, *asks[1:]])
     said = capsys.readouterr().err
     assert said.count("ask_dropped") < 2 * (server.ASKS_AT_ONCE + 20)
 
