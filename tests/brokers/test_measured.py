@@ -32,7 +32,7 @@ from fleetgrad.edge.autodiff import zoo
 from fleetgrad.hardware.fleet import Fleet, find_mosquitto, free_port
 from fleetgrad.wire import frames
 from fleetgrad.wire.coding.spec import CodecSpec
-from fleetgrad.wire.messages import WINDOW
+from fleetgrad.wire.messages import WINDOW, Training
 from tests.brokers.conftest import SECONDS
 from tests.brokers.tap import Tap
 from tests.fleet.conftest import Federation, samples
@@ -62,7 +62,7 @@ class Site:
             settings.Settings(
                 name="test",
                 broker=settings.Broker(url=f"mqtt://127.0.0.1:{self.port}", chunk_bytes=CHUNK_BYTES),
-                training=settings.Training(local_epochs=1),
+                training=Training(local_epochs=1),
                 round=settings.Round(rounds=1, minimum=1.0),
                 codec=CodecSpec(name="raw32"),
                 data=settings.Data(path="eval.npz"),
