@@ -24,6 +24,7 @@ from fleetgrad.wire.messages import BIRTH, COMMAND, Birth, Command, ObjectRef, P
 from fleetgrad.wire.seal import SealKey, seal
 from fleetgrad.wire.signing import PrivateKey, PublicKey, sign_message, verify_message
 from fleetgrad.wire.topics import Topics, name_hash
+from tests.memory_files import MemoryFiles
 
 COUNT = 70_000  # floats: two chunks as blk8
 FEDERATION = "test"
@@ -37,46 +38,6 @@ KEYS = {
 
 
 SEAL = SealKey.from_bytes(bytes(range(32)))
-
-
-class MemoryFiles:
-    """Files in a dictionary; durable at once."""
-
-    def __init__(self) -> None:
-        self.held: dict[str, bytes] = {}
-
-    def write(self, name: str, data: bytes | bytearray | memoryview) -> None:
-        self.held[name] = bytes(data)
-
-    def write_at(self, name: str, offset: int, data: bytes | bytearray | memoryview) -> None:
-        old = self.held.get(name, b"").ljust(offset, b"\0")
-        self.held[name] = old[:offset] + bytes(data) + old[offset + len(data) :]
-
-    def read_at(self, name: str, offset: int, size: int) -> bytes:
-        return self.read(name)[offset : offset + size]
-
-    def fsync(self, name: str) -> None:
-        assert name in self.held
-
-    def rename(self, old: str, new: str) -> None:
-        if old not in self.held:
-            raise FileNotFoundError(old)
-        self.held[new] = self.held.pop(old)
-
-    def fsync_directory(self, name: str) -> None:
-        pass
-
-    def unlink(self, name: str) -> None:
-        self.held.pop(name, None)
-
-    def read(self, name: str) -> bytes:
-        try:
-            return self.held[name]
-        except KeyError:
-            raise FileNotFoundError(name) from None
-
-    def names(self, directory: str) -> list[str]:
-        return sorted(n.rpartition("/")[2] for n in self.held if n.rpartition("/")[0] == directory)
 
 
 @dataclass
@@ -227,3 +188,11 @@ class World:
 
     def counted(self) -> set[str]:
         return {c.device for c in self.journal.load().contributions.values()}
+
+
+def ready() -> World:
+    """A world whose two members are here."""
+    world = World()
+    world.birth("dev-1")
+    world.birth("dev-2")
+    return world

@@ -10,7 +10,7 @@ from fleetgrad.broker import events as ev
 from fleetgrad.wire import frames
 from fleetgrad.wire.messages import Receipt
 from fleetgrad.wire.seal import OVERHEAD, SealKey, seal
-from tests.broker.conftest import FEDERATION, KEYS, SEAL, World
+from tests.broker.conftest import FEDERATION, KEYS, SEAL, World, ready
 
 OTHER = SealKey.from_bytes(bytes(range(1, 33)))
 NOT_SEALED = "isn't sealed to this aggregator's key for this header"
@@ -46,13 +46,6 @@ BROKEN: dict[str, tuple[Callable[[World], bytes], str]] = {
         "update info of 58000 bytes",
     ),
 }
-
-
-def ready() -> World:
-    world = World()
-    world.birth("dev-1")
-    world.birth("dev-2")
-    return world
 
 
 @pytest.mark.parametrize("name", BROKEN)

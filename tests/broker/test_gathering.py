@@ -16,7 +16,8 @@ from fleetgrad.wire.files import DiskError
 from fleetgrad.wire.messages import CANDIDATE, HEAD, AggregatorStatus, Candidate, Head, Policy
 from fleetgrad.wire.release import Role, Root
 from fleetgrad.wire.signing import PrivateKey, Untrusted, sign_message, sign_payload, verify_message
-from tests.broker.conftest import KEYS, MemoryFiles, World
+from tests.broker.conftest import KEYS, World
+from tests.memory_files import MemoryFiles
 
 AGGREGATOR = KEYS["agg"]
 OTHERS = [PrivateKey.from_seed(bytes([i]) * 32) for i in (1, 2)]

@@ -18,7 +18,7 @@ from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.messages import HEAD, Bitmap, Head, Policy, Receipt
 from fleetgrad.wire.signing import PrivateKey, verify_message
-from tests.broker.conftest import BLK8, COUNT, FEDERATION, KEYS, LAYOUT, World
+from tests.broker.conftest import BLK8, COUNT, FEDERATION, KEYS, LAYOUT, World, ready
 
 Bad = Callable[[World], list[bytes]]
 
@@ -81,13 +81,6 @@ REFUSED: dict[str, tuple[Bad, str]] = {
     ),
     "not a payload": (lambda w: w.update("dev-1", b"\xff\xff rubbish"), "update info"),
 }
-
-
-def ready() -> World:
-    world = World()
-    world.birth("dev-1")
-    world.birth("dev-2")
-    return world
 
 
 @pytest.mark.parametrize("name", DROPPED)

@@ -11,7 +11,7 @@ from fleetgrad.edge.autodiff import zoo
 from fleetgrad.edge.autodiff.compiling import compile_model
 from fleetgrad.edge.training.plan_dir import open_plan
 from fleetgrad.wire.plan import Optimizer
-from tests.broker.conftest import MemoryFiles
+from tests.memory_files import MemoryFiles
 
 
 def test_a_published_model_of_another_plan_is_refused_with_a_way_out(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from fleetgrad.wire.codecs import encode_payload
 from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.seeds import Keys
-from tests.broker.conftest import MemoryFiles
+from tests.memory_files import MemoryFiles
 
 FP16 = CodecSpec(name="fp16")
 KEYS = Keys(1, 2)

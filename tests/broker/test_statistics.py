@@ -24,8 +24,8 @@ from fleetgrad.wire.codecs import CodecError, decode_payload, encode_payload, pa
 from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.coding.spec import CodecSpec
 from fleetgrad.wire.seeds import Keys
-from tests.broker.conftest import MemoryFiles
 from tests.edge.test_batch_norm import network
+from tests.memory_files import MemoryFiles
 from tests.wire.codings import KEYS, SPECS, heavy
 
 PLAIN = VectorLayout.stacked([("w", (40, 50)), ("b", (30,)), ("mean", (9,)), ("var", (9,))])

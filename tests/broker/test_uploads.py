@@ -13,7 +13,8 @@ from fleetgrad.wire import frames
 from fleetgrad.wire.files import DiskError, PosixFiles
 from fleetgrad.wire.messages import Bitmap, Policy, RetryAfter
 from fleetgrad.wire.pace import Pace
-from tests.broker.conftest import FEDERATION, KEYS, MemoryFiles, World
+from tests.broker.conftest import FEDERATION, KEYS, World
+from tests.memory_files import MemoryFiles
 
 GROUP_SECONDS = 0.05
 CHUNK = 4096  # bytes: an update of 70,000 values in blk8 has 19 chunks

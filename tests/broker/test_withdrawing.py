@@ -15,7 +15,8 @@ from fleetgrad.wire.files import DiskError
 from fleetgrad.wire.messages import HEAD, Head, Policy
 from fleetgrad.wire.release import check_follows
 from fleetgrad.wire.signing import Untrusted, verify_message
-from tests.broker.conftest import COUNT, FEDERATION, KEYS, MemoryFiles, MemoryJournal, World
+from tests.broker.conftest import COUNT, FEDERATION, KEYS, MemoryJournal, World
+from tests.memory_files import MemoryFiles
 
 SETTINGS = RoundSettings(FEDERATION, Policy(), rounds=99, goal=2, minimum=0.5, deadline=60.0)
 

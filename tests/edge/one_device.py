@@ -32,6 +32,7 @@ from fleetgrad.wire.messages import (
 )
 from fleetgrad.wire.signing import PrivateKey, sign_message, verify_message
 from fleetgrad.wire.topics import Topics
+from tests.memory_files import MemoryFiles
 
 KEY, AGGREGATOR = (PrivateKey.from_seed(bytes([i]) * 32) for i in (1, 2))
 TOPICS = Topics("test")
@@ -44,52 +45,10 @@ def ref(raw: bytes) -> ObjectRef:
     return ObjectRef(sha256=hashlib.sha256(raw).hexdigest(), size=len(raw))
 
 
-class Disk:
-    """Files in a dictionary; `full` makes every write fail."""
-
-    def __init__(self) -> None:
-        self.held: dict[str, bytes] = {}
-        self.full = False
-
-    def write(self, name: str, data: bytes | bytearray | memoryview) -> None:
-        if self.full:
-            raise DiskError(28, f"can't write {name}: No space left on device")
-        self.held[name] = bytes(data)
-
-    def write_at(self, name: str, offset: int, data: bytes | bytearray | memoryview) -> None:
-        if self.full:
-            raise DiskError(28, f"can't write {name}: No space left on device")
-        old = self.held.get(name, b"").ljust(offset, b"\0")
-        self.held[name] = old[:offset] + bytes(data) + old[offset + len(data) :]
-
-    def read_at(self, name: str, offset: int, size: int) -> bytes:
-        return self.read(name)[offset : offset + size]
-
-    def fsync(self, name: str) -> None:
-        assert name in self.held
-
-    def rename(self, old: str, new: str) -> None:
-        self.held[new] = self.held.pop(old)
-
-    def fsync_directory(self, name: str) -> None:
-        pass
-
-    def unlink(self, name: str) -> None:
-        self.held.pop(name, None)
-
-    def read(self, name: str) -> bytes:
-        if name not in self.held:
-            raise FileNotFoundError(name)
-        return self.held[name]
-
-    def names(self, directory: str) -> list[str]:
-        return sorted(n.rpartition("/")[2] for n in self.held if n.rpartition("/")[0] == directory)
-
-
 class Rows:
     """A store in a dictionary, which is full when its disk is; `damaged` rows can't be read at the next start."""
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: MemoryFiles) -> None:
         self.disk = disk
         self.held: dict[Key, bytes] = {}
         self.damaged: dict[Key, str] = {}
@@ -121,7 +80,7 @@ class Rows:
 class Device:
     """A participant and what it asks for; the newest effects last."""
 
-    disk: Disk = field(default_factory=Disk)
+    disk: MemoryFiles = field(default_factory=MemoryFiles)
     now: float = 100.0
     effects: list[ev.Effect] = field(default_factory=list)
     limits: Limits = LIMITS

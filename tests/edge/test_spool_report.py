@@ -19,7 +19,8 @@ from fleetgrad.wire.messages import REVOKED, Closed
 from fleetgrad.wire.settings import SettingsError, load_toml
 from fleetgrad.wire.signing import PrivateKey
 from tests.edge import one_device
-from tests.edge.one_device import AGGREGATOR, PARAMS, PLAN, Device, Disk, Rows, ref, select
+from tests.edge.one_device import AGGREGATOR, PARAMS, PLAN, Device, Rows, ref, select
+from tests.memory_files import MemoryFiles
 
 TOML = """
 [device]
@@ -113,7 +114,7 @@ def test_without_room_a_select_is_declined_with_the_reason_and_the_next_one_take
 
 
 def test_what_is_written_is_counted_over_restarts_and_said_once_a_day() -> None:
-    disk = Disk()
+    disk = MemoryFiles()
     rows = Rows(disk)
 
     def started() -> Wear:
@@ -154,7 +155,7 @@ def test_a_commit_and_its_count_are_one_transaction() -> None:
         def commit(self, rows: list[Row]) -> None:
             seen.append(rows)
 
-    wear = Wear(Disk(), Watched(), 0, 0, lambda: 0)
+    wear = Wear(MemoryFiles(), Watched(), 0, 0, lambda: 0)
     wear.commit([Put("head", "", b"head")])
     assert [[(row.kind, row.key) for row in rows] for rows in seen] == [[("head", ""), ("written", "")]]
 
