@@ -32,6 +32,7 @@ from fleetgrad.wire.signing import PrivateKey, save_private_key
 from fleetgrad.wire.topics import check_name
 
 BROKER, DEVICES, REGISTRAR = "broker", "devices", registrar_.FOLDER
+MOST_PORT = 65535
 
 
 class FoundingError(ValueError):
@@ -55,8 +56,17 @@ def create(
 
     `registrar` is where the registrar's folder is made if not in the federation's. `choice`, `batch_norm`, `activations`, `recompute`, `dims` and `notice` are the compiler's.
     """
-    settings_file.check(settings)
     check_name(settings.name, "federation name")
+    settings_file.check(settings)
+    if parse(settings.broker.url).tls and parse(settings.broker.url).port == MOST_PORT:
+        raise FoundingError(
+            f"broker address {settings.broker.url!r}: boards enrol at the next port, so {MOST_PORT - 1} is the last"
+        )
+    if registrar and _overlap(directory.resolve(), registrar.resolve()):
+        raise FoundingError(
+            f"--registrar {registrar} and {directory}: one lies in the other, and the registrar gets a folder of its own "
+            f"(without --registrar it is {directory / REGISTRAR})"
+        )
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FoundingError(f"{directory} exists and isn't an empty folder: a federation is made in a new one")
     if blocked := next((above for above in directory.parents if above.exists() and not above.is_dir()), None):
@@ -145,6 +155,10 @@ def _login(broker: Broker, ca: str, tls: str) -> dict[str, str | None]:
     """Where the certificates lie that TLS needs; nothing without TLS."""
     secure = parse(broker.url).tls
     return {"ca": ca if secure else None, "certificate": tls if secure else None, "key": None}
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    return one.is_relative_to(other) or other.is_relative_to(one)
 
 
 def _bracketed(host: str) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fleetgrad.wire.command_line import make_console
+from fleetgrad.wire.command_line import EXIT_NO_BROKER, make_console
 from fleetgrad.wire.settings import MOST_SECONDS
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def join(
     from fleetgrad.edge.config import rehearse
     from fleetgrad.wire import kit as kits
 
+    options = {"--broker": broker, "--ca": ca, "--federation": federation, "--name": name}
     if code is not None:
         found, folder = _enrol(kit, into, code, broker, ca, federation, name, insecure=insecure, timeout=timeout)
         if found is None:
@@ -47,6 +48,8 @@ def join(
         made = found
     elif kit is None:
         raise typer.BadParameter("give a kit, or --code")
+    elif without := [flag for flag, value in options.items() if value is not None]:
+        raise typer.BadParameter(f"{', '.join(without)}: only with --code; {kit} says it for the board that it is")
     else:
         made = kits.read(kit)
         folder = into or Path(made.device or "")
@@ -149,3 +152,5 @@ def leave(
             out.print(f"removed from {folder}: {', '.join(removed)}; what else lies there is yours", soft_wrap=True)
             if elsewhere:
                 out.print(f"left, since it lies elsewhere: {', '.join(elsewhere)}", soft_wrap=True)
+    if not told:
+        raise typer.Exit(EXIT_NO_BROKER)

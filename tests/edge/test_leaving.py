@@ -97,7 +97,7 @@ def test_a_wipe_that_was_cut_short_anywhere_goes_on_when_it_is_run_again(
         if toml.exists():
             words = ["leave", "--wipe", "--config", str(toml), "--timeout", "0.01"]
             monkeypatch.setattr(sys, "argv", ["fleetgrad-edge", *words])
-            assert run_command() == 0
+            assert run_command() == 3
             assert "fleetgrad device revoke dev-1" in " ".join(capsys.readouterr().err.split())
         assert all_of(root) == {"board", "board/data.npz"}
         if done:
@@ -171,6 +171,15 @@ def test_joining_by_a_code_whose_end_was_cut_short_is_finished_by_the_same_comma
     with pytest.raises(KitError, match="belongs to device 'dev-1' of 'fed' already"):
         finished(folder, "c" * 20)
     assert renewing.NEXT not in all_of(folder)
+
+
+def test_what_is_for_boards_with_a_code_is_not_ignored_beside_a_kit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flag in ("--broker", "--ca", "--federation", "--name"):
+        monkeypatch.setattr(sys, "argv", ["fleetgrad-edge", "join", str(tmp_path / "dev-1.kit"), flag, "x"])
+        assert run_command() == 2
+        assert f"{flag}: only with --code" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_federation_whose_name_cannot_be_leaves_no_ask_behind(
