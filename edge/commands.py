@@ -307,6 +307,8 @@ def status(
         f"{report.device} of {report.federation}, boot {report.boot}; waits for {report.waits_for}",
         soft_wrap=True,
     )
+    if report.not_connected:
+        out.print(Text(f"not connected: {report.not_connected}", "red"), soft_wrap=True)
     out.print(f"model: {model}", soft_wrap=True)
     if report.updates:
         table = Table("round", "attempt", "size", "bits", "state", title="updates on their way", title_justify="left")

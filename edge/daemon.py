@@ -20,7 +20,7 @@ import msgspec
 from fleetgrad.edge import events as ev
 from fleetgrad.edge.config import EdgeConfig, beginning
 from fleetgrad.edge.data import npz
-from fleetgrad.edge.link import outbox
+from fleetgrad.edge.link import outbox, standing
 from fleetgrad.edge.link.store import SqliteStore
 from fleetgrad.edge.link.wear import Wear
 from fleetgrad.edge.participant import Participant
@@ -130,7 +130,8 @@ class Daemon:
         key = signing.load_private_key(folder / config.device.key)
         aggregator = signing.load_public_key(folder / config.federation.aggregator_key)
         samples = npz.count(folder / config.data.path, config.data.x, config.data.y)
-        spool = folder / config.device.spool
+        spool = self._spool = folder / config.device.spool
+        self._not_connected = standing.read(spool)  # of the life before
         broker = config.broker.endpoint(folder, insecure=insecure, floor=spool / CLOCK)
         self._address = broker.address
         files = self._files = PosixFiles(spool)
@@ -163,11 +164,22 @@ class Daemon:
         """Serves until stopped; the exit code."""
         self._log("daemon_started", broker=self._address, pid=os.getpid())
         try:
-            return self._loop.run(self._serve)
+            return self._loop.run(self._serve, self._spread())
         finally:
             self._trainer.stop()
             self._store.close()
             self._lock.close()
+
+    def _spread(self) -> float:
+        """Seconds until the first connection: after a blackout a fleet comes back as after the loss of its broker."""
+        backoff = self._session.backoff
+        backoff.window = self._participant.reconnect_seconds
+        if not self._participant.cut_off or self._loop.patience:
+            return 0.0
+        seconds = backoff.begin()
+        if seconds >= 1:
+            self._log("connect_spread", seconds=round(seconds, 1), reason="the last life ended without a goodbye")
+        return seconds
 
     def _serve(self) -> int:
         while True:
@@ -176,6 +188,7 @@ class Daemon:
             match item:
                 case Stop(code):
                     self._execute(self._participant.goodbye())
+                    standing.note(self._spool, "")
                     self._log("daemon_stopped")
                     return code
                 case (child, raw):
@@ -188,6 +201,7 @@ class Daemon:
                         return EXIT_USAGE
                 case ev.Connected() | ev.Disconnected() | ev.Message() | ev.Tick():
                     event = item
+                    self._note_link(item)
             if self._renewing and self._loop.connected:
                 if isinstance(item, ev.Connected):
                     device = self._config.device.id
@@ -200,7 +214,15 @@ class Daemon:
                 if isinstance(event, ev.Trained):
                     self._wear.add(outbox.bytes_of(self._files, event.round, event.attempt))
                 self._execute([*self._wear.tick(now), *self._participant.handle(event, now)])
-                self._session.reconnect_seconds = self._participant.reconnect_seconds
+                self._session.backoff.window = self._participant.reconnect_seconds
+
+    def _note_link(self, event: ev.Event) -> None:
+        """What `fleetgrad-edge status` says of the link."""
+        if isinstance(event, ev.Connected | ev.Disconnected):
+            reason = event.reason if isinstance(event, ev.Disconnected) else ""
+            if reason != self._not_connected:
+                standing.note(self._spool, reason)
+                self._not_connected = reason
 
     def _wake_at(self) -> float | None:
         own = self._renewing.wake_at() if self._renewing and self._loop.connected else None

@@ -6,6 +6,7 @@ It implements section 4 of wire/SPEC.md. Time, randomness and the disk are passe
 a crash may fall between any two of them, or inside a file operation.
 """
 
+import contextlib
 import random
 from collections.abc import Callable
 
@@ -75,7 +76,8 @@ class Participant:
         held = store.load()
         remembered, self._notes = memory.load(held, random)
         self._attempt = Attempt(identity, store, remembered)
-        self._attempt.remember(boot=remembered.boot + 1)
+        self._attempt.remember(boot=remembered.boot + 1, parted=False)
+        self.cut_off = not remembered.parted  # the last life ended without a goodbye
         self._trust = Trust(store, held, identity.federation, identity.aggregator, identity.root)
         self._notes += self._trust.notes
         self._report = Reporter(identity, remembered.boot + 1)
@@ -164,7 +166,9 @@ class Participant:
         return last.topic, last.payload
 
     def goodbye(self) -> list[Effect]:
-        """What a device that stops by itself says."""
+        """What a device that stops by itself says; it need not spread its return."""
+        with contextlib.suppress(DiskError):
+            self._attempt.remember(parted=True)
         return [self._report.publish(self._status_now("offline"))]
 
     @property

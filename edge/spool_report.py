@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from fleetgrad.edge.config import EdgeConfig
-from fleetgrad.edge.link import outbox, partial, residual, slots
+from fleetgrad.edge.link import outbox, partial, residual, slots, standing
 from fleetgrad.edge.link.memory import Memory
 from fleetgrad.edge.link.store import MEMORY, Held, look
 from fleetgrad.edge.link.trust import HEAD_ROW, followed_root, held_head
@@ -47,6 +47,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     updates: list[Update]
     carried_from: int | None
     waits_for: str
+    not_connected: str
     revoked: bool
     held: int
     free: int
@@ -91,6 +92,7 @@ def read(config: EdgeConfig, folder: Path, begins: Root) -> Report:
         updates=updates,
         carried_from=carried.round if carried else None,
         waits_for=_waits_for(head, to_fetch, memory, records),
+        not_connected=standing.read(spool),
         revoked=memory.revoked,
         held=_bytes(spool),
         free=shutil.disk_usage(spool).free,

@@ -38,13 +38,14 @@ class Loop:
         self.inbox = mqtt.Inbox()
         self.session = mqtt.Session(broker, client_id, inbox=self.inbox, will=will, random=random)
         self.connected = False
-        self._address, self._timeout, self._log = broker.address, timeout, log
+        self.patience = timeout
+        self._address, self._log = broker.address, log
         self._down_since = time.monotonic()
 
-    def run(self, serve: Callable[[], int]) -> int:
-        """Connects and calls `serve`, which calls `next`; the exit code."""
+    def run(self, serve: Callable[[], int], after: float = 0.0) -> int:
+        """Connects, `after` seconds from now, and calls `serve`, which calls `next`; the exit code."""
         self._stop_on_signals()
-        self.session.start()
+        self.session.start(after)
         try:
             return serve()
         except GaveUp:
@@ -64,7 +65,7 @@ class Loop:
 
     def next(self, wake_at: float | None) -> object:
         """Waits for the next item; Tick when `wake_at` (monotonic) comes first. Raises GaveUp."""
-        give_up_at = self._down_since + self._timeout if self._timeout and not self.connected else None
+        give_up_at = self._down_since + self.patience if self.patience and not self.connected else None
         due = [t for t in (wake_at, give_up_at) if t is not None]
         try:
             item = self.inbox.get(timeout=max(0.0, min(due) - time.monotonic()) if due else None)
@@ -87,6 +88,6 @@ class Loop:
                 self.connected = False
                 self._log("broker_unreachable", reason=item.reason, retry_in=f"{item.retry_in:.1f}s")
         if give_up_at is not None and now >= give_up_at and not isinstance(item, Stop):
-            self._log("gave_up", broker=self._address, seconds=self._timeout)
-            raise GaveUp(f"no broker at {self._address} for {self._timeout:g} s")
+            self._log("gave_up", broker=self._address, seconds=self.patience)
+            raise GaveUp(f"no broker at {self._address} for {self.patience:g} s")
         return item

@@ -88,8 +88,8 @@ class Delta(Strict, frozen=True, kw_only=True):
 class Link(Strict, frozen=True, kw_only=True):
     """How this federation's broker is to be used.
 
-    `chunk_bytes` is the length of all chunks but a body's last; after a lost connection a device first comes back at a time uniform in
-    `reconnect_seconds`; `retained` says whether the broker keeps heads and chunks for who comes later.
+    `chunk_bytes` is the length of all chunks but a body's last; after a lost connection, or a life that was cut off, a device
+    first comes back at a time uniform in `reconnect_seconds`; `retained` says whether the broker keeps heads and chunks for who comes later.
     """
 
     chunk_bytes: ChunkBytes = 60 * 1024

@@ -12,13 +12,15 @@ FIRST_NEW_BOOT = 1 << 32  # above any boot that was counted from 1
 
 
 class Memory(Strict, frozen=True, kw_only=True):
-    """`ended` says that (round, attempt) needs nothing more of us, `revoked` that the device was told it is no member any more."""
+    """`ended` says that (round, attempt) needs nothing more of us, `revoked` that the device was told it is no member any more,
+    `parted` that its last life ended with a goodbye."""
 
     boot: int = 0
     round: int = 0
     attempt: int = 0
     ended: bool = True
     revoked: bool = False
+    parted: bool = True
 
     def row(self) -> Row:
         return Put(MEMORY, "", msgspec.json.encode(self))

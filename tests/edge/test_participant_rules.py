@@ -236,3 +236,15 @@ def test_boot_grows_and_a_birth_is_never_older_than_its_last() -> None:
         seen += [(b.boot, b.seq) for b in device.births()]
         device.start()
     assert seen == sorted(set(seen))
+
+
+def test_only_a_life_that_ended_without_a_goodbye_is_followed_by_a_spread_return() -> None:
+    device = Device().ready()
+    assert [device.participant.cut_off] == [False]
+    device.start()
+    assert [device.participant.cut_off] == [True]
+    device.participant.goodbye()
+    device.start()
+    assert [device.participant.cut_off] == [False]
+    device.disk.full = True
+    assert device.participant.goodbye(), "it parts all the same"

@@ -26,6 +26,7 @@ from tests.wire.fake_broker import (
 
 RECEIVE_MAXIMUM, MAXIMUM_PACKET_SIZE, RETAIN_UNAVAILABLE = b"\x21\x00\x03", b"\x27\x00\x00\x04\x00", b"\x25\x00"
 CLOSED = bytes([DISCONNECT << 4, 2, 0x80, 0])  # DISCONNECT: unspecified error
+TAKEN_OVER = bytes([DISCONNECT << 4, 2, 0x8E, 0])
 
 
 class Client:
@@ -305,11 +306,35 @@ def test_a_connection_whose_thread_is_stuck_is_given_up_and_made_anew(
 def test_the_first_retry_after_a_lost_session_is_spread_over_the_servers_window(make: MakeClient) -> None:
     client = make()
     peer = client.up()
-    client.session.reconnect_seconds = 1e6
+    client.session.backoff.window = 1e6
     peer.socket.close()
     down = client.until(mqtt.Disconnected)
     assert isinstance(down, mqtt.Disconnected)
     assert down.retry_in > 1e3  # back-off alone would give 0.05 s at most
+
+
+def test_a_session_that_another_one_took_over_says_so_and_stands_back(make: MakeClient) -> None:
+    client = make()
+    client.up().socket.sendall(TAKEN_OVER)
+    down = client.until(mqtt.Disconnected)
+    assert isinstance(down, mqtt.Disconnected)
+    assert "another connection has taken the name 'dev-1'" in down.reason
+    assert 15 <= down.retry_in <= 30
+
+
+@pytest.mark.parametrize("version", [FakeBroker.connect, FakeBroker.connect_older], ids=["5", "3.1.1"])
+def test_a_broker_that_hangs_up_again_and_again_without_a_word_is_asked_about_another_of_the_name(
+    make: MakeClient, version: Callable[[FakeBroker], Peer]
+) -> None:
+    client, reasons = make(), []
+    for _ in range(3):
+        peer = version(client.broker)
+        client.until(mqtt.Connected)
+        peer.socket.close()
+        down = client.until(mqtt.Disconnected)
+        assert isinstance(down, mqtt.Disconnected)
+        reasons.append("connect as 'dev-1'?" in down.reason)
+    assert reasons == [False, False, True]
 
 
 def test_rates_are_kept_to(make: MakeClient) -> None:

@@ -32,11 +32,12 @@ PACKETS = 32  # are read at most before the loop turns
 IDLE_SECONDS = 5.0  # the loop looks around so often at least
 UNSUPPORTED_VERSION = 132  # MQTT 5 reason code "unsupported protocol version"; paho maps 3.1.1's code 1 onto it
 RETAIN_NOT_SUPPORTED = 154
+TAKEN_OVER = 142
 NOT_POISON = (
     137,
     139,
     141,
-    142,
+    TAKEN_OVER,
     152,
     156,
     157,
@@ -136,8 +137,10 @@ class Connection:
         self.beat = time.monotonic()  # when the loop last turned
         self.up_at: float | None = None
         self.hung_up = False  # it was up, and the broker ended it for no reason that clears us
+        self.unexplained = False  # the same, without a word
         self.hung_up_on_version = False
         self.retain_refused = False
+        self.taken_over = False
         self.abandoned = False
 
     def run(self) -> None:
@@ -163,6 +166,7 @@ class Connection:
         up, stopping = self.up_at is not None, self._owner.stopping.is_set() or self.abandoned
         self.hung_up_on_version |= reached and not up and not stopping and not self._tls_fault()
         self.hung_up &= not stopping
+        self.unexplained &= self.hung_up
 
     def wake(self) -> None:
         """Makes the loop turn now; from any thread."""
@@ -292,7 +296,7 @@ class Connection:
                 said("ReceiveMaximum"), said("MaximumPacketSize"), said("MaximumQoS"), said("RetainAvailable") != 0
             ),
         )
-        self.hung_up = True
+        self.hung_up = self.unexplained = True
         self.up_at = time.monotonic()
         self._owner.opened(self, self._limits)
 
@@ -303,9 +307,11 @@ class Connection:
         told = flags.is_disconnect_packet_from_server
         if told and reason.value in NOT_POISON:
             self.hung_up = False
-        said = (
-            str(reason) if told or fault is None else explain(fault, self._endpoint.address, self._endpoint.credentials)
-        )
+        self.unexplained = not told
+        self.taken_over = told and reason.value == TAKEN_OVER
+        said = str(reason) if told else "the broker closed the connection"
+        if fault is not None and not told:
+            said = explain(fault, self._endpoint.address, self._endpoint.credentials)
         self.reason = f"{self._endpoint.address}: disconnected: {said}"
 
     def _on_message(self, topic: bytes, payload: bytes, retained: bool) -> None:

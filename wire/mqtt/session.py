@@ -6,7 +6,7 @@ publish by hanging up, for ever. So each connection is a new client on a thread 
 queue is full, and nothing outlives a connection: no session, no queue, no subscription. The machines above repeat themselves.
 
     start --> connecting --Connected--> connected --Disconnected--> waiting --> connecting
-    waiting: after a lost session uniform(0, the server's reconnect window), else uniform(0, min(most, first * 2^tries))
+    waiting: backoff.py
 
 MQTT 5 is tried first, 3.1.1 when a broker hangs up on it or doesn't answer (amqtt waits for ever for the rest of a CONNECT whose
 last will has the properties of MQTT 5).
@@ -21,6 +21,7 @@ from paho.mqtt.enums import MQTTProtocolVersion
 
 from fleetgrad.wire.address import Address
 from fleetgrad.wire.events import Connected, Disconnected
+from fleetgrad.wire.mqtt.backoff import Backoff
 from fleetgrad.wire.mqtt.connection import CONNECT_SECONDS, Connection, Control, Will, start
 from fleetgrad.wire.mqtt.events import Inbox, Ready, Refused
 from fleetgrad.wire.mqtt.profiles import Limits, profile_for
@@ -33,7 +34,6 @@ __all__ = ["Session", "Will"]
 FLUSH_SECONDS = 2.0
 CHECK_SECONDS = 5.0  # between two looks at the connection's thread
 STALL_SECONDS = 45.0  # without a turn of its loop a connection is given up; opening takes a few CONNECT_SECONDS
-STABLE_SECONDS = 10.0  # a connection that lasted so long starts the back-off anew
 
 
 class Session:
@@ -52,7 +52,7 @@ class Session:
     ) -> None:
         self._endpoint = broker if isinstance(broker, Endpoint) else Endpoint(broker)
         self._client_id, self._inbox, self._will = client_id, inbox, will
-        self._random, self._first, self._most = random or Random(), first_backoff, most_backoff
+        self.backoff = Backoff(random or Random(), first_backoff, most_backoff)
         self._profile = profile_for(self._endpoint.profile, self._endpoint.address)
         self._will_retained = self._profile.retained != "none"
         self._floor = Floor(self._endpoint.floor)
@@ -65,15 +65,16 @@ class Session:
         self._ended = threading.Event()  # the connection under way has, or the session stops
         self._thread = threading.Thread(target=self._supervise, name=f"mqtt-{client_id}", daemon=True)
         self.stopping = threading.Event()
-        self.reconnect_seconds = 0.0  # the server's window for the first retry after a lost session
+        self._begins_after = 0.0
         inbox.on_room(self._wake)
 
     @property
     def connected(self) -> bool:
         return self._up is not None
 
-    def start(self) -> None:
-        """Begins to connect; Connected or Disconnected follows in the inbox."""
+    def start(self, after: float = 0.0) -> None:
+        """Begins to connect, `after` seconds from now; Connected or Disconnected follows in the inbox."""
+        self._begins_after = after
         self._thread.start()
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
@@ -126,7 +127,7 @@ class Session:
 
     # --- the supervisor's thread ------------------------------------------------------------------------------------
     def _supervise(self) -> None:
-        tries = 0
+        self.stopping.wait(self._begins_after)
         while not self.stopping.is_set():
             connection = Connection(
                 self, self._endpoint, self._profile, self._floor, self._client_id, self._version, self._will,
@@ -138,14 +139,24 @@ class Session:
                 return
             if self._other_way(connection):
                 continue  # at once; only when that fails too there is something to report
-            lasted = 0.0 if connection.up_at is None else time.monotonic() - connection.up_at
-            tries = 1 if lasted > STABLE_SECONDS else tries + 1
-            most = min(self._most, self._first * 2.0 ** min(tries - 1, 30))
-            if connection.up_at is not None:
-                most = max(most, self.reconnect_seconds)
-            delay = self._random.uniform(0, most)
-            self._inbox.put(Disconnected(connection.reason, delay))
+            lasted = None if connection.up_at is None else time.monotonic() - connection.up_at
+            delay = self.backoff.after(lasted, taken_over=connection.taken_over, hung_up=connection.unexplained)
+            self._inbox.put(Disconnected(self._why(connection), delay))
             self.stopping.wait(delay)
+
+    def _why(self, connection: Connection) -> str:
+        """The reason of an end, in words that name what is to be done where another one has our name."""
+        if connection.taken_over:
+            return (
+                f"{self._endpoint.address}: another connection has taken the name {self._client_id!r}: this runs twice, or two boards "
+                "have the same kit; stop the other one"
+            )
+        if connection.unexplained and self.backoff.rival:
+            return (
+                f"{connection.reason}, again soon after it had connected: does another process, or a board with the same kit, "
+                f"connect as {self._client_id!r}?"
+            )
+        return connection.reason
 
     def _watch(self, connection: Connection) -> None:
         """Runs a connection to its end, or until its thread has stalled."""
