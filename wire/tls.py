@@ -19,6 +19,11 @@ from fleetgrad.wire.address import Address
 
 BUILT = 1_767_225_600.0  # 2026-01-01, Unix seconds: this version is younger than that
 NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of openssl/x509_vfy.h, which Python doesn't name
+ADVICE = {  # by the alert of a broker that refuses a client's certificate
+    "certificate expired": "a device needs a new kit, a role 'fleetgrad registrar login'; or the broker's clock is wrong",
+    "certificate revoked": "the registrar has revoked this device: a new kit, of another name, would let it in again",
+    "unknown ca": "it was issued for another fleet",
+}
 UNKNOWN_ISSUER = (2, 18, 19, 20, 21)  # X509_V_ERR_*: no issuer's certificate, self-signed, first one unverifiable
 WRONG_NAME = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "UNEXPECTED_EOF_WHILE_READING")
@@ -147,7 +152,10 @@ def explain(error: OSError, address: Address, credentials: Credentials) -> str:
             word in reason for word in ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "DECRYPT_ERROR")
         ):
             said = reason.partition("ALERT_")[2].replace("_", " ").lower() or reason
-            return f"the broker refused the client certificate {credentials.certificate or '(none given)'}: {said}"
+            advice = f" ({ADVICE[said]})" if said in ADVICE else ""
+            return (
+                f"the broker refused the client certificate {credentials.certificate or '(none given)'}: {said}{advice}"
+            )
         if any(word in reason for word in TOO_OLD):
             return "the broker doesn't speak TLS 1.3"
         if any(word in reason for word in NO_TLS):
