@@ -176,7 +176,7 @@ def status(
         out.print(f"last: round {last.round}, version {last.version}, {last.members} members{accuracy}{scores}")
     out.print(problem or watching.headline(live))
     if live.devices:
-        out.print(watching.devices_table(live))
+        out.print(watching.DevicesTable(live))
 
 
 @app.command()
@@ -212,7 +212,7 @@ def watch(
         if once:
             follow.until(lambda v: v.aggregator is not None, timeout)
             follow.settle()
-            out.print(watching.headline(follow.view), watching.devices_table(follow.view))
+            out.print(watching.headline(follow.view), watching.DevicesTable(follow.view))
             return
         _follow(follow)
 
@@ -226,7 +226,7 @@ def _follow(follow: Any) -> None:
             while True:
                 event = follow.step(1.0)
                 note = watching.shown(event.reason, "red") if isinstance(event, mqtt.Disconnected) else ""
-                live.update(Group(watching.headline(follow.view), watching.devices_table(follow.view), note))
+                live.update(Group(watching.headline(follow.view), watching.DevicesTable(follow.view), note))
     while True:
         event = follow.step(1.0)
         if isinstance(event, mqtt.Message):

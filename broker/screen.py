@@ -4,7 +4,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from fleetgrad.broker.watching import View, devices_table, headline, size
+from fleetgrad.broker.watching import DevicesTable, View, headline, size
 from fleetgrad.edge.training.scores import told
 from fleetgrad.wire.messages import Metrics
 
@@ -41,7 +41,7 @@ class Screen:
             return
         if (a := view.aggregator) and a.round and a.round not in self._closed:
             self._bars.update(self._task(a.round), completed=a.received, total=a.goal, told=a.state)
-        self._live.update(Group(self._bars, headline(view), devices_table(view)))
+        self._live.update(Group(self._bars, headline(view), DevicesTable(view)))
 
     def _task(self, number: int) -> TaskID:
         if number not in self._tasks:

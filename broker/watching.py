@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
-from rich.table import Table
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Column, Table
 from rich.text import Text
 
 from fleetgrad.wire import mqtt
@@ -18,6 +19,8 @@ from fleetgrad.wire.topics import Topics
 
 SETTLE_SECONDS, SETTLE_MOST = 0.3, 1.5
 STATE_STYLES = {"training": "cyan", "uploading": "magenta", "offline": "red", "refused": "red", "fetching": "yellow"}
+NARROW = 80  # columns of a terminal
+COUNTERS = ("samples", "bits", "sent", "received", "updates")
 
 
 class WatchError(ConnectionError):
@@ -101,17 +104,24 @@ def shown(said: str, style: str = "") -> Text:
     return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in said), style)
 
 
-def devices_table(view: View) -> Table:
-    """A line per device."""
-    table = Table(
-        "device", "state", "round", "loss", "samples", "bits", "sent", "received", "updates", "reason", box=None
-    )
-    for name, d in sorted(view.devices.items()):
-        table.add_row(
-            shown(name), shown(d.state, STATE_STYLES.get(d.state, "")), str(d.round or ""), "" if d.loss is None else f"{d.loss:.4f}", str(d.samples),
-            "" if d.bits is None else f"{d.bits:.2f}", size(d.bytes_up), size(d.bytes_down), str(d.updates), shown(d.reason),
-        )  # fmt: skip
-    return table
+class DevicesTable:
+    """A line per device; in a narrow terminal what its counters say is left out, so that names and reasons aren't cut."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        narrow = options.max_width < NARROW
+        names = ("device", "state", "round", "loss", "samples", "bits", "sent", "received", "updates", "reason")
+        left = [i for i, name in enumerate(names) if not (narrow and name in COUNTERS)]
+        table = Table(*(Column(names[i], no_wrap=names[i] == "device", overflow="fold") for i in left), box=None)
+        for name, d in sorted(self._view.devices.items()):
+            row = (
+                shown(name), shown(d.state, STATE_STYLES.get(d.state, "")), str(d.round or ""), "" if d.loss is None else f"{d.loss:.4f}", str(d.samples),
+                "" if d.bits is None else f"{d.bits:.2f}", size(d.bytes_up), size(d.bytes_down), str(d.updates), shown(d.reason),
+            )  # fmt: skip
+            table.add_row(*(row[i] for i in left))
+        yield table
 
 
 def headline(view: View) -> str:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fleetgrad.wire.command_line import EXIT_NO_BROKER, make_console
+from fleetgrad.wire.command_line import make_console
+from fleetgrad.wire.exits import EXIT_NO_BROKER
 from fleetgrad.wire.settings import MOST_SECONDS
 
 if TYPE_CHECKING:

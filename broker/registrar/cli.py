@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from fleetgrad.broker.registrar.broker_files import Kind
 from fleetgrad.wire.command_line import Format, make_console, parse_shape
@@ -92,7 +92,7 @@ def device_list(directory: Folder = Path(), format: Format = "table") -> None:  
         ]
         sys.stdout.write(json.dumps(rows) + "\n")
         return
-    table = Table("device", "key", "certificate until", "state")
+    table = Table(Column("device", no_wrap=True), "key", "certificate until", "state")
     for d in found:
         state = f"revoked {d.reason}".strip() if d.revoked else "member"
         table.add_row(d.name, kids[d.name], time.strftime("%Y-%m-%d", time.gmtime(d.not_after)), state)
@@ -247,7 +247,7 @@ def enroll_list(directory: Folder = Path(), format: Format = "table") -> None:  
         names = ("id", "state", "device", "expires", "wrong", "reason")
         sys.stdout.write(json.dumps([dict(zip(names, row, strict=True)) for row in rows]) + "\n")
         return
-    table = Table("code's id", "state", "device", "until", "wrong proofs", "reason")
+    table = Table(Column("code's id", no_wrap=True), "state", "device", "until", "wrong proofs", "reason")
     for id_, state, device, expires, wrong, reason in rows:
         until = time.strftime("%Y-%m-%d %H:%M", time.gmtime(expires))
         table.add_row(id_[:8], state, device, until, str(wrong), reason)
