@@ -42,6 +42,7 @@ BENCHES = {
     "learning": "fleetgrad.edge.bench.learning",
     "accuracy": "fleetgrad.broker.bench.accuracy",
 }
+PIPE_COLUMNS = 1000  # into a file or a pipe: no terminal's width, so that a row stays a line
 COLUMNS = ("figure", "value", "unit", "bound", "holds", "peer")
 
 
@@ -92,7 +93,7 @@ def main() -> int:
         sys.exit(f"no such bench: {', '.join(sorted(unknown))} (there are {', '.join(known)})")
     if options.with_ort_training and "training" not in chosen:
         sys.exit(f"--with-ort-training belongs to the bench 'training', which isn't among {', '.join(chosen)}")
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=PIPE_COLUMNS)
     FOLDER.mkdir(parents=True, exist_ok=True)
     if any(name == NATIVE or name in core for name in chosen):
         make_deltas(console)
