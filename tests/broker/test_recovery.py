@@ -234,7 +234,7 @@ class Script:
     def __init__(self, *_: object, inbox: mqtt.Inbox, **__: object) -> None:
         self._inbox = inbox
 
-    def start(self) -> None:
+    def start(self, after: float = 0.0) -> None:
         for event in (mqtt.Connected(), *self.events, Stop()):
             self._inbox.put(event)
 
