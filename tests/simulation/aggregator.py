@@ -128,6 +128,8 @@ class CheckedJournal:
 class Aggregator(Process):
     """The aggregator's process."""
 
+    role = "aggregator"
+
     def __init__(self, world: "World", plan: bytes, initial: bytes) -> None:
         super().__init__(world, "aggregator", "aggregator")
         self.plan, self.initial = object_ref(plan), object_ref(initial)
@@ -189,37 +191,12 @@ class Aggregator(Process):
     def finished(self) -> bool:
         return isinstance(self.machine, Rounds) and self.machine.finished
 
-    def on_up(self) -> None:
-        self.feed(events.Connected())
-
-    def on_down(self, reason: str) -> None:
-        self.feed(events.Disconnected(reason))
-
-    def on_message(self, topic: str, payload: bytes) -> None:
-        self.note(f"< {topic} {hashlib.sha256(payload).hexdigest()[:8]}")
-        self.feed(events.Message(topic, payload))
-
-    def died(self) -> None:
-        """Nothing runs beside the machine."""
-
-    def checked(self, event: object) -> None:
-        """The journal checks each commit as it comes."""
-
-    def tick(self) -> events.Tick:
-        return events.Tick()
-
     def will(self) -> tuple[str, bytes] | None:
         return self._will
 
     def execute(self, effect: events.Effect) -> None:
-        network = self.world.network
+        super().execute(effect)
         match effect:
-            case events.Publish(topic, payload, retained):
-                self.note(f"> {topic} {hashlib.sha256(payload).hexdigest()[:8]}")
-                self._watch(topic, payload)
-                network.publish(self.client, topic, payload, retain=retained)
-            case events.Subscribe(filters):
-                network.subscribe(self.client, tuple(filters))
             case events.Published(round_, version, params):
                 self.saw("published")
                 if self.journal.memory.versions[version].params != params:
@@ -228,11 +205,8 @@ class Aggregator(Process):
                     )
             case events.Finished():
                 self.saw("finished")
-            case events.Log(event, fields):
-                self.note(f"log {event} {fields}")
-                self.saw(f"aggregator {event}")
 
-    def _watch(self, topic: str, payload: bytes) -> None:
+    def watch(self, topic: str, payload: bytes) -> None:
         kind, device = self.world.topics.parts(topic)
         if kind == "head":
             release.read_head(self.world.root, payload)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from fleetgrad.broker.cosigner.machine import ALLOW, Cosigner, Effect, Event, read_state
 from fleetgrad.broker.releasing import Releasing
 from fleetgrad.wire import release
-from fleetgrad.wire.events import Connected, Disconnected, Log, Message, Publish, Subscribe, Tick
+from fleetgrad.wire.events import Log
 from fleetgrad.wire.files import put
 from fleetgrad.wire.messages import HEAD, Head
 from fleetgrad.wire.release import Role, Root
@@ -43,7 +43,9 @@ class Hosted:
 
 
 class CosignerProcess(Process):
-    """One co-signer's process."""
+    """One co-signer's process. A damaged memory is for people: it refuses to start with it."""
+
+    role = "cosigner"
 
     def __init__(self, world: "World", name: str, key: PrivateKey) -> None:
         super().__init__(world, name, name)
@@ -64,27 +66,20 @@ class CosignerProcess(Process):
         put(self.disk, MEMORY, raw)
 
     def execute(self, effect: Any) -> None:
-        match effect:
-            case Publish(topic, payload, retained):
-                self._check(payload)
-                self.world.network.publish(self.client, topic, payload, retain=retained)
-            case Subscribe(filters):
-                self.world.network.subscribe(self.client, tuple(filters))
-            case Log(event, fields):
-                self.note(f"log {event} {fields}")
-                self.saw(f"cosigner {event}")
-                if ALLOW in str(fields.get("reason", "")):
-                    self.world.clock.after(self.random.uniform(1, 20), self._allow)
-                elif "allowed" in fields:
-                    self.allowed = False
+        super().execute(effect)
+        if isinstance(effect, Log):
+            if ALLOW in str(effect.fields.get("reason", "")):
+                self.world.clock.after(self.random.uniform(1, 20), self._allow)
+            elif "allowed" in effect.fields:
+                self.allowed = False
 
-    def _check(self, raw: bytes) -> None:
-        head, payload = verify_message(self.key.public, HEAD, raw, Head), payload_of(raw)
-        if (before := self.signed.setdefault(head.sequence, payload)) != payload:
-            raise Violation(f"{self.name} signs two heads with the sequence {head.sequence}: {before!r}, {payload!r}")
+    def watch(self, topic: str, payload: bytes) -> None:
+        head, text = verify_message(self.key.public, HEAD, payload, Head), payload_of(payload)
+        if (before := self.signed.setdefault(head.sequence, text)) != text:
+            raise Violation(f"{self.name} signs two heads with the sequence {head.sequence}: {before!r}, {text!r}")
         if head.sequence < max(self.signed):
             raise Violation(f"{self.name} signs a head with the sequence {head.sequence} after {max(self.signed)}")
-        if self.signed and max(self.signed) == head.sequence and before is not payload:
+        if self.signed and max(self.signed) == head.sequence and before is not text:
             self.saw("co-signer signs again")
 
     def _allow(self) -> None:
@@ -93,24 +88,3 @@ class CosignerProcess(Process):
         self.allowed = True
         if self.machine is not None:
             self.die("started again by hand", power_cut=False)
-
-    def on_up(self) -> None:
-        self.feed(Connected())
-
-    def on_down(self, reason: str) -> None:
-        self.feed(Disconnected(reason))
-
-    def on_message(self, topic: str, payload: bytes) -> None:
-        self.feed(Message(topic, payload))
-
-    def died(self) -> None:
-        """Nothing runs beside the machine."""
-
-    def damage(self) -> None:
-        """A damaged memory is for people: the process refuses to start with it."""
-
-    def checked(self, event: object) -> None:
-        """What it signs is checked as it is sent."""
-
-    def tick(self) -> Tick:
-        return Tick()

@@ -46,6 +46,8 @@ class Owed:
 class Device(Process):
     """One board."""
 
+    role = "device"
+
     def __init__(self, world: "World", index: int, *, clone: bool = False) -> None:
         self.device = f"dev-{index}"
         super().__init__(world, f"clone of {self.device}" if clone else self.device, self.device)
@@ -82,20 +84,13 @@ class Device(Process):
             self.saw(f"restart {machine.state}")
         return machine
 
-    def on_up(self) -> None:
-        self.feed(events.Connected())
-
-    def on_down(self, reason: str) -> None:
-        self.feed(events.Disconnected(reason))
-
     def on_message(self, topic: str, payload: bytes) -> None:
-        self.note(f"< {topic} {hashlib.sha256(payload).hexdigest()[:8]}")
         self._heard(topic, payload)
         ends = {sha for sha, owed in self.owed.items() if self._ends(owed, topic, payload)}
         if ends:
             self.provoke(0.2, 12)
         life, drops = self.life, self._drops_what_is_carried()
-        self.feed(events.Message(topic, payload))
+        super().on_message(topic, payload)
         if self.machine is None and life == self.life:
             self.excused |= ends
             self.book.doubtful |= drops
@@ -114,24 +109,15 @@ class Device(Process):
             isinstance(machine, Participant) and machine._head is not None and not machine._head.policy.codec.feedback
         )
 
-    def tick(self) -> events.Tick:
-        return events.Tick()
-
     def will(self) -> tuple[str, bytes] | None:
         return self._will
 
     # --- effects -----------------------------------------------------------------------------------------------------
     def execute(self, effect: events.Effect) -> None:
-        network = self.world.network
+        super().execute(effect)
         match effect:
-            case events.Publish(topic, payload, retained):
-                self.note(f"> {topic} {hashlib.sha256(payload).hexdigest()[:8]}")
-                self._watch(topic, payload)
-                network.publish(self.client, topic, payload, retain=retained)
-            case events.Subscribe(filters):
-                network.subscribe(self.client, tuple(filters))
             case events.Unsubscribe(filters):
-                network.unsubscribe(self.client, tuple(filters))
+                self.world.network.unsubscribe(self.client, tuple(filters))
             case events.Train():
                 self.job = effect
                 self.saw("training started")
@@ -142,15 +128,13 @@ class Device(Process):
                 self.saw("training cancelled")
                 self._stop_trainer()
             case events.Log(event, fields):
-                self.note(f"log {event} {fields}")
-                self.saw(f"device {event}")
                 if event == "model_damaged" and fields["fell_back_to"] is not None:
                     self.saw("fell back to the other slot")
                 if event == "update_expired":
                     self.expired.add((int(str(fields["round"])), int(str(fields["attempt"]))))
                     self.saw("update expired: over the cap" if "holds" in str(fields["reason"]) else "update expired")
 
-    def _watch(self, topic: str, payload: bytes) -> None:
+    def watch(self, topic: str, payload: bytes) -> None:
         parts = self.world.topics.parts(topic)
         if parts[0] == "up":
             self._watch_chunk(frames.parse(payload, most=1 << 30)[0])

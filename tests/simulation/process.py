@@ -5,12 +5,14 @@ effect. A life may be given a fuse: the number of crash points that it survives.
 written) or a power cut (the disk keeps what was promised). The monotonic clock starts anywhere in each life.
 """
 
+import hashlib
 import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fleetgrad.wire.events import Connected, Disconnected, Log, Message, Publish, Subscribe, Tick
 from fleetgrad.wire.files import DiskError
 from tests.invariants import Violation
 from tests.simulation.clock import Timer
@@ -33,6 +35,8 @@ class Machine(Protocol):
 class Process(ABC):
     """One process with its disk and its MQTT client; subclasses make the machine and know its effects."""
 
+    role: str  # in counters
+
     def __init__(self, world: "World", name: str, client_id: str) -> None:
         self.world, self.name = world, name
         self.random = random.Random(f"{world.scenario.seed} {name}")
@@ -52,34 +56,45 @@ class Process(ABC):
     def make(self) -> Machine: ...
 
     @abstractmethod
-    def execute(self, effect: Any) -> None: ...
-
-    @abstractmethod
-    def on_up(self) -> None: ...
-
-    @abstractmethod
-    def on_down(self, reason: str) -> None: ...
-
-    @abstractmethod
-    def on_message(self, topic: str, payload: bytes) -> None: ...
-
-    @abstractmethod
-    def tick(self) -> Any: ...
+    def watch(self, topic: str, payload: bytes) -> None:
+        """Looks at what is about to be published."""
 
     def will(self) -> tuple[str, bytes] | None:
         return None
 
-    @abstractmethod
-    def died(self) -> None:
+    def died(self) -> None:  # noqa: B027  (not all have something to do)
         """The machine is gone; subclasses stop what ran beside it."""
 
-    @abstractmethod
-    def damage(self) -> None:
-        """Something on the disk rots."""
+    def damage(self) -> None:  # noqa: B027  (not all have something to do)
+        """Something on the disk rots, where a subclass knows what."""
 
-    @abstractmethod
-    def checked(self, event: Any) -> None:
+    def checked(self, event: Any) -> None:  # noqa: B027  (not all have something to do)
         """Called after an event was handled to its end."""
+
+    # --- the broker --------------------------------------------------------------------------------------------------
+    def on_up(self) -> None:
+        self.feed(Connected())
+
+    def on_down(self, reason: str) -> None:
+        self.feed(Disconnected(reason))
+
+    def on_message(self, topic: str, payload: bytes) -> None:
+        self.note(f"< {topic} {hashlib.sha256(payload).hexdigest()[:8]}")
+        self.feed(Message(topic, payload))
+
+    def execute(self, effect: Any) -> None:
+        """Does what all machines ask for; subclasses do the rest of it."""
+        network = self.world.network
+        match effect:
+            case Publish(topic, payload, retained):
+                self.note(f"> {topic} {hashlib.sha256(payload).hexdigest()[:8]}")
+                self.watch(topic, payload)
+                network.publish(self.client, topic, payload, retain=retained)
+            case Subscribe(filters):
+                network.subscribe(self.client, tuple(filters))
+            case Log(event, fields):
+                self.note(f"log {event} {fields}")
+                self.saw(f"{self.role} {event}")
 
     # --- life and death ----------------------------------------------------------------------------------------------
     def now(self) -> float:
@@ -186,4 +201,4 @@ class Process(ABC):
         self._hot_at = clock.now
         if self._hot > HOT:
             raise Violation(f"{self.name} wants to be woken at once, again and again: a busy loop")
-        self.feed(self.tick())
+        self.feed(Tick())
