@@ -32,6 +32,7 @@ from fleetgrad.broker.standing import Standing
 from fleetgrad.broker.uploads import Upload, Uploads
 from fleetgrad.wire import seal
 from fleetgrad.wire.coding.layout import VectorLayout
+from fleetgrad.wire.events import earliest
 from fleetgrad.wire.files import DiskError, Files
 from fleetgrad.wire.membership import Revoked
 from fleetgrad.wire.messages import BIRTH, Birth, ObjectRef, Policy
@@ -168,14 +169,13 @@ class Rounds:
         """When to be called with Tick, or None."""
         look = self._look_at if self._disk_retry_at is None else self._disk_retry_at
         sign = self._gathering.wake_at() if self._connected else None
-        times = (look, self._admission.due, self._serving.wake_at(), sign)
-        return min((t for t in times if t is not None), default=None)
+        return earliest(look, self._admission.due, self._serving.wake_at(), sign)
 
     def _next_look(self) -> float | None:
         if self._open is None:
             return None
-        times = (self._cohort.wake_at(self._open) if self._may_select(self._open) else None, self._open.deadline_at)
-        return min((t for t in times if t is not None), default=None)
+        select = self._cohort.wake_at(self._open) if self._may_select(self._open) else None
+        return earliest(select, self._open.deadline_at)
 
     def will(self) -> tuple[str, bytes]:
         """Topic and payload of the last will."""

@@ -13,6 +13,7 @@ from fleetgrad.broker.announcing import Announcer, object_name
 from fleetgrad.broker.offering import Offer
 from fleetgrad.wire import frames
 from fleetgrad.wire.chunks import absent
+from fleetgrad.wire.events import earliest
 from fleetgrad.wire.files import Files
 from fleetgrad.wire.messages import WANT, WINDOW, Want
 from fleetgrad.wire.pace import Pace
@@ -99,5 +100,4 @@ class Serving:
 
     def wake_at(self) -> float | None:
         """When there is something to send."""
-        times = [t for t in (self._head_at, self._all.ready_at(WINDOW) if self._waiting else None) if t is not None]
-        return min(times, default=None)
+        return earliest(self._head_at, self._all.ready_at(WINDOW) if self._waiting else None)

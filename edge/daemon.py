@@ -27,6 +27,7 @@ from fleetgrad.edge.participant import Participant
 from fleetgrad.edge.renewing import Renewing, Step
 from fleetgrad.edge.reporting import Identity
 from fleetgrad.wire import files, mqtt, signing
+from fleetgrad.wire.events import earliest
 from fleetgrad.wire.exits import EXIT_FAILED, EXIT_USAGE
 from fleetgrad.wire.files import DiskError, PosixFiles
 from fleetgrad.wire.log import log
@@ -226,7 +227,7 @@ class Daemon:
 
     def _wake_at(self) -> float | None:
         own = self._renewing.wake_at() if self._renewing and self._loop.connected else None
-        return min((t for t in (self._participant.wake_at(), own) if t is not None), default=None)
+        return earliest(self._participant.wake_at(), own)
 
     def _renew(self, step: Step) -> bool:
         """Does a step; whether the device's part has ended."""

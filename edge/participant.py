@@ -35,6 +35,7 @@ from fleetgrad.edge.link.store import Store
 from fleetgrad.edge.link.trust import Trust
 from fleetgrad.edge.reporting import Identity, Reporter
 from fleetgrad.edge.speaking import Speaking
+from fleetgrad.wire.events import earliest
 from fleetgrad.wire.files import DiskError, Files
 from fleetgrad.wire.messages import (
     COMMAND,
@@ -145,7 +146,7 @@ class Participant:
             times.append(self._delivery.wake_at())
             times.append(self._speaking.refresh_at if self.state in RESTING else None)
             times.append(self._trust.wake_at() if self.state == "idle" else None)
-        return min((t for t in times if t is not None), default=None)
+        return earliest(*times)
 
     @property
     def _revoked(self) -> bool:

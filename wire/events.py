@@ -36,6 +36,11 @@ class Tick:
     """The time that `wake_at` named has come."""
 
 
+def earliest(*times: float | None) -> float | None:
+    """The first of these times; None is never."""
+    return min((t for t in times if t is not None), default=None)
+
+
 @dataclass(frozen=True, slots=True)
 class Publish:
     topic: str

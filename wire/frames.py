@@ -43,7 +43,6 @@ CONTEXT = b"fl1-update"
 
 _LAYOUT = struct.Struct("<4sBBH16sIH16s32s32sHHII32sI2x")
 _ZERO16, _ZERO32 = bytes(16), bytes(32)
-EMPTY_SHA256 = hashlib.sha256(b"").digest()
 
 
 @dataclass(frozen=True, slots=True)

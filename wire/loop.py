@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from random import Random
 
 from fleetgrad.wire import mqtt
-from fleetgrad.wire.events import Connected, Disconnected, Message, Tick
+from fleetgrad.wire.events import Connected, Disconnected, Message, Tick, earliest
 from fleetgrad.wire.exits import EXIT_INTERRUPTED, EXIT_NO_BROKER
 
 
@@ -66,9 +66,9 @@ class Loop:
     def next(self, wake_at: float | None) -> object:
         """Waits for the next item; Tick when `wake_at` (monotonic) comes first. Raises GaveUp."""
         give_up_at = self._down_since + self.patience if self.patience and not self.connected else None
-        due = [t for t in (wake_at, give_up_at) if t is not None]
+        due = earliest(wake_at, give_up_at)
         try:
-            item = self.inbox.get(timeout=max(0.0, min(due) - time.monotonic()) if due else None)
+            item = self.inbox.get(timeout=None if due is None else max(0.0, due - time.monotonic()))
         except queue.Empty:
             item = Tick()
         now = time.monotonic()

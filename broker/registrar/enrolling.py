@@ -21,7 +21,6 @@ from fleetgrad.wire.signing import PublicKey, Untrusted
 from fleetgrad.wire.topics import NameRefused
 
 WRONG_MOST = 5  # wrong proofs with a code's id before it is locked
-MOST_CODES = 10_000  # in one call
 
 
 def new_codes(registrar: Registrar, count: int, seconds: int, *, auto: bool, data: Data) -> list[str]:
