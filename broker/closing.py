@@ -11,7 +11,7 @@ from fleetgrad.broker.journal import Contribution, Ledger, Version
 from fleetgrad.broker.merge import MergeError, Sum, complete
 from fleetgrad.broker.uploads import stored_payload
 from fleetgrad.wire import frames
-from fleetgrad.wire.files import Files, put
+from fleetgrad.wire.files import DiskError, Files, put
 from fleetgrad.wire.messages import ObjectRef, Policy
 from fleetgrad.wire.seal import SealError, SealKey, open_with
 from fleetgrad.wire.signing import SIGNATURE_BYTES
@@ -42,7 +42,7 @@ class Closing:
     chunk_bytes: int
 
     def close(self, attempt: Open, total: Sum, now: float) -> ev.Published:
-        """What there is to say of the new version and its round; raises MergeError where an update can't be read any more.
+        """What there is to say of the new version and its round; raises MergeError where an update can't be read any more, DiskError.
 
         `total` may lack members: those that were counted before the aggregator was started.
         """
@@ -68,13 +68,18 @@ class Closing:
         return report(version, attempt.round, attempt.policy, counted, seconds, self.chunk_bytes)
 
     def _base(self, attempt: Open) -> bytes:
-        """The params that the attempt trains; raises MergeError where they aren't those of their name any more."""
+        """The params that the attempt trains; raises DiskError where they aren't those of their name any more.
+
+        No attempt could be closed then, so the updates are kept for when the file is put back.
+        """
         try:
             raw = self.files.read(object_name(attempt.params))
         except FileNotFoundError:
             raw = b""
         if sha256(raw).hexdigest() != attempt.params:
-            raise MergeError(f"params of version {attempt.version} have changed on disk: no model can follow from them")
+            raise DiskError(
+                f"params of version {attempt.version} have changed on disk: put {object_name(attempt.params)} back, or no model can follow"
+            )
         return raw
 
     def _stored(self, attempt: Open, devices: list[str]) -> Iterator[tuple[str, bytes]]:

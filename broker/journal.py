@@ -1,21 +1,26 @@
 """What the aggregator never forgets: boots, policies, attempts at rounds, accepted updates, versions, and which of these were withdrawn.
 
 `commit` takes rows and is atomic: after a crash all of them are there or none. SQLite keeps that promise in WAL mode with
-synchronous=FULL; the simulation passes a journal in memory.
+synchronous=FULL; the simulation passes a journal in memory. Each row has its CRC32C: SQLite doesn't notice a bit that flips in a value.
 """
 
 import sqlite3
-from dataclasses import astuple, dataclass, field
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+import msgspec
+
+from fleetgrad.native import kernels
 from fleetgrad.wire.database import Foreign, connect, transaction
 from fleetgrad.wire.files import DiskError
 from fleetgrad.wire.messages import RoundState
 
 APPLICATION_ID = 0x464C4752  # "FLGR"
-SCHEMA = 3
+SCHEMA = 4
 CLOSED_SHOWN = 64
+DISK = ("full", "disk I/O", "readonly", "unable to open")  # what SQLite says of faults that may pass
 KEPT_ROUNDS = 2  # whose contributions are kept in memory
 
 
@@ -79,6 +84,13 @@ class Withdrawal:
     """All versions above `back_to` are taken back: what comes next follows from that one, under a number that none of them had."""
 
     back_to: int
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """On disk, a version that a Withdrawal took back."""
+
+    number: int
 
 
 Row = Boot | Config | Attempt | Contribution | Version | Withdrawal
@@ -173,25 +185,38 @@ class Ledger:
 
 
 TABLES = """
-CREATE TABLE boot (number INTEGER NOT NULL);
-CREATE TABLE config (sha256 TEXT PRIMARY KEY, policy TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE boot (number INTEGER NOT NULL, crc INTEGER NOT NULL);
+CREATE TABLE config (sha256 TEXT PRIMARY KEY, policy TEXT NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE attempt (round INTEGER, attempt INTEGER, state TEXT NOT NULL, version INTEGER NOT NULL,
-                      config TEXT NOT NULL DEFAULT '', PRIMARY KEY (round, attempt)) WITHOUT ROWID;
+                      config TEXT NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (round, attempt)) WITHOUT ROWID;
 CREATE TABLE contribution (round INTEGER, attempt INTEGER, device TEXT, payload TEXT NOT NULL, size INTEGER NOT NULL,
                            weight INTEGER NOT NULL, steps INTEGER NOT NULL, loss REAL NOT NULL,
-                           rate REAL NOT NULL DEFAULT 0, PRIMARY KEY (round, attempt, device)) WITHOUT ROWID;
+                           rate REAL NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (round, attempt, device)) WITHOUT ROWID;
 CREATE TABLE version (number INTEGER PRIMARY KEY, params TEXT NOT NULL, size INTEGER NOT NULL, parent TEXT NOT NULL,
-                      sha256 TEXT NOT NULL, record TEXT NOT NULL, withdrawn INTEGER NOT NULL DEFAULT 0);
+                      sha256 TEXT NOT NULL, record TEXT NOT NULL, crc INTEGER NOT NULL);
+CREATE TABLE withdrawn (number INTEGER PRIMARY KEY, crc INTEGER NOT NULL);
 """
-INSERT: dict[type, str] = {  # columns are a row's fields, in order
-    Boot: "INSERT INTO boot VALUES (?)",
-    Config: "INSERT OR IGNORE INTO config VALUES (?,?)",
-    Attempt: "INSERT OR REPLACE INTO attempt VALUES (?,?,?,?,?)",
-    Contribution: "INSERT INTO contribution VALUES (?,?,?,?,?,?,?,?,?)",
-    Version: "INSERT INTO version (number, params, size, parent, sha256, record) VALUES (?,?,?,?,?,?)",
-    Withdrawal: "UPDATE version SET withdrawn = 1 WHERE number > ?",
+TABLE: dict[type, str] = {  # columns are a row's fields, in order, and its CRC32C
+    Boot: "boot",
+    Config: "config",
+    Attempt: "attempt",
+    Contribution: "contribution",
+    Version: "version",
+    Withdrawn: "withdrawn",
 }
-CONTRIBUTIONS = "SELECT round, attempt, device, payload, size, weight, steps, loss, rate FROM contribution"
+VERB: dict[type, str] = {Config: "INSERT OR IGNORE", Attempt: "INSERT OR REPLACE", Withdrawn: "INSERT OR IGNORE"}
+INSERT = {
+    of: f"{VERB.get(of, 'INSERT')} INTO {table} VALUES ({','.join('?' * (len(fields(of)) + 1))})"
+    for of, table in TABLE.items()
+}
+
+T = TypeVar("T", Boot, Config, Attempt, Contribution, Version, Withdrawn)
+
+
+def _crc(table: str, values: tuple[object, ...]) -> int:
+    """Of a row's values; numbers count as floats, since SQLite may give 1.0 for a 1."""
+    plain = [float(v) if isinstance(v, int) else v for v in values]
+    return kernels.crc32c(msgspec.json.encode((table, plain)))
 
 
 class SqliteJournal:
@@ -207,28 +232,43 @@ class SqliteJournal:
             raise JournalError(f"journal {path}: not a journal of this version of fleetgrad") from e
 
     def _error(self, e: sqlite3.Error) -> Exception:
-        if "full" in str(e) or "disk I/O" in str(e):
+        if "locked" in str(e):
+            return JournalError(f"journal {self._path}: another 'fleetgrad serve' is running on this directory: stop it first")
+        if isinstance(e, sqlite3.OperationalError) and any(reason in str(e) for reason in DISK):
             return DiskError(f"can't write the journal {self._path}: {e}")
-        locked = (
-            "another 'fleetgrad serve' is running on this directory: stop it first" if "locked" in str(e) else str(e)
+        return self._damaged(str(e))
+
+    def _damaged(self, reason: str) -> JournalError:
+        return JournalError(
+            f"journal {self._path} is damaged ({reason}): what was counted isn't known any more. "
+            "Put the newest backup of the whole folder in its place, or make another federation with 'fleetgrad new'"
         )
-        return JournalError(f"journal {self._path}: {locked}")
+
+    def _rows(self, of: type[T], where: str = "", values: tuple[object, ...] = ()) -> Iterator[T]:
+        """Those that are whole; raises JournalError at one that isn't, sqlite3.Error."""
+        columns = ", ".join(f.name for f in fields(of))
+        statement = f"SELECT {columns}, crc FROM {TABLE[of]} {where}"  # noqa: S608  (names and conditions of this file)
+        for *found, crc in self._db.execute(statement, values):
+            if _crc(TABLE[of], tuple(found)) != crc:
+                raise self._damaged(f"CRC32C of a row of '{TABLE[of]}' doesn't match")
+            yield of(*found)
 
     def load(self, rounds: int | None = None) -> Memory:
         memory = Memory()
         try:
-            memory.boot = self._db.execute("SELECT coalesce(max(number), 0) FROM boot").fetchone()[0]
-            for row in self._db.execute("SELECT sha256, policy FROM config"):
-                memory.apply(Config(*row))
-            for row in self._db.execute("SELECT round, attempt, state, version, config FROM attempt"):
-                memory.apply(Attempt(*row))
+            (sound,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+            if sound != "ok":
+                raise self._damaged(sound)
+            rows: list[Row] = [*self._rows(Boot, "ORDER BY number"), *self._rows(Config), *self._rows(Attempt)]
+            for row in rows:
+                memory.apply(row)
             first = 0 if rounds is None else memory.first_of(rounds)
-            for row in self._db.execute(f"{CONTRIBUTIONS} WHERE round >= ?", (first,)):
-                memory.apply(Contribution(*row))
-            for *row, withdrawn in self._db.execute(
-                "SELECT number, params, size, parent, sha256, record, withdrawn FROM version ORDER BY number"
-            ):
-                (memory.withdrawn if withdrawn else memory.versions).append(Version(*row))
+            rows = [*self._rows(Contribution, "WHERE round >= ?", (first,))]
+            for row in rows:
+                memory.apply(row)
+            gone = {row.number for row in self._rows(Withdrawn)}
+            for version in self._rows(Version, "ORDER BY number"):
+                (memory.withdrawn if version.number in gone else memory.versions).append(version)
         except sqlite3.Error as e:
             raise self._error(e) from e
         return memory
@@ -236,18 +276,23 @@ class SqliteJournal:
     def counted(self, round_: int, attempt: int, device: str) -> Contribution | None:
         try:
             key = (round_, attempt, device)
-            row = self._db.execute(f"{CONTRIBUTIONS} WHERE round = ? AND attempt = ? AND device = ?", key).fetchone()
+            return next(self._rows(Contribution, "WHERE round = ? AND attempt = ? AND device = ?", key), None)
         except sqlite3.Error as e:
             raise self._error(e) from e
-        return Contribution(*row) if row else None
 
     def commit(self, rows: list[Row]) -> None:
         try:
             with transaction(self._db):
                 for row in rows:
-                    self._db.execute(INSERT[type(row)], astuple(row))
+                    for kept in self._taken_back(row) if isinstance(row, Withdrawal) else [row]:
+                        values = astuple(kept)
+                        self._db.execute(INSERT[type(kept)], (*values, _crc(TABLE[type(kept)], values)))
         except sqlite3.Error as e:
             raise self._error(e) from e
+
+    def _taken_back(self, row: Withdrawal) -> list[Withdrawn]:
+        found = self._db.execute("SELECT number FROM version WHERE number > ?", (row.back_to,))
+        return [Withdrawn(number) for (number,) in found.fetchall()]
 
     def close(self) -> None:
         self._db.close()

@@ -1,6 +1,7 @@
 """The SQLite journal: what was committed is there after kill -9; foreign and locked files are refused."""
 
 import os
+import random
 import sqlite3
 import subprocess
 import sys
@@ -109,6 +110,33 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert "another 'fleetgrad serve' is running" in done.stderr
     journal.close()
+
+
+def test_a_journal_with_a_flipped_bit_is_refused_unless_it_says_the_same(tmp_path: Path, seed: int) -> None:
+    print(f"seed {seed}")
+    rng, path, rows = random.Random(seed), tmp_path / "j", list(ROWS)
+    rows += [Contribution(1, 1, f"dev-{i}", f"{i}" * 64, 10, 20, 3, float(i), 8.5) for i in range(2, 20)]
+    journal = SqliteJournal(path)
+    journal.commit(rows)
+    expected = journal.load()
+    journal.close()
+    whole, refused = path.read_bytes(), 0
+    for _ in range(150):
+        raw = bytearray(whole)
+        raw[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
+        path.write_bytes(raw)
+        try:
+            journal = SqliteJournal(path)
+        except JournalError:
+            refused += 1
+            continue
+        try:
+            assert journal.load() == expected
+        except JournalError:
+            refused += 1
+        finally:
+            journal.close()
+    assert refused > 0
 
 
 def test_foreign_files_are_refused(tmp_path: Path) -> None:

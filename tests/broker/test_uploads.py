@@ -51,25 +51,56 @@ def test_a_restarted_aggregator_asks_for_the_missing_chunks_alone() -> None:
     assert world.params == calm.params
 
 
-@pytest.mark.parametrize("what", ["a counted update", "the model"])
-def test_what_has_rotten_on_disk_is_merged_into_no_model(what: str) -> None:
-    """The attempt is abandoned: its updates are the devices' to carry on."""
+def rot(world: World, name: str) -> bytes:
+    """Flips a bit in a file; its bytes before."""
+    assert isinstance(world.files, MemoryFiles)
+    whole = world.files.read(name)
+    raw = bytearray(whole)
+    raw[len(raw) // 2] ^= 1
+    world.files.write(name, bytes(raw))
+    return whole
+
+
+def two_of_three() -> World:
+    """Two have been counted, and the aggregator was started again."""
     world = three()
     for device in ("dev-1", "dev-2"):
         world.send(device, frames_of(world, device, int(device[-1]))[1])
     world.advance(1.0)
     assert world.counted() == {"dev-1", "dev-2"}
     world.start()
-    assert isinstance(world.files, MemoryFiles)
-    name = "spool/1-1-dev-2.update" if what == "a counted update" else f"objects/{world.params}"
-    raw = bytearray(world.files.read(name))
-    raw[len(raw) // 2] ^= 1
-    world.files.write(name, bytes(raw))
+    return world
+
+
+def reasons(effects: list[ev.Effect], event: str) -> list[str]:
+    return [str(e.fields["reason"]) for e in effects if isinstance(e, ev.Log) and e.event == event]
+
+
+def test_a_counted_update_that_has_rotten_on_disk_is_merged_into_no_model() -> None:
+    """The attempt is abandoned: its updates are the devices' to carry on."""
+    world = two_of_three()
+    rot(world, "spool/1-1-dev-2.update")
     effects = world.send("dev-3", frames_of(world, "dev-3", 3)[1]) + world.advance(1.0)
-    (failed,) = [e.fields for e in effects if isinstance(e, ev.Log) and e.event == "merge_failed"]
-    assert ("dev-2" if what == "a counted update" else "version 0") in str(failed["reason"])
+    (reason,) = reasons(effects, "merge_failed")
+    assert "dev-2" in reason
     memory = world.journal.load()
     assert (memory.attempts[1, 1].state, len(memory.versions)) == ("abandoned", 1)
+
+
+def test_a_round_whose_model_has_rotten_on_disk_waits_for_it_and_keeps_its_updates() -> None:
+    """No other attempt could be closed either: devices would train in vain for ever."""
+    world = two_of_three()
+    whole = rot(world, name := f"objects/{world.params}")
+    effects = world.send("dev-3", frames_of(world, "dev-3", 3)[1]) + world.advance(60.0)
+    said = reasons(effects, "disk_failed")
+    assert said
+    assert all("version 0" in reason and name in reason for reason in said)
+    memory = world.journal.load()
+    assert [(key, ran.state) for key, ran in memory.attempts.items()] == [((1, 1), "committing")]
+    assert len(memory.versions) == 1
+    world.files.write(name, whole)
+    world.advance(60.0)
+    assert (world.journal.load().attempts[1, 1].state, world.counted()) == ("published", {"dev-1", "dev-2", "dev-3"})
 
 
 def test_of_a_torn_file_only_what_is_whole_counts(seed: int) -> None:
