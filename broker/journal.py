@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from fleetgrad.native import kernels
-from fleetgrad.wire.database import Foreign, connect, transaction
+from fleetgrad.wire.database import Foreign, connect, files_of, transaction
 from fleetgrad.wire.files import DiskError
 from fleetgrad.wire.messages import RoundState
 
@@ -231,9 +231,13 @@ class SqliteJournal:
         except Foreign as e:
             raise JournalError(f"journal {path}: not a journal of this version of fleetgrad") from e
 
+        self._files = files_of(path)
+
     def _error(self, e: sqlite3.Error) -> Exception:
         if "locked" in str(e):
-            return JournalError(f"journal {self._path}: another 'fleetgrad serve' is running on this directory: stop it first")
+            return JournalError(
+                f"journal {self._path}: another 'fleetgrad serve' is running on this directory: stop it first"
+            )
         if isinstance(e, sqlite3.OperationalError) and any(reason in str(e) for reason in DISK):
             return DiskError(f"can't write the journal {self._path}: {e}")
         return self._damaged(str(e))
@@ -281,6 +285,11 @@ class SqliteJournal:
             raise self._error(e) from e
 
     def commit(self, rows: list[Row]) -> None:
+        if files_of(self._path) != self._files:
+            raise JournalError(
+                f"journal {self._path} was removed or replaced while it is in use: nothing can be promised any more. Stop, and put the folder "
+                "in order before 'fleetgrad serve' is started again"
+            )
         try:
             with transaction(self._db):
                 for row in rows:

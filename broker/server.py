@@ -14,7 +14,7 @@ import msgspec
 from fleetgrad.broker import events as ev
 from fleetgrad.broker import releasing
 from fleetgrad.broker import settings as settings_file
-from fleetgrad.broker.journal import SqliteJournal
+from fleetgrad.broker.journal import JournalError, SqliteJournal
 from fleetgrad.broker.monitor import Monitor
 from fleetgrad.broker.registry import objects
 from fleetgrad.broker.roster import Roster
@@ -22,7 +22,7 @@ from fleetgrad.broker.rounds import Rounds
 from fleetgrad.wire import mqtt, seal, signing
 from fleetgrad.wire.codecs import shortfall
 from fleetgrad.wire.coding.layout import VectorLayout
-from fleetgrad.wire.exits import EXIT_OK, EXIT_USAGE
+from fleetgrad.wire.exits import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from fleetgrad.wire.files import DiskError, PosixFiles
 from fleetgrad.wire.frames import check_chunks
 from fleetgrad.wire.log import log
@@ -91,6 +91,9 @@ class Server:
         log("aggregator_started", broker=self._address, pid=os.getpid())
         try:
             return self._loop.run(self._serve)
+        except JournalError as e:
+            log("journal_failed", reason=e)
+            return EXIT_FAILED
         finally:
             self._monitor.close()
 

@@ -45,6 +45,22 @@ def connect(path: Path, application: int, schema: int, tables: str, *, exclusive
     return db
 
 
+def files_of(path: Path) -> list[tuple[int, int] | None]:
+    """What lies at a database's path and beside it now, by device and inode; None where nothing does.
+
+    Commits into a file that has been removed or replaced succeed, and are gone when the process ends.
+    """
+    found: list[tuple[int, int] | None] = []
+    for side in (path, path.with_name(path.name + "-wal")):
+        try:
+            at = side.stat()
+        except OSError:
+            found.append(None)
+        else:
+            found.append((at.st_dev, at.st_ino))
+    return found
+
+
 @contextmanager
 def transaction(db: sqlite3.Connection) -> Iterator[None]:
     """What is done within is done wholly, and durable at the end, or not at all; one process at a time. Raises sqlite3.Error."""

@@ -116,6 +116,7 @@ def test_a_journal_with_a_flipped_bit_is_refused_unless_it_says_the_same(tmp_pat
     print(f"seed {seed}")
     rng, path, rows = random.Random(seed), tmp_path / "j", list(ROWS)
     rows += [Contribution(1, 1, f"dev-{i}", f"{i}" * 64, 10, 20, 3, float(i), 8.5) for i in range(2, 20)]
+    rows += [Version(1, "ab", 40, "bb", "cc", "{}"), Version(2, "ac", 40, "cc", "dd", "{}"), Withdrawal(1)]
     journal = SqliteJournal(path)
     journal.commit(rows)
     expected = journal.load()
@@ -137,6 +138,18 @@ def test_a_journal_with_a_flipped_bit_is_refused_unless_it_says_the_same(tmp_pat
         finally:
             journal.close()
     assert refused > 0
+
+
+@pytest.mark.parametrize("file", ["j", "j-wal"])
+def test_nothing_is_promised_by_a_journal_that_someone_has_removed(tmp_path: Path, file: str) -> None:
+    journal = SqliteJournal(tmp_path / "j")
+    journal.commit(ROWS)
+    (tmp_path / file).rename(tmp_path / "elsewhere")
+    with pytest.raises(JournalError, match="was removed or replaced"):
+        journal.commit([Boot(2)])
+    (tmp_path / "elsewhere").rename(tmp_path / file)
+    journal.commit([Boot(2)])
+    assert journal.load().boot == 2
 
 
 def test_foreign_files_are_refused(tmp_path: Path) -> None:
