@@ -95,7 +95,9 @@ def beginning(federation: Federation, folder: Path) -> Root:
     path = folder / federation.root
     try:
         return release.pinned(path.read_bytes(), federation.name)
-    except (OSError, Untrusted) as e:
+    except OSError as e:
+        raise SettingsError(f"root of trust {path}: {e.strerror}") from e
+    except Untrusted as e:
         raise SettingsError(f"root of trust {path}: {e}") from e
 
 

@@ -24,6 +24,9 @@ from fleetgrad.wire.signing import PrivateKey, Untrusted, parse_private_key
 from fleetgrad.wire.strict import MALFORMED, Strict
 from fleetgrad.wire.topics import Topics
 
+SILENT = (
+    "the registrar hasn't answered yet: 'fleetgrad registrar serve' must run, and know this code and this federation"
+)
 ASK_SECONDS = 10.0  # between two asks, and up to half as much again
 SUFFIX = ".enrolling"
 
@@ -132,7 +135,8 @@ def enrol(
     inbox, dice = mqtt.Inbox(), random.Random(secrets.randbits(64))
     session = mqtt.Session(broker, f"enrol-{secrets.token_hex(8)}", inbox=inbox, random=dice)
     session.start()
-    raw, began, told, ask_at = prove(key, held.ask), time.monotonic(), "", 0.0
+    raw, began, told, ask_at, asked = prove(key, held.ask), time.monotonic(), "", 0.0, 0
+    waits = f"waiting for approval: 'fleetgrad enroll approve {id_[:8]}' on the registrar's machine"
     try:
         while True:
             now = time.monotonic()
@@ -143,13 +147,17 @@ def enrol(
             if session.connected and now >= ask_at:
                 session.publish(topics.enrol(id_), raw)
                 ask_at = now + dice.uniform(1.0, 1.5) * ASK_SECONDS
+                asked += 1
+                if asked > 1 and told not in (waits, SILENT):
+                    told = SILENT
+                    say(told)
             try:
                 event = inbox.get(timeout=0.5)
             except queue.Empty:
                 continue
             if isinstance(event, mqtt.Connected):
                 session.subscribe([topics.enrolled(id_)])
-                ask_at = 0.0
+                ask_at, asked = 0.0, 0
             elif isinstance(event, mqtt.Disconnected) and told != event.reason:
                 told = event.reason
                 say(told)
@@ -157,7 +165,6 @@ def enrol(
                 answer = answer_to(held, key, event.payload)
                 if answer and answer.status != "pending":
                     break
-                waits = f"waiting for approval: 'fleetgrad enroll approve {id_[:8]}' on the registrar's machine"
                 if answer and told != waits:
                     told = waits
                     say(told)

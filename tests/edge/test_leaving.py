@@ -10,10 +10,12 @@ import msgspec
 import pytest
 
 from fleetgrad.broker.registrar.authority import request_key
-from fleetgrad.edge import cli, config, daemon, leaving, renewing
+from fleetgrad.edge import cli, config, daemon, enrolling, leaving, renewing
 from fleetgrad.edge.commands import run_command
 from fleetgrad.edge.enrolling import Pending, answer_to, finished, kit_of, pending
 from fleetgrad.wire import kit as kits
+from fleetgrad.wire import mqtt
+from fleetgrad.wire.address import Address
 from fleetgrad.wire.enrolment import Answer, new_code, prove
 from fleetgrad.wire.kit import KitError
 from fleetgrad.wire.settings import SettingsError
@@ -180,6 +182,33 @@ def test_what_is_for_boards_with_a_code_is_not_ignored_beside_a_kit(
         monkeypatch.setattr(sys, "argv", ["fleetgrad-edge", "join", str(tmp_path / "dev-1.kit"), flag, "x"])
         assert run_command() == 2
         assert f"{flag}: only with --code" in " ".join(capsys.readouterr().err.split())
+
+
+class Deaf:
+    """A connection on which nobody answers."""
+
+    connected = True
+
+    def __init__(self, *_: object, inbox: mqtt.Inbox, **__: object) -> None:
+        inbox.put(mqtt.Connected())
+
+    def publish(self, *_: object) -> None: ...
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def subscribe(self, _: object) -> None: ...
+
+
+def test_a_board_that_nobody_answers_says_once_what_must_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mqtt, "Session", Deaf)
+    monkeypatch.setattr(enrolling, "ASK_SECONDS", 0.0)
+    said = list[str]()
+    endpoint = mqtt.Endpoint(Address("127.0.0.1", 1))
+    with pytest.raises(ConnectionError, match="no answer within 2 s: the registrar hasn't answered yet: 'fleetgrad"):
+        enrolling.enrol(new_code(), "fed", endpoint, tmp_path / "edge", timeout=2.0, say=said.append)
+    assert said == [enrolling.SILENT]
 
 
 def test_a_federation_whose_name_cannot_be_leaves_no_ask_behind(
