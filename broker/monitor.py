@@ -126,3 +126,13 @@ def read_rounds(path: Path) -> list[Metrics]:
         return [msgspec.json.decode(line, type=Metrics) for line in lines]
     except MALFORMED as e:
         raise ValueError(f"{path} isn't a list of rounds: {e}") from e
+
+
+def check_reported(directory: Path, memory: Memory) -> None:
+    """Raises ValueError where a version was reported that the journal doesn't know: devices that hold it would take nothing from here."""
+    newest = max((row.version for row in read_rounds(directory / ROUNDS)), default=0)
+    if newest > max(memory.highest, 0):
+        raise ValueError(
+            f"the journal in {directory} knows versions up to {max(memory.highest, 0)}, and {ROUNDS} tells of version {newest}: the journal was "
+            "lost, or is older than the rest of the folder. Put the newest one back, or make another federation with 'fleetgrad new'"
+        )

@@ -15,7 +15,7 @@ from fleetgrad.broker import events as ev
 from fleetgrad.broker import releasing
 from fleetgrad.broker import settings as settings_file
 from fleetgrad.broker.journal import JournalError, SqliteJournal
-from fleetgrad.broker.monitor import Monitor
+from fleetgrad.broker.monitor import Monitor, check_reported
 from fleetgrad.broker.registry import objects
 from fleetgrad.broker.roster import Roster
 from fleetgrad.broker.rounds import Rounds
@@ -55,6 +55,7 @@ class Server:
         for ref in (bundle, initial):
             check_chunks(ref.size, self._link.chunk_bytes)
         memory = journal.load()
+        check_reported(directory, memory)
         for version in memory.versions[-1:]:
             objects.fitting(files, version.params, plan)
         layout = VectorLayout.of(plan.manifest)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fleetgrad.broker.journal import (
@@ -23,7 +24,9 @@ from fleetgrad.broker.journal import (
     Version,
     Withdrawal,
 )
+from fleetgrad.broker.monitor import check_reported
 from fleetgrad.wire.files import DiskError
+from fleetgrad.wire.messages import Metrics
 
 ROWS: list[Row] = [
     Boot(1),
@@ -150,6 +153,20 @@ def test_nothing_is_promised_by_a_journal_that_someone_has_removed(tmp_path: Pat
     (tmp_path / "elsewhere").rename(tmp_path / file)
     journal.commit([Boot(2)])
     assert journal.load().boot == 2
+
+
+def test_a_journal_that_is_older_than_what_was_reported_is_refused(tmp_path: Path) -> None:
+    row = Metrics(round=2, version=2, members=3, accuracy=None, loss=0.5, bytes_up=1, bytes_down=1, seconds=None)
+    (tmp_path / "rounds.jsonl").write_bytes(msgspec.json.encode(row) + b"\n")
+    versions = [Version(i, "ab", 40, "bb", "cc", "{}") for i in range(4)]
+    for known in (versions[3:], versions[2:3]):
+        check_reported(tmp_path, Memory(versions=known))
+    check_reported(tmp_path, Memory(versions=versions[:1], withdrawn=versions[1:3]))
+    for known in ([], versions[:2]):
+        with pytest.raises(ValueError, match="tells of version 2"):
+            check_reported(tmp_path, Memory(versions=known))
+    (tmp_path / "rounds.jsonl").unlink()
+    check_reported(tmp_path, Memory())
 
 
 def test_foreign_files_are_refused(tmp_path: Path) -> None:
