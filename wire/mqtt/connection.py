@@ -33,6 +33,7 @@ IDLE_SECONDS = 5.0  # the loop looks around so often at least
 UNSUPPORTED_VERSION = 132  # MQTT 5 reason code "unsupported protocol version"; paho maps 3.1.1's code 1 onto it
 RETAIN_NOT_SUPPORTED = 154
 TAKEN_OVER = 142
+PUBACK = b"\x40\x02"  # and the packet id: success, in either version
 NOT_POISON = (
     137,
     139,
@@ -90,11 +91,14 @@ class _Client(paho.Client):
         if qos > 1 or not 2 < topic_end <= at <= len(packet):
             return MQTTErrorCode.MQTT_ERR_PROTOCOL
         self.arrived(bytes(packet[2:topic_end]), bytes(memoryview(packet)[at:]), bool(first & 1))
-        return (
-            self._send_puback(int.from_bytes(packet[topic_end : topic_end + 2], "big"))
-            if qos
-            else MQTTErrorCode.MQTT_ERR_SUCCESS
-        )
+        return self._acknowledge(packet[topic_end : topic_end + 2]) if qos else MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _acknowledge(self, packet_id: bytes | bytearray) -> MQTTErrorCode:
+        with contextlib.suppress(BlockingIOError):
+            if not self.want_write():  # else what is half sent comes first
+                self.opened.send(PUBACK + packet_id)
+                return MQTTErrorCode.MQTT_ERR_SUCCESS
+        return self._send_puback(int.from_bytes(packet_id, "big"))
 
 
 def _after_properties(packet: bytes | bytearray, at: int) -> int:
