@@ -8,11 +8,14 @@ it syncs the file, renames it into place and syncs the directory:
 
 import fcntl
 import os
+import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TextIO
 
 TEMPORARY = ".tmp"
+HANDLES = 64  # kept open at most
 PUBLIC, PRIVATE = 0o644, 0o600  # modes of files; a umask may take more away
 
 
@@ -89,6 +92,9 @@ class PosixFiles:
 
     def __init__(self, root: Path) -> None:
         self.root, self._prefix = root, str(root)  # joining paths by pathlib takes longer than writing a chunk
+        self._handles: dict[str, int] = {}  # of files that are written in parts
+        self._lock = threading.Lock()
+        weakref.finalize(self, _close, self._handles)
         self._act("create folder", "", lambda: _make_folder(root))
 
     def path(self, name: str) -> Path:
@@ -111,28 +117,42 @@ class PosixFiles:
 
     def write_at(self, name: str, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Writes into a file, which is made if it is missing; what lies between its end and `offset` reads as zeros."""
+        self._act("write", name, lambda: self._write_at(name, offset, data))
+
+    def _write_at(self, name: str, offset: int, data: bytes | bytearray | memoryview) -> None:
+        with self._lock:
+            handle = self._handle(name)
+            while (done := os.pwrite(handle, data, offset)) < len(data):
+                data, offset = memoryview(data)[done:], offset + done
+
+    def _handle(self, name: str) -> int:
+        """Of a file that is written in parts: opening it for each takes longer than writing."""
+        if name in self._handles:
+            return self._handles[name]
         path = self._place(name)
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            _make_folder(Path(path).parent)
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+        if len(self._handles) >= HANDLES:
+            os.close(self._handles.pop(next(iter(self._handles))))
+        self._handles[name] = handle
+        return handle
 
-        def act() -> None:
-            try:
-                handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
-            except FileNotFoundError:
-                _make_folder(Path(path).parent)
-                handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
-            try:
-                left, at = memoryview(data), offset
-                while left:
-                    done = os.pwrite(handle, left, at)
-                    left, at = left[done:], at + done
-            finally:
-                os.close(handle)
-
-        self._act("write", name, act)
+    def _let_go(self, name: str) -> None:
+        """The name will be another file's, or no one's."""
+        with self._lock:
+            handle = self._handles.pop(name, None)
+        if handle is not None:
+            os.close(handle)
 
     def fsync(self, name: str) -> None:
         self._act("sync", name, lambda: sync(self.path(name)))
 
     def rename(self, old: str, new: str) -> None:
+        for name in (old, new):
+            self._let_go(name)
         self._act("rename", old, lambda: self.path(old).replace(self.path(new)))
 
     def fsync_directory(self, name: str) -> None:
@@ -140,6 +160,7 @@ class PosixFiles:
 
     def unlink(self, name: str) -> None:
         """Removes a file; one that isn't there is fine."""
+        self._let_go(name)
         self._act("remove", name, lambda: self.path(name).unlink(missing_ok=True))
 
     def read(self, name: str) -> bytes:
@@ -184,3 +205,8 @@ def _make_folder(path: Path) -> None:
         _make_folder(path.parent)
         path.mkdir(exist_ok=True)
         sync(path.parent)
+
+
+def _close(handles: dict[str, int]) -> None:
+    while handles:
+        os.close(handles.popitem()[1])

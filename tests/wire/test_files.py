@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fleetgrad.wire.files import TEMPORARY, DiskError, Files, PosixFiles, put
+from fleetgrad.wire.files import HANDLES, TEMPORARY, DiskError, Files, PosixFiles, put
 
 
 class Stopped(Exception):
@@ -167,3 +167,33 @@ def test_errors_of_other_kinds_name_the_act_and_the_file(tmp_path: Path) -> None
         files.read("folder")
     with pytest.raises(DiskError, match=r"can't create folder .*file"):
         PosixFiles(tmp_path / "file")
+
+
+def test_a_file_that_is_written_in_parts_is_the_one_of_its_name_whatever_that_was_before(tmp_path: Path) -> None:
+    files = PosixFiles(tmp_path)
+    files.write_at("a", 0, b"first")
+    files.unlink("a")
+    files.write_at("a", 2, b"y")
+    files.rename("a", "b")
+    files.write_at("a", 1, b"z")
+    assert (files.read("a"), files.read("b")) == (b"\0z", b"\0\0y")
+    files.rename("a", "b")
+    files.write_at("b", 0, b"x")
+    assert files.read("b") == b"xz"
+
+
+def handles() -> int:
+    """How many this process holds."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_more_files_than_are_kept_open_are_written_in_parts_by_turns(tmp_path: Path) -> None:
+    files, count = PosixFiles(tmp_path), HANDLES + 8
+    before = handles()
+    for part in range(3):
+        for i in range(count):
+            files.write_at(f"spool/{i}", part, bytes([part + i]))
+    assert handles() <= before + HANDLES
+    assert all(files.read(f"spool/{i}") == bytes([i, i + 1, i + 2]) for i in range(count))
+    del files
+    assert handles() <= before
