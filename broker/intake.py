@@ -29,15 +29,19 @@ class Intake:
     codec: CodecSpec
     opens: Sequence[seal.SealKey]
     drops: Counter[str] = field(default_factory=Counter)
+    most_bytes: int = 0  # of the largest body that is accepted
+
+    def __post_init__(self) -> None:
+        self.begin(self.codec)
+
+    def begin(self, codec: CodecSpec) -> None:
+        """A round in this codec opens."""
+        self.codec = codec
+        self.most_bytes = payload_bound(codec, self.layout) + seal.OVERHEAD + SIGNATURE_BYTES
 
     def dropped(self, reason: str) -> None:
         """Counts a message that was turned away."""
         self.drops[reason if reason in self.drops or len(self.drops) < MAX_REASONS else "other"] += 1
-
-    @property
-    def most_bytes(self) -> int:
-        """Largest body that is accepted."""
-        return payload_bound(self.codec, self.layout) + seal.OVERHEAD + SIGNATURE_BYTES
 
     def parse(self, raw: bytes, device: str) -> tuple[Header, memoryview]:
         """Header and chunk of an update or a query of this federation by the topic's device; raises Untrusted."""

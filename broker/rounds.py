@@ -73,6 +73,7 @@ class Rounds:
         self._settings, self._files = settings, files
         self._roster, self._roster_size = roster, roster_size
         self._topics = Topics(settings.federation)
+        self._uploads = self._topics.every("update").partition("+")[0]
         self._policy = settings.policy  # the open attempt's, from _begin on
         releasing = releasing or Releasing(implied(settings.federation, key.public), (key,))
         self._say = Announcer(settings, roster_size, key, seals[0].public, files, plan, releasing.roots)
@@ -154,7 +155,9 @@ class Rounds:
             except DiskError as e:
                 effects.append(ev.Log("disk_failed", {"reason": str(e)}))
             effects += self._fresh(effects, now)
-            effects += self._standing.news(self._open, self._goal)
+            chunk = isinstance(event, ev.Message) and event.topic.startswith(self._uploads)
+            if effects or due or not chunk:  # a chunk that changes nothing else is no news
+                effects += self._standing.news(self._open, self._goal)
         return effects
 
     def _fresh(self, effects: list[ev.Effect], now: float) -> list[ev.Effect]:
@@ -261,7 +264,7 @@ class Rounds:
         asked = held is not None and (held.round, held.attempt) == (round_, attempt) and held.state != "open"
         known = self._memory.configs.get(held.config) if held and asked else None
         self._policy = msgspec.json.decode(known, type=Policy) if known else self._settings.policy
-        self._intake.codec = self._policy.codec
+        self._intake.begin(self._policy.codec)
         self._total = Sum(self._policy.codec, self._layout)
         if round_ > self._settings.rounds:
             self._admission.begin(None, self._total, now)

@@ -54,7 +54,8 @@ def ring_mean(accumulator: NDArray[np.int64], total_weight: int, base: Floats, o
 
 def crc32c(data: Buffer, crc: int = 0) -> int:
     """CRC-32C (Castagnoli) of `data`, continuing from `crc`."""
-    return int(lib.fg_crc32c(crc, ffi.from_buffer("uint8_t *", data), len(ffi.from_buffer(data))))
+    view = ffi.from_buffer("uint8_t[]", data)
+    return int(lib.fg_crc32c(crc, view, len(view)))
 
 
 def find_nonfinite(values: Floats) -> int:

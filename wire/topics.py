@@ -7,6 +7,7 @@ can't hold '/', '+' or '#', so no name reaches into another's topics.
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 ROOT = "fl1"
@@ -64,6 +65,7 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
+@lru_cache(maxsize=4096)
 def name_hash(name: str) -> bytes:
     """The 16 bytes that stand for a federation's or a device's name in a frame."""
     return hashlib.sha256(name.encode()).digest()[:16]
