@@ -193,6 +193,10 @@ class Rounds:
         """Uploads under way, by device."""
         return self._admission.uploads.held
 
+    def turned_away(self, reason: str) -> None:
+        """Counts a message that the shell has dropped by itself."""
+        self._intake.dropped(reason)
+
     @property
     def drops(self) -> dict[str, int]:
         """Messages dropped since this boot, by reason."""

@@ -25,7 +25,7 @@ from fleetgrad.wire.coding.layout import VectorLayout
 from fleetgrad.wire.exits import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from fleetgrad.wire.files import DiskError, PosixFiles
 from fleetgrad.wire.frames import check_chunks
-from fleetgrad.wire.log import log
+from fleetgrad.wire.log import Sparing, log
 from fleetgrad.wire.loop import Loop, Stop
 from fleetgrad.wire.messages import Metrics
 from fleetgrad.wire.settings import SettingsError
@@ -86,6 +86,7 @@ class Server:
         self._monitor = Monitor(directory, plan, config.data, self._loop.inbox.put)
         self._monitor.catch_up(memory, self._link.chunk_bytes)
         self._backlog: deque[ev.Publish] = deque()
+        self._sparing = Sparing()
 
     def run(self) -> int:
         """Serves until stopped; the exit code."""
@@ -141,7 +142,8 @@ class Server:
         try:
             said = self._roster.take(device, message.payload)
         except (signing.Untrusted, DiskError) as e:
-            log("statement_dropped", topic=message.topic, reason=str(e))
+            self._rounds.turned_away(str(e))
+            self._sparing("statement_dropped", topic=message.topic, reason=str(e))
             return
         if said:
             log(
@@ -183,7 +185,7 @@ class Server:
                 case ev.Finished():
                     log("federation_finished")
                 case ev.Log():
-                    log(effect.event, **effect.fields)
+                    self._sparing(effect.event, **effect.fields)
 
     def _drain(self) -> None:
         """Hands publishes over in order, as many as the connection takes; the rest follow when it is ready."""

@@ -30,7 +30,7 @@ from fleetgrad.wire import files, mqtt, signing
 from fleetgrad.wire.events import earliest
 from fleetgrad.wire.exits import EXIT_FAILED, EXIT_USAGE
 from fleetgrad.wire.files import DiskError, PosixFiles
-from fleetgrad.wire.log import log
+from fleetgrad.wire.log import Sparing, log
 from fleetgrad.wire.loop import Loop, Stop
 from fleetgrad.wire.sizes import parse_size
 from fleetgrad.wire.tls import Floor
@@ -134,7 +134,7 @@ class Daemon:
         spool = self._spool = folder / config.device.spool
         self._not_connected = standing.read(spool)  # of the life before
         broker = config.broker.endpoint(folder, insecure=insecure, floor=spool / CLOCK)
-        self._address = broker.address
+        self._address, self._sparing = broker.address, Sparing()
         files = self._files = PosixFiles(spool)
         self._lock = lock(spool)
         self._store = SqliteStore(spool)
@@ -234,7 +234,7 @@ class Daemon:
         if step.ask is not None:
             self._session.publish(self._topics.renew(self._config.device.id), step.ask)
         if step.event:
-            self._log(step.event, reason=step.reason)
+            self._sparing(step.event, device=self._config.device.id, reason=step.reason)
         if step.passed:
             self._floor.raise_to(step.passed)
         return step.revoked
@@ -253,7 +253,7 @@ class Daemon:
                 case ev.CancelTraining():
                     self._trainer.cancel()
                 case ev.Log():
-                    self._log(effect.event, **effect.fields)
+                    self._sparing(effect.event, device=self._config.device.id, **effect.fields)
 
     def _log(self, event: str, **fields: object) -> None:
         log(event, device=self._config.device.id, **fields)

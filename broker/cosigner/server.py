@@ -15,7 +15,7 @@ from fleetgrad.wire import release
 from fleetgrad.wire.events import Connected, Disconnected, Log, Message, Publish, Subscribe, Tick
 from fleetgrad.wire.exits import EXIT_USAGE
 from fleetgrad.wire.files import DiskError, PosixFiles, lock, put
-from fleetgrad.wire.log import log
+from fleetgrad.wire.log import Sparing, log
 from fleetgrad.wire.loop import Loop, Stop
 from fleetgrad.wire.messages import Name
 from fleetgrad.wire.mqtt import BrokerSettings
@@ -72,6 +72,7 @@ class Server:
         broker = settings.broker.endpoint(folder, insecure=insecure)
         self._address, self._kid = broker.address, key.public.kid
         self._loop = Loop(broker, f"cosigner-{federation.name}-{key.public.kid}", timeout, log)
+        self._sparing = Sparing()
 
     def run(self) -> int:
         """Signs until stopped; the exit code."""
@@ -106,7 +107,7 @@ class Server:
                 case Subscribe():
                     self._loop.session.subscribe(effect.filters)
                 case Log():
-                    log(effect.event, **effect.fields)
+                    self._sparing(effect.event, **effect.fields)
 
 
 def _remembered(files: PosixFiles, name: str, federation: str) -> State | None:

@@ -12,7 +12,7 @@ from fleetgrad.broker.registrar.registrar import Registrar, RegistrarError
 from fleetgrad.wire.events import Connected, Message
 from fleetgrad.wire.exits import EXIT_USAGE
 from fleetgrad.wire.files import lock
-from fleetgrad.wire.log import log
+from fleetgrad.wire.log import Sparing, log
 from fleetgrad.wire.loop import Loop, Stop
 from fleetgrad.wire.pace import Pace
 from fleetgrad.wire.signing import Untrusted
@@ -46,6 +46,7 @@ class Server:
         self._asks = {kind: Pace(ASKS_PER_SECOND, ASKS_AT_ONCE) for kind in ("enrol", "renew")}
         self._members: dict[str, Pace] = {}
         self._fault = ""
+        self._sparing = Sparing()
         self._look_at = self._settled_at = 0.0
 
     def run(self) -> int:
@@ -119,7 +120,7 @@ class Server:
                 if issued is not None:
                     self._session.publish(self._topics.issued(last), issued, retain=True)
         except FAULTS as e:
-            log("ask_dropped", topic=message.topic, reason=str(e))
+            self._sparing("ask_dropped", topic=message.topic, reason=str(e))
         self._look_at = max(now, self._settled_at)  # a statement may have changed
 
     def _look(self) -> None:
