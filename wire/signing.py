@@ -16,7 +16,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, overload
 
 import msgspec
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from msgspec import Meta
@@ -26,6 +26,7 @@ from fleetgrad.wire.strict import MALFORMED, Strict
 MAX_JWS_BYTES = 64 * 1024
 SIGNATURE_BYTES = 64
 MAX_SIGNATURES = 16  # of one message
+PUBLIC_BEGINS = b"-----BEGIN PUBLIC KEY"
 
 T = TypeVar("T")
 
@@ -95,10 +96,11 @@ class PrivateKey:
         return self._key.sign(data)
 
     def pem(self) -> bytes:
-        """PKCS #8 in PEM, not encrypted."""
-        return self._key.private_bytes(
+        """PKCS #8 in PEM, not encrypted; then the public key. Any 32 bytes are a private key: by the second one, damage is seen."""
+        private = self._key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
+        return private + self.public.pem()
 
 
 def save_private_key(key: PrivateKey, path: Path) -> None:
@@ -125,7 +127,14 @@ def load_private_key(path: Path) -> PrivateKey:
 
 def parse_private_key(pem: bytes, where: str) -> PrivateKey:
     """The Ed25519 key in a PEM text; `where` names it in the error."""
-    return PrivateKey(_parse_private(pem, where, Ed25519PrivateKey))  # type: ignore[type-abstract]
+    key = PrivateKey(_parse_private(pem, where, Ed25519PrivateKey))  # type: ignore[type-abstract]
+    begins = pem.find(PUBLIC_BEGINS)
+    if begins >= 0 and _parse_public(pem[begins:], where).raw != key.public.raw:
+        raise KeyRefused(
+            f"{where} is damaged: its private key isn't the one of the public key beside it. Put the file back from a copy; "
+            "a board that has none needs a new kit"
+        )
+    return key
 
 
 def load_private(path: Path, kind: type[T]) -> T:
@@ -136,7 +145,7 @@ def load_private(path: Path, kind: type[T]) -> T:
 def _parse_private(pem: bytes, where: str, kind: type[T]) -> T:
     try:
         key = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as e:
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as e:
         raise KeyRefused(f"{where} isn't an unencrypted private key in PEM: {e}") from e
     if not isinstance(key, kind):
         needed = kind.__name__.removesuffix("PrivateKey")
@@ -151,9 +160,15 @@ def load_public_key(path: Path) -> PublicKey:
 
 def parse_public_key(pem: bytes, where: str) -> PublicKey:
     """The key in a PEM text; `where` names it in the error."""
+    if b"PRIVATE KEY" in pem:  # which holds the public one as well, but isn't to be handed around
+        raise KeyRefused(f"{where} isn't a public key in PEM: it is a private key")
+    return _parse_public(pem, where)
+
+
+def _parse_public(pem: bytes, where: str) -> PublicKey:
     try:
         key = serialization.load_pem_public_key(pem)
-    except (ValueError, UnsupportedAlgorithm) as e:
+    except (ValueError, UnsupportedAlgorithm, InternalError) as e:
         raise KeyRefused(f"{where} isn't a public key in PEM: {e}") from e
     if not isinstance(key, Ed25519PublicKey):
         raise KeyRefused(f"{where} holds a {type(key).__name__}, an Ed25519 key is needed")

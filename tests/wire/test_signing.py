@@ -20,6 +20,7 @@ from fleetgrad.wire.signing import (
     Untrusted,
     load_private_key,
     load_public_key,
+    parse_private_key,
     save_private_key,
     sign_message,
     verify_message,
@@ -202,6 +203,27 @@ def test_keys_come_back_from_their_files_and_only_the_owner_may_read_them(tmp_pa
     with pytest.raises(KeyRefused, match="exists"):
         save_private_key(OTHER, path)
     assert load_private_key(path).public.raw == KEY.public.raw
+
+
+def test_a_bit_that_flips_in_a_key_file_is_never_taken_for_another_key(tmp_path: Path) -> None:
+    path, pem = tmp_path / "device.key", KEY.pem()
+    begin, end = pem.index(b"-----\n") + 6, pem.index(b"\n-----END PRIVATE")
+    other = bytearray(pem)
+    other[end - 20] = ord("A") if pem[end - 20] != ord("A") else ord("B")
+    path.write_bytes(other)
+    with pytest.raises(KeyRefused, match=r"device\.key is damaged.*new kit"):
+        load_private_key(path)
+    for at in range(begin, end):
+        for bit in range(8):
+            flipped = bytearray(pem)
+            flipped[at] ^= 1 << bit
+            try:
+                assert parse_private_key(bytes(flipped), "flipped").public.raw == KEY.public.raw
+            except KeyRefused:
+                continue
+    path.write_bytes(pem)
+    with pytest.raises(KeyRefused, match="private key"):
+        load_public_key(path)
 
 
 def test_key_files_that_cannot_be_used_are_refused_by_name(tmp_path: Path) -> None:
