@@ -125,11 +125,19 @@ def read_rounds(path: Path) -> list[Metrics]:
     try:
         return [msgspec.json.decode(line, type=Metrics) for line in lines]
     except MALFORMED as e:
-        raise ValueError(f"{path} isn't a list of rounds: {e}") from e
+        raise ValueError(
+            f"{path} isn't a list of rounds: {e}. Put it back from a copy, or remove it: it is written anew from the journal"
+        ) from e
 
 
 def check_reported(directory: Path, memory: Memory) -> None:
     """Raises ValueError where a version was reported that the journal doesn't know: devices that hold it would take nothing from here."""
+    if memory.highest > 0 and not (directory / ROUNDS).exists():
+        log(
+            "reports_missing",
+            file=directory / ROUNDS,
+            so="whether the journal is older than what was published can't be told",
+        )
     newest = max((row.version for row in read_rounds(directory / ROUNDS)), default=0)
     if newest > max(memory.highest, 0):
         raise ValueError(

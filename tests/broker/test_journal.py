@@ -155,7 +155,9 @@ def test_nothing_is_promised_by_a_journal_that_someone_has_removed(tmp_path: Pat
     assert journal.load().boot == 2
 
 
-def test_a_journal_that_is_older_than_what_was_reported_is_refused(tmp_path: Path) -> None:
+def test_a_journal_that_is_older_than_what_was_reported_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     row = Metrics(round=2, version=2, members=3, accuracy=None, loss=0.5, bytes_up=1, bytes_down=1, seconds=None)
     (tmp_path / "rounds.jsonl").write_bytes(msgspec.json.encode(row) + b"\n")
     versions = [Version(i, "ab", 40, "bb", "cc", "{}") for i in range(4)]
@@ -165,8 +167,15 @@ def test_a_journal_that_is_older_than_what_was_reported_is_refused(tmp_path: Pat
     for known in ([], versions[:2]):
         with pytest.raises(ValueError, match="tells of version 2"):
             check_reported(tmp_path, Memory(versions=known))
+    (tmp_path / "rounds.jsonl").write_bytes(b"\x00" * 30)
+    with pytest.raises(ValueError, match=r"rounds\.jsonl isn't a list of rounds.*remove it"):
+        check_reported(tmp_path, Memory(versions=versions))
     (tmp_path / "rounds.jsonl").unlink()
+    capsys.readouterr()
     check_reported(tmp_path, Memory())
+    assert not capsys.readouterr().err, "a federation that has just been made has none"
+    check_reported(tmp_path, Memory(versions=versions))
+    assert "reports_missing" in capsys.readouterr().err
 
 
 def test_foreign_files_are_refused(tmp_path: Path) -> None:
