@@ -15,8 +15,9 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from fleetgrad.native import kernels
-from fleetgrad.wire.database import Foreign, connect, transaction
+from fleetgrad.wire.database import Foreign, connect, files_of, transaction
 from fleetgrad.wire.files import DiskError
+from fleetgrad.wire.log import log
 from fleetgrad.wire.strict import MALFORMED
 
 FILE = "edge.sqlite"
@@ -93,7 +94,7 @@ def _crc(kind: str, key: str, body: bytes) -> int:
 
 class SqliteStore:
     """The real store, in one file of the spool. A damaged file is set aside as edge.sqlite.bad: at the start it is
-    begun anew, later written anew from what is in memory."""
+    begun anew, later written anew from what is in memory, as it is when it was removed or replaced."""
 
     def __init__(self, folder: Path) -> None:
         """Raises StoreError for a file of someone else's or in use, DiskError where it can't be written."""
@@ -109,6 +110,7 @@ class SqliteStore:
                 self._db = self._open()
         except sqlite3.Error as e:
             raise self._error(e) from e
+        self._files = files_of(self._path)
 
     def _set_aside(self) -> None:
         try:
@@ -157,15 +159,15 @@ class SqliteStore:
 
     def commit(self, rows: list[Row]) -> None:
         try:
-            try:
-                self._write(rows)
-            except sqlite3.DatabaseError as e:
-                if not _damaged(e):
-                    raise
-                self._db.close()
-                self._set_aside()
-                self._db = self._open()
-                self._write([*(Put(kind, key, body) for (kind, key), body in self._rows.items()), *rows])
+            if files_of(self._path) != self._files:
+                self._write_anew(rows, "it was removed or replaced")
+            else:
+                try:
+                    self._write(rows)
+                except sqlite3.DatabaseError as e:
+                    if not _damaged(e):
+                        raise
+                    self._write_anew(rows, str(e))
         except sqlite3.Error as e:
             raise DiskError(f"can't write {self._path}: {e}") from e
         for row in rows:
@@ -173,6 +175,15 @@ class SqliteStore:
                 self._rows[row.kind, row.key] = row.body
             else:
                 self._rows.pop((row.kind, row.key), None)
+
+    def _write_anew(self, rows: list[Row], reason: str) -> None:
+        log("store_written_anew", file=self._path, reason=reason)
+        self._files = []  # until all of it is written: what is there now is less than was committed
+        self._set_aside()
+        self._db.close()
+        self._db = self._open()
+        self._write([*(Put(kind, key, body) for (kind, key), body in self._rows.items()), *rows])
+        self._files = files_of(self._path)
 
     def _write(self, rows: list[Row]) -> None:
         with transaction(self._db):

@@ -10,7 +10,7 @@ import pytest
 
 from fleetgrad.edge.link import memory
 from fleetgrad.edge.link.memory import FIRST_NEW_BOOT, Memory
-from fleetgrad.edge.link.store import FILE, Drop, Put, SqliteStore, StoreError, look
+from fleetgrad.edge.link.store import FILE, Drop, Put, Row, SqliteStore, StoreError, look
 from fleetgrad.wire.files import DiskError
 
 
@@ -93,6 +93,59 @@ def test_a_file_that_is_damaged_in_use_is_written_anew_with_all_that_was_committ
     assert store.load().rows == {**before, ("head", ""): b"head"}
     assert (tmp_path / f"{FILE}.bad").exists()
     assert reopened(store, tmp_path).load().rows == {**before, ("head", ""): b"head"}
+
+
+def removed(folder: Path) -> None:
+    (folder / FILE).unlink()
+
+
+def all_removed(folder: Path) -> None:
+    for file in folder.glob(f"{FILE}*"):
+        file.unlink()
+
+
+def log_removed(folder: Path) -> None:
+    (folder / f"{FILE}-wal").unlink()
+
+
+def replaced(folder: Path) -> None:
+    with sqlite3.connect(folder / "other") as other:
+        other.execute("CREATE TABLE theirs (a)")
+    (folder / "other").replace(folder / FILE)
+
+
+@pytest.mark.parametrize("spoil", [removed, all_removed, log_removed, replaced])
+def test_a_file_that_goes_while_it_is_in_use_is_written_anew_with_all_that_was_committed(
+    tmp_path: Path, spoil: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = SqliteStore(tmp_path)
+    store.commit([Memory(boot=7).row(), Put("head", "", b"head")])
+    before = store.load().rows
+    spoil(tmp_path)
+    store.commit([Put("update", "1-1", b"one")])
+    assert look(tmp_path).rows == {**before, ("update", "1-1"): b"one"}
+    assert capsys.readouterr().err.count("store_written_anew") == 1
+    store.commit([Put("update", "2-1", b"two")])
+    assert "store_written_anew" not in capsys.readouterr().err
+    assert reopened(store, tmp_path).load().rows == {**before, ("update", "1-1"): b"one", ("update", "2-1"): b"two"}
+
+
+def test_what_a_full_disk_left_half_written_anew_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SqliteStore(tmp_path)
+    store.commit([Put("head", "", b"head")])
+    all_removed(tmp_path)
+
+    def full(rows: list[Row]) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_write", full)
+        with pytest.raises(DiskError, match="disk is full"):
+            store.commit([Put("update", "1-1", b"one")])
+    store.commit([Put("update", "2-1", b"two")])
+    assert reopened(store, tmp_path).load().rows == {("head", ""): b"head", ("update", "2-1"): b"two"}
 
 
 def test_a_row_that_rotted_is_named_and_the_others_are_read(tmp_path: Path) -> None:
