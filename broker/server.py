@@ -79,9 +79,8 @@ class Server:
             releasing.load(directory, config.name, key),
         )
         self._topics = Topics(config.name)
-        self._loop = Loop(
-            broker, f"aggregator-{config.name}", timeout, log, will=mqtt.Will(*self._rounds.will()), random=seed
-        )
+        client = key.client_id(f"aggregator-{config.name}")
+        self._loop = Loop(broker, client, timeout, log, will=mqtt.Will(*self._rounds.will()), random=seed)
         self._session = self._loop.session
         self._monitor = Monitor(directory, plan, config.data, self._loop.inbox.put)
         self._monitor.catch_up(memory, self._link.chunk_bytes)

@@ -9,6 +9,7 @@
 import base64
 import binascii
 import hashlib
+import hmac
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,6 +95,11 @@ class PrivateKey:
     def sign(self, data: bytes) -> bytes:
         """A 64-byte signature; the same for the same data."""
         return self._key.sign(data)
+
+    def client_id(self, name: str) -> str:
+        """`name` and 16 hex digits that only who has this key can tell: an MQTT broker throws off whoever has a client id when another
+        connects by it, whatever that one may otherwise do. The same at each start, so that a broker ends what is left of the last."""
+        return f"{name}-{hmac.digest(self._key.private_bytes_raw(), b'fl1-client-id', 'sha256')[:8].hex()}"
 
     def pem(self) -> bytes:
         """PKCS #8 in PEM, not encrypted; then the public key. Any 32 bytes are a private key: by the second one, damage is seen."""

@@ -71,7 +71,7 @@ class Server:
         )
         broker = settings.broker.endpoint(folder, insecure=insecure)
         self._address, self._kid = broker.address, key.public.kid
-        self._loop = Loop(broker, f"cosigner-{federation.name}-{key.public.kid}", timeout, log)
+        self._loop = Loop(broker, key.client_id(f"cosigner-{federation.name}"), timeout, log)
         self._sparing = Sparing()
 
     def run(self) -> int:

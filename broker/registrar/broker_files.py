@@ -177,8 +177,8 @@ def aws_policies(federation: str) -> dict[str, str]:
         "device": policy(
             "${iot:Connection.Thing.ThingName}", written("device", federation, own), read(federation, own)
         ),
-        "aggregator": policy(f"aggregator-{federation}", written("aggregator", federation, "+"), everything),
-        "registrar": policy(f"registrar-{federation}", written("registrar", federation, "+"), everything),
+        "aggregator": policy(f"aggregator-{federation}-*", written("aggregator", federation, "+"), everything),
+        "registrar": policy(f"registrar-{federation}-*", written("registrar", federation, "+"), everything),
         "cosigner": policy(f"cosigner-{federation}-*", written("cosigner", federation, "+"), everything),
         "operator": policy("watch-*", [], everything),
     }

@@ -39,7 +39,9 @@ class Server:
         broker = self._registrar.settings.broker.endpoint(self._registrar.folder, insecure=insecure)
         self._address = broker.address
         self._topics = Topics(self._registrar.federation)
-        self._loop = Loop(broker, f"registrar-{self._registrar.federation}", timeout, log)
+        self._loop = Loop(
+            broker, self._registrar.key.client_id(f"registrar-{self._registrar.federation}"), timeout, log
+        )
         self._session = self._loop.session
         self._told: dict[str, bytes] = {}
         self._due: set[str] = set()

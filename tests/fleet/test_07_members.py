@@ -5,11 +5,15 @@ import re
 import shlex
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
 import onnx
+import paho.mqtt.client as paho
 import pytest
+from paho.mqtt.client import MQTT_ERR_SUCCESS
+from paho.mqtt.enums import CallbackAPIVersion
 
 from fleetgrad.broker import founding, settings, watching
 from fleetgrad.edge.autodiff import zoo
@@ -65,6 +69,17 @@ def test_boards_join_by_kit_and_by_code_and_leave_over_tls(tmp_path: Path) -> No
         fleet.aggregator(directory)
         fleet.start("registrar", [console_script("fleetgrad"), "registrar", "serve", str(registrar)])
         command("fleetgrad-edge", "join", registrar / "kits" / "dev-1.kit", "--into", first)
+        fleet.await_port("broker", enrol_port)
+        for name in ("aggregator", "registrar"):
+            while "connected broker=" not in fleet.log(name).read_text():
+                fleet.check()
+                time.sleep(0.05)
+            # Whoever reaches the listener of enrolment, without any certificate.
+            stranger = paho.Client(CallbackAPIVersion.VERSION2, client_id=f"{name}-test")
+            stranger.tls_set(ca_certs=str(registrar / "ca.pem"))
+            stranger.connect("localhost", enrol_port)
+            while not stranger.is_connected():
+                assert stranger.loop(1.0) == MQTT_ERR_SUCCESS
         (code,) = command(
             "fleetgrad", "enroll", "new", "--dir", registrar, "--auto-approve", "--kit", tmp_path / "fleet.kit"
         ).split()
@@ -97,6 +112,7 @@ def test_boards_join_by_kit_and_by_code_and_leave_over_tls(tmp_path: Path) -> No
     assert "identity_renewed" in said
     assert "renewal_due device=dev-1" in fleet.log("registrar").read_text()
     log = fleet.log("aggregator").read_text()
+    assert "broker_unreachable" not in log + fleet.log("registrar").read_text()  # nobody threw them off
     assert f"device_enrolled device={joined.device}" in log
     assert "device_revoked device=dev-1" in log
 

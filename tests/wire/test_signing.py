@@ -246,6 +246,15 @@ def test_key_files_that_cannot_be_used_are_refused_by_name(tmp_path: Path) -> No
         load_public_key(tmp_path / "ec.pub")
 
 
+def test_a_client_id_is_the_same_at_each_start_and_untold_by_the_public_key() -> None:
+    one, other = PrivateKey.from_seed(bytes(32)), PrivateKey.from_seed(bytes([1] * 32))
+    assert one.client_id("aggregator-a") == PrivateKey.from_seed(bytes(32)).client_id("aggregator-a")
+    name, secret = one.client_id("aggregator-a").rsplit("-", 1)
+    assert (name, len(secret)) == ("aggregator-a", 16)
+    assert other.client_id("aggregator-a") != one.client_id("aggregator-a")
+    assert secret not in one.public.raw.hex() + one.public.kid
+
+
 def test_generated_identities_differ_and_carry_their_key_id() -> None:
     one, two = PrivateKey.generate(), PrivateKey.generate()
     assert one.public.raw != two.public.raw
