@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from fleetgrad.native import kernels
-from fleetgrad.wire.database import Foreign, connect, files_of, transaction
+from fleetgrad.wire.database import Files, Foreign, connect, transaction
 from fleetgrad.wire.files import DiskError
 from fleetgrad.wire.messages import RoundState
 
@@ -225,13 +225,13 @@ class SqliteJournal:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._db = connect(path, APPLICATION_ID, SCHEMA, TABLES, exclusive=True)
+            self._db = connect(path, APPLICATION_ID, SCHEMA, TABLES)
         except sqlite3.Error as e:
             raise self._error(e) from e
         except Foreign as e:
             raise JournalError(f"journal {path}: not a journal of this version of fleetgrad") from e
 
-        self._files = files_of(path)
+        self._files = Files(path)
 
     def _error(self, e: sqlite3.Error) -> Exception:
         if "locked" in str(e):
@@ -285,9 +285,9 @@ class SqliteJournal:
             raise self._error(e) from e
 
     def commit(self, rows: list[Row]) -> None:
-        if files_of(self._path) != self._files:
+        if not self._files.untouched():
             raise JournalError(
-                f"journal {self._path} was removed or replaced while it is in use: nothing can be promised any more. Stop, and put the folder "
+                f"journal {self._path} was removed, replaced or cut while it is in use: nothing can be promised any more. Stop, and put the folder "
                 "in order before 'fleetgrad serve' is started again"
             )
         try:
@@ -298,6 +298,8 @@ class SqliteJournal:
                         self._db.execute(INSERT[type(kept)], (*values, _crc(TABLE[type(kept)], values)))
         except sqlite3.Error as e:
             raise self._error(e) from e
+        finally:
+            self._files.written()
 
     def _taken_back(self, row: Withdrawal) -> list[Withdrawn]:
         found = self._db.execute("SELECT number FROM version WHERE number > ?", (row.back_to,))

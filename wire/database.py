@@ -17,15 +17,14 @@ class Foreign(Exception):
         self.schema = schema
 
 
-def connect(path: Path, application: int, schema: int, tables: str, *, exclusive: bool = False) -> sqlite3.Connection:
-    """Opens a database; one that is empty gets `tables`, statements that end with ';'. Raises Foreign, sqlite3.Error.
+def connect(path: Path, application: int, schema: int, tables: str) -> sqlite3.Connection:
+    """Opens a database for this process alone; one that is empty gets `tables`, statements that end with ';'. Raises Foreign, sqlite3.Error.
 
-    `exclusive`: no other process may even read it meanwhile.
+    No other process may even read it meanwhile: readers would share an index in mapped memory, and who cuts that file kills all of them.
     """
     db = sqlite3.connect(path, timeout=1.0, isolation_level=None)
     try:
-        if exclusive:
-            db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        db.execute("PRAGMA locking_mode=EXCLUSIVE")
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
         with transaction(db):
@@ -45,20 +44,37 @@ def connect(path: Path, application: int, schema: int, tables: str, *, exclusive
     return db
 
 
-def files_of(path: Path) -> list[tuple[int, int] | None]:
-    """What lies at a database's path and beside it now, by device and inode; None where nothing does.
+class Files:
+    """A database's files, its own and the log beside it, as this process has left them.
 
-    Commits into a file that has been removed or replaced succeed, and are gone when the process ends.
+    Commits into a file that was removed or replaced succeed, and are gone when the process ends; so may those into one that was cut.
     """
-    found: list[tuple[int, int] | None] = []
-    for side in (path, path.with_name(path.name + "-wal")):
-        try:
-            at = side.stat()
-        except OSError:
-            found.append(None)
-        else:
-            found.append((at.st_dev, at.st_ino))
-    return found
+
+    def __init__(self, path: Path) -> None:
+        self._paths = (path, path.with_name(path.name + "-wal"))
+        self._left = self._now()
+
+    def untouched(self) -> bool:
+        """Whether nobody else has removed, replaced or cut one of them."""
+        return self._now() == self._left
+
+    def written(self) -> None:
+        """They have other sizes now, by what this process did."""
+        now = self._now()
+        if [found[:2] for found in now] == [found[:2] for found in self._left]:
+            self._left = now
+
+    def _now(self) -> list[tuple[int, ...]]:
+        """Device, inode and size of each; nothing of one that isn't there."""
+        found: list[tuple[int, ...]] = []
+        for path in self._paths:
+            try:
+                at = path.stat()
+            except OSError:
+                found.append(())
+            else:
+                found.append((at.st_dev, at.st_ino, at.st_size))
+        return found
 
 
 @contextmanager

@@ -6,16 +6,18 @@
 mode with synchronous=FULL; a simulation passes a store in memory.
 """
 
+import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol, TypeVar
 
 import msgspec
 
 from fleetgrad.native import kernels
-from fleetgrad.wire.database import Foreign, connect, files_of, transaction
+from fleetgrad.wire.database import Files, Foreign, connect, transaction
 from fleetgrad.wire.files import DiskError
 from fleetgrad.wire.log import log
 from fleetgrad.wire.strict import MALFORMED
@@ -27,7 +29,8 @@ TABLES = """
 CREATE TABLE record (kind TEXT, key TEXT, body BLOB NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (kind, key)) WITHOUT ROWID;
 """
 BAD = ".bad"
-SIDES = ("", "-wal", "-shm")
+SIDES = ("", "-wal")
+COPIES = 5  # that are tried
 MEMORY = "memory"  # of a lost file nothing is known, and this row has to be seen as lost: it holds the boot counter
 
 T = TypeVar("T")
@@ -94,7 +97,7 @@ def _crc(kind: str, key: str, body: bytes) -> int:
 
 class SqliteStore:
     """The real store, in one file of the spool. A damaged file is set aside as edge.sqlite.bad: at the start it is
-    begun anew, later written anew from what is in memory, as it is when it was removed or replaced."""
+    begun anew, later written anew from what is in memory, as it is when it was removed, replaced or cut."""
 
     def __init__(self, folder: Path) -> None:
         """Raises StoreError for a file of someone else's or in use, DiskError where it can't be written."""
@@ -110,7 +113,7 @@ class SqliteStore:
                 self._db = self._open()
         except sqlite3.Error as e:
             raise self._error(e) from e
-        self._files = files_of(self._path)
+        self._files, self._whole = Files(self._path), True
 
     def _set_aside(self) -> None:
         try:
@@ -159,8 +162,8 @@ class SqliteStore:
 
     def commit(self, rows: list[Row]) -> None:
         try:
-            if files_of(self._path) != self._files:
-                self._write_anew(rows, "it was removed or replaced")
+            if not (self._whole and self._files.untouched()):
+                self._write_anew(rows, "it was removed, replaced or cut")
             else:
                 try:
                     self._write(rows)
@@ -178,37 +181,59 @@ class SqliteStore:
 
     def _write_anew(self, rows: list[Row], reason: str) -> None:
         log("store_written_anew", file=self._path, reason=reason)
-        self._files = []  # until all of it is written: what is there now is less than was committed
+        self._whole = False  # until all of it is written: what is there now is less than was committed
         self._set_aside()
         self._db.close()
         self._db = self._open()
+        self._files = Files(self._path)
         self._write([*(Put(kind, key, body) for (kind, key), body in self._rows.items()), *rows])
-        self._files = files_of(self._path)
+        self._whole = True
 
     def _write(self, rows: list[Row]) -> None:
-        with transaction(self._db):
-            for row in rows:
-                match row:
-                    case Put(kind, key, body):
-                        values = (kind, key, body, _crc(kind, key, body))
-                        self._db.execute("INSERT OR REPLACE INTO record VALUES (?,?,?,?)", values)
-                    case Drop(kind, key):
-                        self._db.execute("DELETE FROM record WHERE kind=? AND key=?", (kind, key))
+        try:
+            with transaction(self._db):
+                for row in rows:
+                    match row:
+                        case Put(kind, key, body):
+                            values = (kind, key, body, _crc(kind, key, body))
+                            self._db.execute("INSERT OR REPLACE INTO record VALUES (?,?,?,?)", values)
+                        case Drop(kind, key):
+                            self._db.execute("DELETE FROM record WHERE kind=? AND key=?", (kind, key))
+        finally:
+            self._files.written()
 
     def close(self) -> None:
         self._db.close()
 
 
 def look(folder: Path) -> Held:
-    """What the store of a spool holds, read beside a daemon that may be running; raises StoreError."""
+    """What the store of a spool holds, read beside a daemon that may be running, and has it for itself: from a copy. Raises StoreError."""
     path = folder / FILE
     if not path.exists():
         raise StoreError(f"{path} isn't there: no daemon has run with this spool yet")
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=1.0, uri=True)) as db:
-            return _read(db)
-    except sqlite3.Error as e:
+        with TemporaryDirectory() as place:
+            copy = _copied(path, Path(place))
+            with closing(sqlite3.connect(copy)) as db:
+                return _read(db)
+    except (sqlite3.Error, OSError) as e:
         raise StoreError(f"can't read {path}: {e}") from e
+
+
+def _copied(path: Path, place: Path) -> Path:
+    """A store's files, copied while nobody wrote to them, unless someone always does."""
+    for _ in range(COPIES):
+        before = _stamps(path)
+        for side in before:
+            shutil.copyfile(side, place / side.name)
+        if _stamps(path) == before:
+            break
+    return place / path.name
+
+
+def _stamps(path: Path) -> dict[Path, tuple[int, int]]:
+    found = ((side, side.stat()) for side in (path.with_name(path.name + s) for s in SIDES) if side.exists())
+    return {side: (at.st_mtime_ns, at.st_size) for side, at in found}
 
 
 def _read(db: sqlite3.Connection) -> Held:

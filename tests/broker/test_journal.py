@@ -148,7 +148,7 @@ def test_nothing_is_promised_by_a_journal_that_someone_has_removed(tmp_path: Pat
     journal = SqliteJournal(tmp_path / "j")
     journal.commit(ROWS)
     (tmp_path / file).rename(tmp_path / "elsewhere")
-    with pytest.raises(JournalError, match="was removed or replaced"):
+    with pytest.raises(JournalError, match="was removed, replaced or cut"):
         journal.commit([Boot(2)])
     (tmp_path / "elsewhere").rename(tmp_path / file)
     journal.commit([Boot(2)])

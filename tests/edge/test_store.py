@@ -1,5 +1,6 @@
 """The device's store on a real disk: what is committed stays, what is damaged is found, and nothing of it stops a device for good."""
 
+import os
 import random
 import sqlite3
 from collections.abc import Callable
@@ -69,13 +70,14 @@ def test_a_damaged_file_is_set_aside_and_the_device_is_newer_than_it_ever_was(
     store.commit([Memory(boot=7).row(), *(Put("update", f"{i}-1", bytes(9000)) for i in range(1, 4))])
     store.close()
     spoil(tmp_path / FILE)
-    held = SqliteStore(tmp_path).load()
+    store = SqliteStore(tmp_path)
+    held = store.load()
     assert held.rows == {}
     found, notes = memory.load(held, random.Random(1))
     assert found.boot >= FIRST_NEW_BOOT
     assert "edge.sqlite.bad" in str(notes)
     assert (tmp_path / f"{FILE}.bad").exists()
-    again, _ = memory.load(SqliteStore(tmp_path).load(), random.Random(2))
+    again, _ = memory.load(reopened(store, tmp_path).load(), random.Random(2))
     assert again.boot >= FIRST_NEW_BOOT, "nor is it taken for new after a crash before its first commit"
 
 
@@ -114,7 +116,16 @@ def replaced(folder: Path) -> None:
     (folder / "other").replace(folder / FILE)
 
 
-@pytest.mark.parametrize("spoil", [removed, all_removed, log_removed, replaced])
+def all_cut(folder: Path) -> None:
+    for file in folder.glob(f"{FILE}*"):
+        os.truncate(file, 0)
+
+
+def log_cut(folder: Path) -> None:
+    os.truncate(folder / f"{FILE}-wal", 100)
+
+
+@pytest.mark.parametrize("spoil", [removed, all_removed, log_removed, replaced, all_cut, log_cut])
 def test_a_file_that_goes_while_it_is_in_use_is_written_anew_with_all_that_was_committed(
     tmp_path: Path, spoil: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -186,7 +197,12 @@ def test_a_store_is_read_beside_its_daemon_and_after_it(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     store = SqliteStore(tmp_path)
     store.commit([Put("head", "", b"head")])
+    files = sorted(tmp_path.iterdir())
     assert look(tmp_path).rows == {("head", ""): b"head"}
+    assert sorted(tmp_path.iterdir()) == files, (
+        "no index in mapped memory, which kills whoever has it open when it is cut"
+    )
+    assert [f.name for f in files] == [FILE, f"{FILE}-wal"]
     store.close()
     assert look(tmp_path).rows == {("head", ""): b"head"}
     junk(tmp_path / FILE)
