@@ -13,6 +13,7 @@ from fleetgrad.edge.link import outbox, residual
 from fleetgrad.edge.link.delivery import Limits
 from fleetgrad.edge.link.inbox import FOLDER
 from fleetgrad.edge.link.trust import HEAD_ROW
+from fleetgrad.edge.link.wear import Wear
 from fleetgrad.edge.participant import Participant
 from fleetgrad.edge.reporting import Identity
 from fleetgrad.wire import frames, release
@@ -32,6 +33,10 @@ from tests.simulation.training import Made, decode, train
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
+
+
+ROOM, FLOOR = 10**9, 10**8  # bytes: free on a card, and what training needs
+WRITTEN_A_DAY = 200_000  # bytes: what some devices write in a run, and others don't
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,10 @@ class Device(Process):
         self.version = -1
         self.store = SimulatedStore(self)
         self.limits = Limits(world.scenario.spool)
+        self.free = ROOM
+        self.wear = self._worn()
+        if index == world.scenario.mute and not clone:
+            self.client.mute = "/up/"
         self.job: events.Train | None = None
         self._timer: Timer | None = None
         self._will: tuple[str, bytes] | None = None
@@ -72,17 +81,25 @@ class Device(Process):
     def make(self) -> Participant:
         world = self.world
         self._keep_book()
+        self.wear = self._worn()
         machine = Participant(
             Identity(world.federation, self.device, world.device_key(self.device), world.key.public, self.samples),
-            self.disk,
-            self.store,
+            self.wear.files,
+            self.wear,
             self.random,
             self.limits,
+            self.wear.no_room,
         )
         self._will = machine.will()
         if self.life > 1:
             self.saw(f"restart {machine.state}")
         return machine
+
+    def _worn(self) -> Wear:
+        return Wear(self.disk, self.store, WRITTEN_A_DAY, FLOOR, lambda: self.free)
+
+    def empty_card(self) -> None:
+        self.free = ROOM
 
     def on_message(self, topic: str, payload: bytes) -> None:
         self._heard(topic, payload)
@@ -98,6 +115,8 @@ class Device(Process):
     def feed(self, event: Any) -> None:
         """As every process; a crash may fall between the end of an update that the spool has no room for and the log line of it."""
         full, life = len(self.owed) >= self.limits.updates, self.life
+        for note in self.wear.tick(self.now()) if self.machine else []:
+            self.execute(note)
         super().feed(event)
         if full and self.machine is None and life == self.life:
             self.excused |= set(self.owed)
@@ -121,6 +140,8 @@ class Device(Process):
             case events.Train():
                 self.job = effect
                 self.saw("training started")
+                if self.slow > 1 or self.clone:
+                    self.saw("clone trains" if self.clone else "straggler trains")
                 if not effect.policy.codec.feedback:
                     self.book.close()
                 self._start_trainer()

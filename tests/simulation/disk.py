@@ -43,6 +43,7 @@ class Disk:
     full: bool = False
     most_bytes: int = 0
     operations: int = 0
+    torn: int = 0  # files that a power cut left neither old nor new
     _seen: dict[str, Inode] = field(default_factory=dict)
     _durable: dict[str, Inode] = field(default_factory=dict)
     _pending: list[Entry] = field(default_factory=list)
@@ -159,9 +160,11 @@ class Disk:
         self._pending = []
         for inode in dict.fromkeys(self._durable.values()):
             if inode.durable != inode.data:
+                whole = inode.data
                 torn = inode.data[: self.random.randrange(len(inode.data) + 1)]
                 left = [inode.durable or b"", b"", torn, inode.data, self._patchy(inode.durable or b"", inode.data)]
                 inode.data = left[0] if keeps_none else self.random.choice(left)
+                self.torn += inode.data not in (left[0], whole)
             inode.durable = inode.data
         self._seen = dict(self._durable)
 

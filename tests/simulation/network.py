@@ -42,17 +42,22 @@ class Client:
     connected: bool = False
     wanted: bool = False
     reachable: bool = True
+    mute: str = ""  # what it publishes to topics with this in them is lost
     epoch: int = 0
     stored_at: float = 0.0
+    promised: int = 0  # messages for it that the broker has sent off
+    newest: int = 0  # the last of these that has arrived
 
 
 class Network:
     """The broker and all links."""
 
     def __init__(
-        self, clock: Clock, rng: random.Random, weather: Weather, note: Callable[[str], None], *, retains: bool = True
-    ) -> None:
-        self.clock, self.random, self.weather, self.note, self.retains = clock, rng, weather, note, retains
+        self, clock: Clock, rng: random.Random, weather: Weather, note: Callable[[str], None], saw: Callable[[str], None],
+        *, retains: bool = True,
+    ) -> None:  # fmt: skip
+        self.clock, self.random, self.weather, self.retains = clock, rng, weather, retains
+        self.note, self.saw = note, saw
         self.clients: list[Client] = []
         self.retained: dict[str, bytes] = {}
         self.up = True
@@ -150,6 +155,9 @@ class Network:
             client.stored_at = max(client.stored_at, self.clock.now + self._delay())
             self.clock.at(client.stored_at, partial(arrive, payload))
             return True
+        if client.mute and client.mute in topic:
+            self.saw("upload of a mute device lost")
+            return True
         for copy in self._hop(payload):
             self.clock.after(self._delay(), partial(arrive, copy))
         return True
@@ -171,6 +179,7 @@ class Network:
         if self.past and self.random.random() < self.weather.replay:
             # Whoever runs the broker can say again what was said before.
             self.note("network replays an old message")
+            self.saw("old message said again")
             old, said = self.past[self.random.randrange(len(self.past))]
             for client in self.clients:
                 if client.connected and any(matches(f, old) for f in client.filters):
@@ -187,10 +196,14 @@ class Network:
     def _deliver(self, client: Client, topic: str, payload: bytes) -> None:
         epoch = client.epoch
         for copy in self._hop(payload):
-            self.clock.after(self._delay(), partial(self._arrive, client, epoch, topic, copy))
+            client.promised += 1
+            self.clock.after(self._delay(), partial(self._arrive, client, epoch, topic, copy, client.promised))
 
-    def _arrive(self, client: Client, epoch: int, topic: str, payload: bytes) -> None:
+    def _arrive(self, client: Client, epoch: int, topic: str, payload: bytes, number: int) -> None:
         if client.epoch == epoch and client.connected:
+            if number < client.newest:
+                self.saw("message overtaken")
+            client.newest = max(number, client.newest)
             self.delivered += 1
             self.bytes += len(payload)
             client.message(topic, payload)
@@ -198,13 +211,17 @@ class Network:
     def _hop(self, payload: bytes) -> list[bytes]:
         """What one hop makes of a message: none, one or two copies, perhaps with a bit flipped."""
         if self.random.random() < self.weather.drop:
+            self.saw("message lost")
             return []
         copies = 2 if self.random.random() < self.weather.repeat else 1
+        if copies == 2:
+            self.saw("message doubled")
         return [self._flipped(payload) for _ in range(copies)]
 
     def _flipped(self, payload: bytes) -> bytes:
         if not payload or self.random.random() >= self.weather.flip:
             return payload
+        self.saw("bit of a message flipped")
         bit = self.random.randrange(8 * len(payload))
         raw = bytearray(payload)
         raw[bit // 8] ^= 1 << bit % 8

@@ -117,6 +117,8 @@ class Process(ABC):
         if self.world.storm and self.random.random() < faults.crash_points:
             self.fuse = self.random.randrange(faults.within)
         self.note(f"boots, life {self.life}")
+        if self.life > 1:
+            self.saw("clock elsewhere after a restart")
 
         def act() -> None:
             self.machine = self.make()
@@ -179,9 +181,18 @@ class Process(ABC):
         self.world.network.stop(self.client)
         self.died()
         if power_cut:
+            self.saw("power cut")
+            before = self.disk.torn
             self.disk.power_cut()
+            if self.disk.torn > before:
+                self.saw("file torn by a power cut")
         if not self.gone:
             self.world.clock.after(self.random.uniform(0.1, 10.0), self.boot)
+
+    def leave(self, reason: str) -> None:
+        """It dies, and never starts again."""
+        self.gone = True
+        self.die(reason)
 
     def schedule(self) -> None:
         """Wakes the machine when it wants; refuses one that wants it now for ever."""

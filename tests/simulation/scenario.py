@@ -40,6 +40,8 @@ class Faults:
     forgettings: float = 0.0  # of what is retained, all or a part, by a broker that goes on
     trainer_deaths: float = 0.0
     damages: float = 0.0  # of files and rows at rest
+    full_cards: float = 0.0  # devices without the room that training needs, though what is written still fits
+    losses: float = 0.0  # of co-signers, for good, as long as as many are left as heads need
     power_cuts: float = 0.5  # share of crashes that lose what wasn't synced
 
 
@@ -73,11 +75,14 @@ class Scenario:
     link: Link
     cut: int  # bytes: how long the operator makes chunks; an aggregator that starts after `cut_at` cuts so
     cut_at: float
+    mute: int | None  # a device that hears everything, and whose uploads never arrive while the storm rages
     cosigners: int  # machines whose signatures heads need beside the aggregator's: of one, or of any of two
 
     def calm(self) -> "Scenario":
         """The same federation on a fine day."""
-        return replace(self, weather=Weather(), faults=Faults(), storm_ends=0.0, clone=False, straggler=None, mad=None)
+        return replace(
+            self, weather=Weather(), faults=Faults(), storm_ends=0.0, clone=False, straggler=None, mad=None, mute=None
+        )
 
 
 def draw(seed: int) -> Scenario:
@@ -91,7 +96,9 @@ def draw(seed: int) -> Scenario:
     forgetting = random.Random(f"forgetting {seed}").uniform(40, 400)
     cut = random.Random(f"cut {seed}")
     cosigners = random.Random(f"cosigners {seed}").choice([0, 0, 0, 1, 2])
-    return Scenario(
+    later = random.Random(f"mute {seed}")
+    mute = later.randrange(devices) if not patient and later.random() < 0.2 else None
+    scenario = Scenario(
         seed=seed,
         devices=devices,
         rounds=r.randint(3, 5),
@@ -126,6 +133,8 @@ def draw(seed: int) -> Scenario:
             forgettings=1 / forgetting,
             trainer_deaths=1 / r.uniform(80, 400),
             damages=0.0 if patient else 1 / r.uniform(100, 1000),
+            full_cards=0.0 if patient else 1 / later.uniform(100, 600),
+            losses=1 / later.uniform(100, 1000),
         ),
         storm_ends=storm,
         clone=not patient and r.random() < 0.7,
@@ -135,5 +144,13 @@ def draw(seed: int) -> Scenario:
         link=Link(chunk_bytes=r.choice([4096, 60 * 1024]), retained=r.random() < 0.75),
         cut=cut.choice([1024, 4096, 60 * 1024]),
         cut_at=cut.uniform(0, 2 * storm),
+        mute=mute,
         cosigners=cosigners,
     )
+    if mute is None:
+        return scenario
+    # Everybody is asked in each of five rounds, so that its updates pile up to the spool's cap.
+    return replace(
+        scenario, rounds=5, goal=devices - 1, codec=later.choice(CODECS), then=None, spool=3, train_seconds=1.0,
+        straggler=None, clone=False,
+    )  # fmt: skip

@@ -18,6 +18,7 @@ import pytest
 from fleetgrad.broker import rounds
 from fleetgrad.broker.cosigner import machine as cosigning
 from fleetgrad.edge import link, participant
+from tests.simulation.many import FAULTS
 from tests.simulation.scenario import draw
 from tests.simulation.world import Outcome, World, replay
 
@@ -43,7 +44,8 @@ SOMETIMES = [
     "receipt duplicate", "receipt late", "receipt refused", "receipt stale", "residual checked", "residual damaged",
     "residual lost", "residual of an undelivered update", "restart fetching", "restart idle", "restart in collecting",
     "restart in committing", "restart in open", "restart in selecting", "restart uploading",
-    "several updates in one commit", "spool of 2", "start refused by a full disk", "trainer died", "training cancelled",
+    "several updates in one commit", "spool of 2", "spool of 3", "no room to train", "device training_declined", "device wear_over_budget",
+    "co-signer lost for good", *FAULTS.values(), "start refused by a full disk", "trainer died", "training cancelled",
     "update expired: over the cap", "upload cut anew", "upload damaged", "upload resumed from a bitmap", "upload taken up after a restart",
 ]  # fmt: skip
 

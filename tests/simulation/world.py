@@ -71,6 +71,7 @@ class World:
             random.Random(f"{scenario.seed} network"),
             scenario.weather,
             self._note_network,
+            self.trace.saw,
             retains=scenario.link.retained,
         )
         self.federation = "sim"
@@ -123,6 +124,10 @@ class World:
             self._every_now_and_then(faults.partitions, partial(self._partition, process))
             self._every_now_and_then(faults.full_disks, partial(self._fill, process))
             self._every_now_and_then(faults.damages, process.damage)
+            if isinstance(process, Device):
+                self._every_now_and_then(faults.full_cards, partial(self._fill_card, process))
+        if len(self.cosigners) > 1:
+            self._every_now_and_then(faults.losses, self._lose_cosigner)
         self._every_now_and_then(faults.amnesias, self._amnesia)
         self._every_now_and_then(faults.forgettings, self._forget)
         self.clock.at(self.storm_ends, self._calm)
@@ -151,6 +156,17 @@ class World:
 
         self.clock.after(self.random.uniform(2, 40), empty)
 
+    def _fill_card(self, device: Device) -> None:
+        self.trace.saw("no room to train")
+        device.free = 0
+        self.clock.after(self.random.uniform(2, 40), device.empty_card)
+
+    def _lose_cosigner(self) -> None:
+        """One machine never comes back: the other one's signature is enough."""
+        if not any(c.gone for c in self.cosigners):
+            self.trace.saw("co-signer lost for good")
+            self.random.choice(self.cosigners).leave("lost for good")
+
     def _calm(self) -> None:
         """Faults stop here: the rest of the run must get somewhere."""
         self.storm_ends = self.clock.now
@@ -159,10 +175,12 @@ class World:
         for process in self.processes:
             process.disk.full = False
             process.fuse = None
+            process.client.mute = ""
             self.network.heal(process.client)
-            if isinstance(process, Device) and process.clone:
-                process.gone = True
-                process.die("the clone is found and switched off")
+            if isinstance(process, Device):
+                process.empty_card()
+                if process.clone:
+                    process.leave("the clone is found and switched off")
 
     # --- the run -----------------------------------------------------------------------------------------------------
     def _bound(self) -> float:
