@@ -74,6 +74,8 @@ class Tap:
                 continue
             self.connections += 1
             self._open |= {near, far}
+            for each in (near, far):  # or each small packet waits for the last one's delayed acknowledgement
+                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             in_flight: set[bytes] = set()
             for source, target, see in ((near, far, self._from_client), (far, near, self._from_broker)):
                 threading.Thread(target=self._pump, args=(source, target, see, in_flight), daemon=True).start()

@@ -45,13 +45,13 @@ HIDDEN = 620  # two such layers: 392,460 floats
 
 
 class Site:
-    """A mosquitto with its defaults but that it keeps its memory on disk, and a device behind a tap."""
+    """A mosquitto with its defaults, but that it keeps its memory on disk and sends small packets at once, and a device behind a tap."""
 
     def __init__(self, root: Path) -> None:
         self.port, self.broker = free_port(), Fleet(root / "broker-logs")
         self.config = root / "mosquitto.conf"
         (root / "memory").mkdir()
-        lines = [f"listener {self.port} 127.0.0.1", "allow_anonymous true", "persistence true"]
+        lines = [f"listener {self.port} 127.0.0.1", "allow_anonymous true", "persistence true", "set_tcp_nodelay true"]
         lines += [f"persistence_location {root / 'memory'}/", *(["user root"] if os.geteuid() == 0 else [])]
         self.config.write_text("\n".join(lines) + "\n")
         self.start_broker()
