@@ -11,7 +11,7 @@ from fleetgrad.broker import events as ev
 from fleetgrad.broker.attempt import RoundSettings
 from fleetgrad.wire import frames
 from fleetgrad.wire.files import DiskError, PosixFiles
-from fleetgrad.wire.messages import Bitmap, Policy, RetryAfter
+from fleetgrad.wire.messages import MAX_WEIGHT_SUM, Bitmap, Policy, RetryAfter
 from fleetgrad.wire.pace import Pace
 from tests.broker.conftest import FEDERATION, KEYS, World
 from tests.memory_files import MemoryFiles
@@ -248,6 +248,21 @@ def test_a_device_that_repeats_itself_without_end_is_turned_away_and_others_are_
     assert [r.verdict for r in world.receipts([*done, *world.advance(0.1)], "dev-2")] == ["accepted"]
     (receipt,) = world.receipts(world.send("dev-1", sent[1:]), "dev-1")
     assert receipt.verdict == "accepted", "what is new is taken from it too"
+
+
+def test_weights_of_a_group_and_of_those_counted_before_a_restart_add_up_to_the_limit() -> None:
+    """The sum of a new life is empty: what the journal has counted goes to it only at the round's end."""
+    world = three()
+    world.send("dev-1", world.update("dev-1", world.payload(1, weight=MAX_WEIGHT_SUM - 20), chunk_bytes=CHUNK))
+    assert world.counted() == {"dev-1"}
+    world.start()
+    second, third = (world.update(d, world.payload(2, weight=15), chunk_bytes=CHUNK) for d in ("dev-2", "dev-3"))
+    world.send("dev-3", third[:1])
+    done = [*world.send("dev-2", second), *world.send("dev-3", third[1:]), *world.advance(GROUP_SECONDS)]
+    assert [r.verdict for r in world.receipts(done, "dev-2")] == ["accepted"]
+    (refused,) = world.receipts(done, "dev-3")
+    assert (refused.verdict, "weight 15 takes the round's sum over" in refused.reason) == ("refused", True)
+    assert world.counted() == {"dev-1", "dev-2"}
 
 
 def test_a_pace_saves_up_to_its_burst_and_no_more() -> None:

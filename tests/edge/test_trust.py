@@ -52,6 +52,22 @@ def test_a_head_that_is_only_repeated_refreshes_nothing() -> None:
     assert str(device.participant.state) == "stale"
 
 
+def test_an_older_head_of_the_same_version_is_dropped_and_refreshes_nothing() -> None:
+    device = Device().ready()
+    older = device.store.held[HEAD_ROW, ""]
+    device.now += 10
+    device.head()
+    newest = device.sequence
+    device.now += EXPIRES - 1
+    device.handle(ev.Message(TOPICS.head, older))
+    assert device.logs() == ["message_dropped"]
+    assert device.participant._head is not None
+    assert device.participant._head.sequence == newest
+    device.now += 1
+    device.handle(ev.Tick())
+    assert str(device.participant.state) == "stale"
+
+
 def test_a_head_signed_anew_is_remembered_and_asks_for_nothing() -> None:
     device = Device().ready()
     device.now += 10
