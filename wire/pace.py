@@ -1,5 +1,6 @@
 """How much work is done for whom, and how: what one peer may cost in a while (a token bucket), and what runs side by side."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -14,7 +15,7 @@ class Parallel(Protocol):
     def __call__(self, function: Callable[[A], B], items: Iterable[A], /) -> Iterable[B]: ...
 
 
-ROUNDING = 1e-6  # tokens: at the time that ready_at gives, there are enough
+ROUNDING = 1e-9  # of a cost: sums of tokens are rounded, so that this much of it may lack
 
 
 @dataclass(slots=True)
@@ -23,17 +24,23 @@ class Pace:
 
     rate: float
     burst: float
-    tokens: float = -1.0
+    tokens: float = math.inf
     at: float = 0.0
 
     def take(self, cost: float, now: float) -> bool:
         """Whether there are tokens for an act of this cost, which then are gone; `now` is monotonic, in seconds."""
-        saved = self.burst if self.tokens < 0 else min(self.burst, self.tokens + self.rate * max(0.0, now - self.at))
+        saved, enough = self._saved(now), self._enough(cost, now)
         self.at = now
-        enough = saved >= cost - ROUNDING
         self.tokens = max(0.0, saved - cost) if enough else saved
         return enough
 
     def ready_at(self, cost: float) -> float:
-        """When there will be tokens for an act of this cost."""
-        return self.at + max(0.0, cost - self.tokens) / self.rate
+        """A time at which there are tokens for an act of this cost, however coarse floats are by now."""
+        when = self.at + max(0.0, cost - self.tokens) / self.rate
+        return when if self._enough(cost, when) else math.nextafter(when, math.inf)
+
+    def _saved(self, now: float) -> float:
+        return min(self.burst, self.tokens + self.rate * max(0.0, now - self.at))
+
+    def _enough(self, cost: float, now: float) -> bool:
+        return self._saved(now) >= cost * (1 - ROUNDING)

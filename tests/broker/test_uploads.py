@@ -272,3 +272,21 @@ def test_a_pace_saves_up_to_its_burst_and_no_more() -> None:
     assert pace.take(1, 0.5)
     assert [pace.take(1, 1e6) for _ in range(4)] == [True, True, True, False]
     assert not pace.take(1, 0.0), "a clock that steps back gives nothing"
+
+
+@pytest.mark.parametrize("clock", [-1e6, 0.0, 3.5e8, 9.2e9, 1e15, 1e18, 1e300])
+@pytest.mark.parametrize(("rate", "burst"), [(500.0, 64.0), (20.0, 256.0), (1 / 60, 5.0)])
+def test_a_pace_is_ready_when_it_says_so_and_gives_no_more_than_its_rate(
+    rate: float, burst: float, clock: float, seed: int
+) -> None:
+    """At 3.5e8 s, eleven years of uptime, 500 tokens a second come by 3e-5 a step of the clock."""
+    dice = random.Random(seed)
+    pace, now, given = Pace(rate, burst), clock, 0.0
+    for _ in range(300):
+        cost = dice.uniform(0.1, burst)
+        if not pace.take(cost, now):
+            assert pace.ready_at(cost) > now
+            now = pace.ready_at(cost)
+            assert pace.take(cost, now)
+        given += cost
+        assert given <= (burst + rate * (now - clock)) * (1 + 1e-6)
