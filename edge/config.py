@@ -9,10 +9,11 @@ from fleetgrad.edge.link.delivery import Limits
 from fleetgrad.wire import release
 from fleetgrad.wire.kit import SETTINGS, Data
 from fleetgrad.wire.messages import Name
-from fleetgrad.wire.mqtt import BrokerSettings
+from fleetgrad.wire.mqtt import BrokerSettings, Endpoint
+from fleetgrad.wire.mqtt.profiles import profile_for
 from fleetgrad.wire.release import Root
 from fleetgrad.wire.settings import MOST_SECONDS, SettingsError, load_toml
-from fleetgrad.wire.signing import Untrusted, load_private_key, load_public_key
+from fleetgrad.wire.signing import PrivateKey, Untrusted, load_private_key, load_public_key
 from fleetgrad.wire.sizes import parse_size
 from fleetgrad.wire.strict import Strict
 
@@ -99,6 +100,11 @@ def beginning(federation: Federation, folder: Path) -> Root:
         raise SettingsError(f"root of trust {path}: {e.strerror}") from e
     except Untrusted as e:
         raise SettingsError(f"root of trust {path}: {e}") from e
+
+
+def client_id(broker: Endpoint, device: str, key: PrivateKey) -> str:
+    """What a device connects by: an id that nobody can guess, but where the broker wants the device's name."""
+    return device if profile_for(broker.profile, broker.address).named else key.client_id(device)
 
 
 def rehearse(folder: Path) -> None:

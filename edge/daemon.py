@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import msgspec
 
 from fleetgrad.edge import events as ev
-from fleetgrad.edge.config import EdgeConfig, beginning
+from fleetgrad.edge.config import EdgeConfig, beginning, client_id
 from fleetgrad.edge.data import npz
 from fleetgrad.edge.link import outbox, standing
 from fleetgrad.edge.link.store import SqliteStore
@@ -149,7 +149,7 @@ class Daemon:
             identity, self._wear.files, self._wear, seed, config.device.limits(), self._wear.no_room
         )
         self._loop = Loop(
-            broker, config.device.id, timeout or config.broker.timeout, self._log,
+            broker, client_id(broker, config.device.id, key), timeout or config.broker.timeout, self._log,
             will=mqtt.Will(*self._participant.will()), random=seed,
         )  # fmt: skip
         self._session = self._loop.session

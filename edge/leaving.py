@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from fleetgrad.edge import renewing
-from fleetgrad.edge.config import EdgeConfig
+from fleetgrad.edge.config import EdgeConfig, client_id
 from fleetgrad.edge.enrolling import pending_path
 from fleetgrad.wire import kit as kits
 from fleetgrad.wire import mqtt
@@ -68,7 +68,7 @@ def leave(identity: PrivateKey, folder: Path, registrar: PublicKey, broker: mqtt
         return False
     dice, inbox, topics = random.Random(secrets.randbits(64)), mqtt.Inbox(), Topics(joined.federation)
     raw = renewing.Renewing(folder, joined, identity, registrar, dice, time.time).leaving()
-    session = mqtt.Session(broker, joined.device, inbox=inbox, random=dice)
+    session = mqtt.Session(broker, client_id(broker, joined.device, identity), inbox=inbox, random=dice)
     session.start()
     end, ask_at = time.monotonic() + seconds, 0.0
     try:

@@ -44,6 +44,7 @@ class Profile:
     filters_per_subscribe: int = 64
     retained: Retained = "all"
     hosts: tuple[str, ...] = ()  # how its hosts' names end
+    named: bool = False  # a client's id must be the name that its certificate stands for
     note: str = ""
     source: str = ""
 
@@ -61,8 +62,9 @@ PROFILES: dict[str, Profile] = {
         Profile("hivemq", packet_bytes=5 * 1024 * KIB, note="receive maximum 10", source="docs.hivemq.com: 5 MB in its cloud"),
         Profile(
             "aws-iot", packet_bytes=128 * KIB, publishes_per_second=100, bytes_per_second=512 * KIB,
-            filters_per_subscribe=8, hosts=(".amazonaws.com", ".amazonaws.com.cn"),
-            note="at most 7 slashes in a topic; ours have 4", source="AWS IoT Core endpoints and quotas",
+            filters_per_subscribe=8, hosts=(".amazonaws.com", ".amazonaws.com.cn"), named=True,
+            note="at most 7 slashes in a topic; ours have 4; a device's client id is its thing's name: with a domain of your own name the profile",
+            source="AWS IoT Core endpoints and quotas",
         ),
         Profile(
             "azure-eventgrid", chunk_bytes=28 * KIB, window_bytes=64 * KIB, packet_bytes=512 * KIB, publishes_per_second=1000,
