@@ -24,8 +24,9 @@ def connect(path: Path, application: int, schema: int, tables: str) -> sqlite3.C
     """
     db = sqlite3.connect(path, timeout=1.0, isolation_level=None)
     try:
-        db.execute("PRAGMA locking_mode=EXCLUSIVE")
-        db.execute("PRAGMA journal_mode=WAL")
+        with readable():
+            db.execute("PRAGMA locking_mode=EXCLUSIVE")
+            db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
         with transaction(db):
             (theirs,), (found,) = (
@@ -75,6 +76,15 @@ class Files:
             else:
                 found.append((at.st_dev, at.st_ino, at.st_size))
         return found
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """For the first statement on a database: what SQLite says of a damaged schema quotes it, and may be no text. Raises sqlite3.Error."""
+    try:
+        yield
+    except UnicodeDecodeError as e:
+        raise sqlite3.DatabaseError("malformed database schema") from e
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fleetgrad.wire.database import transaction
+from fleetgrad.wire.database import readable, transaction
 
 FILE = "registrar.sqlite"
 SCHEMA = """
@@ -82,7 +82,8 @@ class Register:
         try:
             self._db = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
             self._path.chmod(0o600)
-            self._db.execute("PRAGMA journal_mode=WAL")
+            with readable():
+                self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(SCHEMA)
         except (sqlite3.Error, OSError) as e:

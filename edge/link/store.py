@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from fleetgrad.native import kernels
-from fleetgrad.wire.database import Files, Foreign, connect, transaction
+from fleetgrad.wire.database import Files, Foreign, connect, readable, transaction
 from fleetgrad.wire.files import DiskError
 from fleetgrad.wire.log import log
 from fleetgrad.wire.strict import MALFORMED
@@ -214,7 +214,7 @@ def look(folder: Path) -> Held:
     try:
         with TemporaryDirectory() as place:
             copy = _copied(path, Path(place))
-            with closing(sqlite3.connect(copy)) as db:
+            with closing(sqlite3.connect(copy)) as db, readable():
                 return _read(db)
     except (sqlite3.Error, OSError) as e:
         raise StoreError(f"can't read {path}: {e}") from e

@@ -143,6 +143,15 @@ def test_a_journal_with_a_flipped_bit_is_refused_unless_it_says_the_same(tmp_pat
     assert refused > 0
 
 
+def test_a_journal_whose_schema_is_no_text_any_more_is_refused(tmp_path: Path) -> None:
+    SqliteJournal(tmp_path / "j").close()
+    raw = (tmp_path / "j").read_bytes()
+    broken = raw.replace(b"tableattempt", b"table\xe8ttempt").replace(b"CREATE TABLE attempt", b"CREATE TABLX attempt")
+    (tmp_path / "j").write_bytes(broken)
+    with pytest.raises(JournalError, match="malformed"):
+        SqliteJournal(tmp_path / "j")
+
+
 @pytest.mark.parametrize("file", ["j", "j-wal"])
 def test_nothing_is_promised_by_a_journal_that_someone_has_removed(tmp_path: Path, file: str) -> None:
     journal = SqliteJournal(tmp_path / "j")
