@@ -80,20 +80,13 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
-class Withdrawal:
-    """All versions above `back_to` are taken back: what comes next follows from that one, under a number that none of them had."""
-
-    back_to: int
-
-
-@dataclass(frozen=True, slots=True)
 class Withdrawn:
-    """On disk, a version that a Withdrawal took back."""
+    """A version that is taken back, with all that follows from it: what comes next follows from the one before, under a new number."""
 
     number: int
 
 
-Row = Boot | Config | Attempt | Contribution | Version | Withdrawal
+Row = Boot | Config | Attempt | Contribution | Version | Withdrawn
 
 
 @dataclass(slots=True)
@@ -148,10 +141,10 @@ class Memory:
                 self.contributions[row.round, row.attempt, row.device] = row
             case Version():
                 self.versions.append(row)
-            case Withdrawal():
-                gone = [v for v in self.versions if v.number > row.back_to]
+            case Withdrawn():
+                gone = [v for v in self.versions if v.number == row.number]
                 self.withdrawn = sorted((*self.withdrawn, *gone), key=lambda v: v.number)
-                self.versions = [v for v in self.versions if v.number <= row.back_to]
+                self.versions = [v for v in self.versions if v.number != row.number]
 
 
 class Journal(Protocol):
@@ -204,7 +197,7 @@ TABLE: dict[type, str] = {  # columns are a row's fields, in order, and its CRC3
     Version: "version",
     Withdrawn: "withdrawn",
 }
-VERB: dict[type, str] = {Config: "INSERT OR IGNORE", Attempt: "INSERT OR REPLACE", Withdrawn: "INSERT OR IGNORE"}
+VERB: dict[type, str] = {Config: "INSERT OR IGNORE", Attempt: "INSERT OR REPLACE"}
 INSERT = {
     of: f"{VERB.get(of, 'INSERT')} INTO {table} VALUES ({','.join('?' * (len(fields(of)) + 1))})"
     for of, table in TABLE.items()
@@ -230,7 +223,6 @@ class SqliteJournal:
             raise self._error(e) from e
         except Foreign as e:
             raise JournalError(f"journal {path}: not a journal of this version of fleetgrad") from e
-
         self._files = Files(path)
 
     def _error(self, e: sqlite3.Error) -> Exception:
@@ -268,11 +260,9 @@ class SqliteJournal:
                 memory.apply(row)
             first = 0 if rounds is None else memory.first_of(rounds)
             rows = [*self._rows(Contribution, "WHERE round >= ?", (first,))]
+            rows += [*self._rows(Version, "ORDER BY number"), *self._rows(Withdrawn)]
             for row in rows:
                 memory.apply(row)
-            gone = {row.number for row in self._rows(Withdrawn)}
-            for version in self._rows(Version, "ORDER BY number"):
-                (memory.withdrawn if version.number in gone else memory.versions).append(version)
         except sqlite3.Error as e:
             raise self._error(e) from e
         return memory
@@ -293,17 +283,12 @@ class SqliteJournal:
         try:
             with transaction(self._db):
                 for row in rows:
-                    for kept in self._taken_back(row) if isinstance(row, Withdrawal) else [row]:
-                        values = astuple(kept)
-                        self._db.execute(INSERT[type(kept)], (*values, _crc(TABLE[type(kept)], values)))
+                    values = astuple(row)
+                    self._db.execute(INSERT[type(row)], (*values, _crc(TABLE[type(row)], values)))
         except sqlite3.Error as e:
             raise self._error(e) from e
         finally:
             self._files.written()
-
-    def _taken_back(self, row: Withdrawal) -> list[Withdrawn]:
-        found = self._db.execute("SELECT number FROM version WHERE number > ?", (row.back_to,))
-        return [Withdrawn(number) for (number,) in found.fetchall()]
 
     def close(self) -> None:
         self._db.close()

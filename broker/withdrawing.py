@@ -6,7 +6,7 @@ taken back. The next head that the aggregator signs says `withdrawn`, without wh
 
 from dataclasses import dataclass, replace
 
-from fleetgrad.broker.journal import Attempt, Journal, Row, Version, Withdrawal
+from fleetgrad.broker.journal import Attempt, Journal, Row, Version, Withdrawn
 from fleetgrad.broker.registry import objects
 from fleetgrad.wire.files import Files
 
@@ -18,7 +18,7 @@ class WithdrawalError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Withdrawn:
+class Outcome:
     """What was taken back, oldest first; the version that is current again; the attempt that was abandoned for it, if any."""
 
     versions: list[Version]
@@ -26,7 +26,7 @@ class Withdrawn:
     abandoned: Attempt | None
 
 
-def withdraw(journal: Journal, files: Files, number: int | None = None) -> Withdrawn:
+def withdraw(journal: Journal, files: Files, number: int | None = None) -> Outcome:
     """Takes back version `number` (None: the current one) and what came from it; durable when it returns.
 
     Raises WithdrawalError where there is no such version, or the params of the one before are gone or damaged; JournalError, DiskError.
@@ -53,6 +53,6 @@ def withdraw(journal: Journal, files: Files, number: int | None = None) -> Withd
         ) from e
     last = memory.attempts[max(memory.attempts)] if memory.attempts else None
     abandoned = replace(last, state="abandoned") if last and last.state not in ENDED else None
-    rows: list[Row] = [Withdrawal(current.number), *([abandoned] if abandoned else [])]
+    rows: list[Row] = [*(Withdrawn(v.number) for v in line[at:]), *([abandoned] if abandoned else [])]
     journal.commit(rows)
-    return Withdrawn(line[at:], current, abandoned)
+    return Outcome(line[at:], current, abandoned)

@@ -22,7 +22,7 @@ from fleetgrad.broker.journal import (
     Row,
     SqliteJournal,
     Version,
-    Withdrawal,
+    Withdrawn,
 )
 from fleetgrad.broker.monitor import check_reported
 from fleetgrad.wire.files import DiskError
@@ -84,7 +84,7 @@ def test_a_commit_that_a_full_disk_refuses_changes_nothing_and_the_next_one_is_t
 def test_withdrawn_versions_are_read_back_as_such_whatever_came_after(tmp_path: Path) -> None:
     journal = SqliteJournal(tmp_path / "j")
     versions = [Version(number, f"p{number}", 40, "00", f"s{number}", f"r{number}") for number in range(7)]
-    rows: list[Row] = [*versions[:4], Withdrawal(1), versions[4], versions[5], Withdrawal(4), versions[6]]
+    rows: list[Row] = [*versions[:4], Withdrawn(2), Withdrawn(3), *versions[4:6], Withdrawn(5), versions[6]]
     journal.commit(rows)
     memory = Memory()
     assert (memory.highest, memory.taken_back) == (-1, None)
@@ -95,7 +95,7 @@ def test_withdrawn_versions_are_read_back_as_such_whatever_came_after(tmp_path: 
         assert [v.number for v in held.withdrawn] == [2, 3, 5]
         assert (held.highest, held.taken_back) == (6, None)
         assert held.records() == [f"r{number}" for number in range(6)]
-    journal.commit([Withdrawal(0)])
+    journal.commit([Withdrawn(1), Withdrawn(4), Withdrawn(6)])
     assert (journal.load().highest, journal.load().taken_back) == (6, 6)
 
 
@@ -119,7 +119,7 @@ def test_a_journal_with_a_flipped_bit_is_refused_unless_it_says_the_same(tmp_pat
     print(f"seed {seed}")
     rng, path, rows = random.Random(seed), tmp_path / "j", list(ROWS)
     rows += [Contribution(1, 1, f"dev-{i}", f"{i}" * 64, 10, 20, 3, float(i), 8.5) for i in range(2, 20)]
-    rows += [Version(1, "ab", 40, "bb", "cc", "{}"), Version(2, "ac", 40, "cc", "dd", "{}"), Withdrawal(1)]
+    rows += [Version(1, "ab", 40, "bb", "cc", "{}"), Version(2, "ac", 40, "cc", "dd", "{}"), Withdrawn(2)]
     journal = SqliteJournal(path)
     journal.commit(rows)
     expected = journal.load()
