@@ -77,9 +77,10 @@ class Announcer:
         return msgspec.structs.replace(self._link, reconnect_seconds=seconds)
 
     def meet(self, broker: ev.Connected) -> None:
-        """Takes the broker's word that it retains nothing, though the settings expect it to."""
+        """Takes the broker's word where the settings expect more of it: that it retains nothing, or takes shorter chunks alone."""
         retained = self._settled.retained and broker.retained
-        self._link = msgspec.structs.replace(self._settled, retained=retained)
+        chunk_bytes = min(self._settled.chunk_bytes, broker.chunk_bytes)
+        self._link = msgspec.structs.replace(self._settled, retained=retained, chunk_bytes=chunk_bytes)
 
     def compose(self, memory: Memory, policy: Policy, deltas: tuple[Delta, ...]) -> Head:
         """The release of the newest version, with the policy of the open attempt; each has a sequence of its own."""

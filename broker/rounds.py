@@ -120,6 +120,7 @@ class Rounds:
         match event:
             case ev.Connected():
                 self._say.meet(event)
+                self._closing.chunk_bytes = self._say.link.chunk_bytes
                 effects += self._on_connected(now)
                 self._cohort.stirred = True
             case ev.Disconnected():

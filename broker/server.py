@@ -28,6 +28,7 @@ from fleetgrad.wire.frames import check_chunks
 from fleetgrad.wire.log import Sparing, log
 from fleetgrad.wire.loop import Loop, Stop
 from fleetgrad.wire.messages import Metrics
+from fleetgrad.wire.mqtt.profiles import KIB, OVERHEAD
 from fleetgrad.wire.settings import SettingsError
 from fleetgrad.wire.topics import Topics
 
@@ -54,6 +55,7 @@ class Server:
         plan, bundle, initial = objects.initial(files, directory)
         for ref in (bundle, initial):
             check_chunks(ref.size, self._link.chunk_bytes)
+        self._largest = max(bundle.size, initial.size)
         memory = journal.load()
         check_reported(directory, memory)
         for version in memory.versions[-1:]:
@@ -116,6 +118,9 @@ class Server:
                     self._execute(self._rounds.handle(ev.Tick(), now))
                 case ev.Connected() | ev.Message() | ev.Tick():
                     if isinstance(item, ev.Connected):
+                        if reason := misfit(item.chunk_bytes, self._largest):
+                            log("broker_unfit", broker=self._address, reason=reason)
+                            return EXIT_FAILED
                         self._compare(item)
                         self._session.subscribe([self._topics.every("member")])
                     self._execute(self._rounds.handle(item, now))
@@ -124,14 +129,9 @@ class Server:
                 return self._leave("finished")
 
     def _compare(self, broker: ev.Connected) -> None:
-        """Says what the broker has just said that the settings don't heed: this federation can't work on it as it is."""
+        """Says what this broker has just said that the settings expect otherwise."""
         if broker.chunk_bytes < self._link.chunk_bytes:
-            log(
-                "chunks_too_large",
-                chunk_bytes=self._link.chunk_bytes,
-                broker_takes=broker.chunk_bytes,
-                set="[broker] chunk-bytes",
-            )
+            log("chunks_shortened", chunk_bytes=self._link.chunk_bytes, broker_takes=broker.chunk_bytes)
         if self._link.retained and not broker.retained:
             log("broker_retains_nothing", broker=self._address, so="devices ask for chunks")
 
@@ -193,6 +193,17 @@ class Server:
             if not self._session.publish(first.topic, first.payload, retain=first.retained):
                 return
             self._backlog.popleft()
+
+
+def misfit(chunk_bytes: int, largest: int) -> str:
+    """Why an object of `largest` bytes can't be moved on a broker that takes chunks of `chunk_bytes`; nothing if it can."""
+    try:
+        if chunk_bytes == 0:
+            raise ValueError(f"no packet has room for {KIB} bytes of a chunk and {OVERHEAD} around it")
+        check_chunks(largest, chunk_bytes)
+    except ValueError as e:
+        return f"{e}; raise the broker's limit on packets"
+    return ""
 
 
 def _seal_keys(directory: Path) -> list[seal.SealKey]:

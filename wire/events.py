@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 class Connected:
     """The broker took us; nothing is subscribed, and what it retained may be gone.
 
-    `chunk_bytes` is how long a chunk's data may be on it, `retained` whether it keeps messages for who comes later.
+    `chunk_bytes` is how long a chunk's data may be on it, 0 where there is no room for any, `retained` whether it keeps messages for who comes later.
     """
 
-    chunk_bytes: int = 60 * 1024
+    chunk_bytes: int = 120 * 1024
     retained: bool = True
 
 

@@ -9,6 +9,7 @@ import pytest
 from fleetgrad.broker import events as ev
 from fleetgrad.broker import serving
 from fleetgrad.broker.attempt import RoundSettings
+from fleetgrad.broker.server import misfit
 from fleetgrad.wire import deltas, frames
 from fleetgrad.wire.chunks import Assembly
 from fleetgrad.wire.messages import HEAD, WANT, WINDOW, Head, Link, ObjectRef, Policy, Want
@@ -210,3 +211,32 @@ def test_a_stranger_is_served_nothing() -> None:
     world = world_of(retained=False)
     effects = want(world, "dev-3", head_of(world).plan)
     assert served(world, "dev-3", effects) == []
+
+
+def test_a_broker_with_smaller_packets_shortens_the_chunks_of_the_next_head_and_of_what_is_retained() -> None:
+    world = world_of(retained=True)
+    world.effects.clear()
+    world.handle(ev.Disconnected("gone"))
+    world.handle(ev.Connected(chunk_bytes=CHUNK // 2))
+    assert head_of(world).link.chunk_bytes == CHUNK // 2
+    chunks = [e for e in world.effects if isinstance(e, ev.Publish) and "/m/" in e.topic and e.payload]
+    assert {frames.parse(c.payload, most=4 * COUNT)[0].chunk_bytes for c in chunks} == {CHUNK // 2}
+    world.handle(ev.Disconnected("gone"))
+    world.handle(ev.Connected())
+    assert head_of(world).link.chunk_bytes == CHUNK
+
+
+@pytest.mark.parametrize(
+    ("chunk_bytes", "largest", "reason"),
+    [
+        (1024, 1024 * 65535, ""),
+        (1024, 1024 * 65535 + 1, "chunk-bytes must be at least 1,025; raise the broker's limit on packets"),
+        (0, 1, "no packet has room for 1024 bytes of a chunk and 512 around it; raise the broker's limit on packets"),
+    ],
+)
+def test_a_broker_that_can_move_no_chunk_or_not_all_of_a_model_is_told_so(
+    chunk_bytes: int, largest: int, reason: str
+) -> None:
+    said = misfit(chunk_bytes, largest)
+    assert said.endswith(reason)
+    assert bool(said) == bool(reason)

@@ -6,7 +6,7 @@ import pytest
 
 from fleetgrad.wire.address import Address
 from fleetgrad.wire.frames import HEADER_BYTES
-from fleetgrad.wire.mqtt.profiles import LEAST_CHUNK, OVERHEAD, PROFILES, Connack, limits, profile_for, table
+from fleetgrad.wire.mqtt.profiles import KIB, MOST_CHUNK, OVERHEAD, PROFILES, Connack, limits, profile_for, table
 from fleetgrad.wire.signing import SIGNATURE_BYTES
 from fleetgrad.wire.topics import TABLE, Topics
 
@@ -38,12 +38,22 @@ def test_what_a_broker_says_narrows_its_row_and_never_widens_it(name: str) -> No
     row = PROFILES[name]
     told = limits(row, Connack(receive_maximum=3, maximum_packet_size=10_000, maximum_qos=0, retain_available=False))
     assert (told.window, told.packet_bytes, told.qos, told.retained) == (3, 10_000, 0, False)
-    assert told.chunk_bytes == min(row.chunk_bytes, 9 * 1024)
+    assert told.chunk_bytes == 9 * 1024
     wide = limits(row, Connack(receive_maximum=65535, maximum_packet_size=2**28, maximum_qos=2))
     assert wide.window == 8
     assert wide.qos == 1
-    assert wide.chunk_bytes == row.chunk_bytes
-    assert limits(row, Connack(maximum_packet_size=100)).chunk_bytes == LEAST_CHUNK
+    assert row.chunk_bytes <= wide.chunk_bytes <= MOST_CHUNK
+    assert limits(row, Connack(maximum_packet_size=OVERHEAD + KIB)).chunk_bytes == KIB
+    assert limits(row, Connack(maximum_packet_size=OVERHEAD + KIB - 1)).chunk_bytes == 0
+    assert limits(row, Connack(maximum_packet_size=100)).chunk_bytes == 0
+
+
+def test_longer_chunks_than_a_rows_default_are_taken_where_packets_have_room() -> None:
+    said = Connack(maximum_packet_size=MOST_CHUNK + OVERHEAD)
+    assert limits(PROFILES["mosquitto"], said).chunk_bytes == MOST_CHUNK
+    assert limits(PROFILES["mosquitto"], Connack()).chunk_bytes == MOST_CHUNK
+    assert limits(PROFILES["generic"], Connack()).chunk_bytes == MOST_CHUNK
+    assert limits(PROFILES["azure-eventgrid"], Connack()).chunk_bytes == 63 * KIB
 
 
 def test_the_generic_row_takes_what_every_broker_takes_rates_apart() -> None:

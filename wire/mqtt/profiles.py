@@ -12,7 +12,7 @@ from fleetgrad.wire.address import Address
 
 KIB = 1024
 OVERHEAD = 512  # bytes of a packet around a chunk's data at most: MQTT's, topic, frame header, signature
-LEAST_CHUNK = KIB
+MOST_CHUNK = 120 * KIB  # that a head may ask for
 RATE_MARGIN = 0.9  # of what a broker counts we use so much: its seconds aren't ours
 
 Name = Literal[
@@ -89,7 +89,8 @@ class Connack:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What holds on one connection; units as in Profile, rates with their margin taken off."""
+    """What holds on one connection; units as in Profile, rates with their margin taken off. `chunk_bytes` is the most that packets
+    have room for, whatever the row has by default; 0 where they have none."""
 
     chunk_bytes: int
     window: int
@@ -116,11 +117,9 @@ def limits(profile: Profile, said: Connack) -> Limits:
     packet = (
         said.maximum_packet_size if profile.name == "generic" and said.maximum_packet_size else min(sizes, default=None)
     )
-    chunk = profile.chunk_bytes
-    if packet is not None:
-        chunk = max(LEAST_CHUNK, min(chunk, (packet - OVERHEAD) // KIB * KIB))
+    room = min(n for n in (packet, profile.window_bytes, MOST_CHUNK + OVERHEAD) if n is not None)
     return Limits(
-        chunk_bytes=chunk,
+        chunk_bytes=max(0, (room - OVERHEAD) // KIB * KIB),
         window=min(profile.window, said.receive_maximum or profile.window),
         window_bytes=profile.window_bytes,
         packet_bytes=packet,
