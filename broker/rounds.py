@@ -102,7 +102,7 @@ class Rounds:
         self._closing = Closing(self._ledger, files, seals, settings.link.chunk_bytes)
         self._layout = layout
         self._offer = Offer(files, self._memory, plan)
-        self._retained = Retained(self._say, self._offer)
+        self._retained = Retained(settings.federation, self._say, self._offer)
         self._serving = Serving(settings.federation, self._say, self._offer, files, self._head, roster_size)
         self._standing = Standing(settings, self._memory, self._cohort, self._admission, self._gathering, random)
         self._connected = False
@@ -217,6 +217,8 @@ class Rounds:
         kind, device = self._topics.parts(message.topic)
         if message.topic == self._topics.aggregator:
             return self._standing.on_status(message.payload)
+        if kind == "m":
+            return self._retained.on_chunk(message.topic, message.payload)
         if kind == "sig":
             signed = self._gathering.on_signature(device, message.payload)
             self._cohort.stirred |= bool(signed)

@@ -240,3 +240,20 @@ def test_a_broker_that_can_move_no_chunk_or_not_all_of_a_model_is_told_so(
     said = misfit(chunk_bytes, largest)
     assert said.endswith(reason)
     assert bool(said) == bool(reason)
+
+
+def test_what_shorter_chunks_have_left_after_the_last_longer_one_is_cleared() -> None:
+    world = world_of(retained=True)
+    ref = world.initial
+    header = frames.object_header(ref.size, bytes.fromhex(ref.sha256), CHUNK // 4)
+    shorter = list(frames.frames(header, world.files.read(f"objects/{ref.sha256}")))
+    end = frames.chunks_of(ref.size, CHUNK)
+    topic = world.topics.object(ref.sha256, end)
+    assert [topic in e.filters for e in world.effects if isinstance(e, ev.Subscribe)].count(True) == 1
+    cleared = world.message(topic, shorter[end])
+    assert cleared == [
+        ev.Publish(world.topics.object(ref.sha256, i), b"", retained=True) for i in range(end, len(shorter))
+    ]
+    assert world.message(topic, b"") == []
+    assert world.message(topic, b"junk") == cleared[:1]
+    assert world.message(world.topics.object(ref.sha256, 0), shorter[0]) == []
