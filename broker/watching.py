@@ -19,8 +19,8 @@ from fleetgrad.wire.topics import Topics
 
 SETTLE_SECONDS, SETTLE_MOST = 0.3, 1.5
 STATE_STYLES = {"training": "cyan", "uploading": "magenta", "offline": "red", "refused": "red", "fetching": "yellow"}
-NARROW = 80  # columns of a terminal
-COUNTERS = ("samples", "bits", "sent", "received", "updates")
+NARROW = 100  # columns of a terminal
+COUNTERS = ("samples", "bits", "sent", "received", "updates", "spooled", "resent")
 
 
 class WatchError(ConnectionError):
@@ -112,13 +112,15 @@ class DevicesTable:
 
     def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
         narrow = options.max_width < NARROW
-        names = ("device", "state", "round", "loss", "samples", "bits", "sent", "received", "updates", "reason")
+        names = (
+            "device", "state", "round", "loss", "samples", "bits", "sent", "received", "updates", "spooled", "resent", "reason",
+        )  # fmt: skip
         left = [i for i, name in enumerate(names) if not (narrow and name in COUNTERS)]
         table = Table(*(Column(names[i], no_wrap=names[i] == "device", overflow="fold") for i in left), box=None)
         for name, d in sorted(self._view.devices.items()):
             row = (
                 shown(name), shown(d.state, STATE_STYLES.get(d.state, "")), str(d.round or ""), "" if d.loss is None else f"{d.loss:.4f}", str(d.samples),
-                "" if d.bits is None else f"{d.bits:.2f}", size(d.bytes_up), size(d.bytes_down), str(d.updates), shown(d.reason),
+                "" if d.bits is None else f"{d.bits:.2f}", size(d.bytes_up), size(d.bytes_down), str(d.updates), str(d.spooled), str(d.resent), shown(d.reason),
             )  # fmt: skip
             table.add_row(*(row[i] for i in left))
         yield table

@@ -36,6 +36,17 @@ def test_a_narrow_terminal_shows_whole_names_and_reasons_and_leaves_out_counters
     assert ("samples" in shown[40], "samples" in shown[120]) == (False, True)
 
 
+def test_the_table_of_devices_says_how_many_updates_wait_and_how_many_chunks_went_twice() -> None:
+    view, topics = watching.View(), Topics("test")
+    status = DeviceStatus(state="uploading", device="dev-1", boot=1, updates=5, spooled=2, resent=71)
+    view.take(topics, topics.status("dev-1"), msgspec.json.encode(status))
+    told = io.StringIO()
+    Console(file=told, width=300, force_terminal=False).print(watching.DevicesTable(view))
+    head, row = (line.split() for line in told.getvalue().splitlines())
+    assert head[-4:] == ["updates", "spooled", "resent", "reason"]
+    assert row[-3:] == ["5", "2", "71"]
+
+
 def test_the_commands_print_names_with_brackets_as_they_are() -> None:
     for console in (cli.out, cli.err):
         with console.capture() as told:
