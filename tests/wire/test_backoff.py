@@ -84,3 +84,11 @@ def test_a_broker_that_hangs_up_at_once_again_and_again_is_taken_for_another_of_
     assert [backoff.rival] == [True]
     backoff.after(STABLE_SECONDS, hung_up=True)
     assert [backoff.rival] == [False]
+
+
+def test_a_broker_that_dies_again_and_again_is_not_taken_for_another_of_the_name() -> None:
+    backoff = Backoff(random.Random(1))
+    for _ in range(10):
+        backoff.after(0.5, hung_up=True)
+        backoff.after(None)
+        assert not backoff.rival

@@ -7,7 +7,7 @@
     taken over   (1/2 to 1) * min(1 h, 30 s * 2^times): two of one name mustn't throw each other out for ever
 
 MQTT 5 has a code for a connection that was taken over. In 3.1.1, and by mosquitto 2.0.11 in both, it is ended without a word: RIVAL_TIMES
-within STABLE_SECONDS of connecting are taken for it, and then waited for as long as after failures at most, since it may be the broker.
+within STABLE_SECONDS of connecting, with no try between that failed, are taken for it, and then waited for as long as after failures at most, since it may be the broker.
 """
 
 from random import Random
@@ -40,9 +40,11 @@ class Backoff:
         over, or hung up without a word."""
         self._tries = 1 if lasted is not None and lasted > STABLE_SECONDS else self._tries + 1
         most = min(self._most, self._first * 2.0 ** min(self._tries - 1, 30))
-        if lasted is None and self.window > most:
-            return self._random.uniform(0.5, 1.5) * self.window
-        if lasted is not None:
+        if lasted is None:
+            self._short = 0  # a broker that is away is what hung up, not a rival
+            if self.window > most:
+                return self._random.uniform(0.5, 1.5) * self.window
+        else:
             most = max(most, self.window)
             self._taken = (self._taken if lasted < QUIET_SECONDS else 0) + taken_over
             self._short = self._short + 1 if hung_up and lasted < STABLE_SECONDS else 0
