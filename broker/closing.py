@@ -20,12 +20,14 @@ KEPT_VERSIONS = 8  # whose params stay on disk; the last two are also on the bro
 
 
 def report(
-    version: Version, round_: int, policy: Policy | None, members: list[Contribution], seconds: float | None, chunk_bytes: int
+    version: Version, round_: int, policy: Policy | None, members: list[Contribution], seconds: float | None, step_bytes: int,
+    chunk_bytes: int,
 ) -> ev.Published:  # fmt: skip
-    """What there is to say of the round that made `version`; bytes as they travel in chunks of this length."""
+    """What there is to say of the round that made `version`, to which an object of `step_bytes` brings each member; bytes as they travel
+    in chunks of this length."""
     weight = sum(c.weight for c in members)
     up = sum(frames.wire_bytes(c.size + SIGNATURE_BYTES, chunk_bytes) for c in members)
-    down = frames.wire_bytes(version.size, chunk_bytes) * len(members)
+    down = frames.wire_bytes(step_bytes, chunk_bytes) * len(members)
     return ev.Published(
         round_, version.number, version.params, len(members), sum(c.loss * c.weight for c in members) / weight, up, down,
         seconds, str(policy.codec) if policy else "", sum(c.rate for c in members) / len(members),
@@ -39,10 +41,9 @@ class Closing:
     ledger: Ledger
     files: Files
     seals: Sequence[SealKey]
-    chunk_bytes: int
 
-    def close(self, attempt: Open, total: Sum, now: float) -> ev.Published:
-        """What there is to say of the new version and its round; raises MergeError where an update can't be read any more, DiskError.
+    def close(self, attempt: Open, total: Sum) -> list[Contribution]:
+        """Makes the new version, of these members' updates; raises MergeError where an update can't be read any more, DiskError.
 
         `total` may lack members: those that were counted before the aggregator was started.
         """
@@ -64,8 +65,7 @@ class Closing:
         for old in memory.versions[:-KEPT_VERSIONS][-1:]:
             if old.params not in (v.params for v in memory.versions[-KEPT_VERSIONS:]):
                 self.files.unlink(object_name(old.params))
-        seconds = now - attempt.began
-        return report(version, attempt.round, attempt.policy, counted, seconds, self.chunk_bytes)
+        return counted
 
     def _base(self, attempt: Open) -> bytes:
         """The params that the attempt trains; raises DiskError where they aren't those of their name any more.

@@ -7,7 +7,7 @@ is killed: at start, versions of the journal that have no row are reported again
 import math
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -53,19 +53,11 @@ class Monitor:
         """Queues a version."""
         self._work.put(published)
 
-    def catch_up(self, memory: Memory, chunk_bytes: int) -> None:
+    def catch_up(self, memory: Memory, step_bytes: int, chunk_bytes: int) -> None:
         """Queues versions of the journal that were published just before a crash and have no row, and the model that a withdrawal has
         made current again."""
-        known = {row.version for row in self._rows}
-        for version in memory.versions[1:]:
-            if version.number in known:
-                continue
-            round_ = msgspec.json.decode(version.record)["round"]
-            attempt = max(a for r, a in memory.attempts if r == round_)
-            policy = memory.configs.get(memory.attempts[round_, attempt].config)
-            members = [c for (r, a, _), c in memory.contributions.items() if (r, a) == (round_, attempt)]
-            ran = msgspec.json.decode(policy, type=Policy) if policy else None
-            self.add(report(version, round_, ran, members, None, chunk_bytes))
+        for published in unreported(memory, {row.version for row in self._rows}, step_bytes, chunk_bytes):
+            self.add(published)
         if memory.taken_back is not None:
             self._work.put(memory.current)
 
@@ -114,6 +106,23 @@ class Monitor:
         put(self._files, ROUNDS, b"".join(msgspec.json.encode(r) + b"\n" for r in self._rows))
         log("version_evaluated", round=p.round, version=p.version, accuracy=accuracy, loss=round(loss, 5))
         self._report(row)
+
+
+def unreported(memory: Memory, known: set[int], step_bytes: int, chunk_bytes: int) -> Iterator[Published]:
+    """What there is to say of versions that have no row; of the time that their rounds took, nothing.
+
+    `step_bytes` is of the current version; which deltas were offered to older ones is forgotten, so their params count.
+    """
+    for version in memory.versions[1:]:
+        if version.number in known:
+            continue
+        round_ = msgspec.json.decode(version.record)["round"]
+        attempt = max(a for r, a in memory.attempts if r == round_)
+        policy = memory.configs.get(memory.attempts[round_, attempt].config)
+        members = [c for (r, a, _), c in memory.contributions.items() if (r, a) == (round_, attempt)]
+        ran = msgspec.json.decode(policy, type=Policy) if policy else None
+        step = step_bytes if version is memory.current else version.size
+        yield report(version, round_, ran, members, None, step, chunk_bytes)
 
 
 def read_rounds(path: Path) -> list[Metrics]:

@@ -28,7 +28,7 @@ class Offer:
         self._files, self._memory, self._plan = files, memory, plan
         self.deltas: tuple[Delta, ...] = ()
         self._params: list[ObjectRef] = []
-        self.renew(v.params for v in memory.versions[-OFFERED:])
+        self.renew(())
 
     def former(self) -> list[ObjectRef]:
         """Params of kept versions that are offered no more."""
@@ -45,19 +45,30 @@ class Offer:
         current = self._memory.current
         return [ObjectRef(sha256=current.params, size=current.size), *(d.object for d in self.deltas)]
 
+    @property
+    def step_bytes(self) -> int:
+        """Size of what brings a device from the version before to the newest: the delta if there is one, else the params."""
+        current, before = self._memory.current, [v.params for v in self._memory.versions[-2:-1]]
+        return next((d.object.size for d in self.deltas if d.base in before), current.size)
+
     def renew(self, held: Iterable[str]) -> list[ObjectRef]:
-        """Makes the deltas to the newest version from the params that most devices hold; the objects that are offered no more.
+        """Makes the deltas to the newest version, from the one before and from the params that most devices hold; the objects that are
+        offered no more.
 
         `held` are hashes of params, one for each device. Without room on the disk there are none.
         """
         former, self.deltas = self.deltas, ()
-        current, there = self._memory.current, set(self._files.names(OBJECTS))
+        current, there = self._memory.current, set[str]()
+        with suppress(DiskError):
+            there = set(self._files.names(OBJECTS))
         last = [
             v for v in self._memory.versions[-OFFERED:] if v is current or v.params in there
         ]  # an older one may be gone
         self._params = [ObjectRef(sha256=v.params, size=v.size) for v in last]
-        kept = {v.params for v in self._memory.versions[-KEPT_VERSIONS:]} - {current.params}
-        bases = [base for base, _ in Counter(h for h in held if h in kept).most_common(MAX_DELTAS)]
+        kept = {v.params for v in self._memory.versions[-KEPT_VERSIONS:] if v.params in there} - {current.params}
+        before = [v.params for v in self._memory.versions[-2:-1] if v.params in kept]
+        others = Counter(h for h in held if h in kept and h not in before)
+        bases = [*before, *(base for base, _ in others.most_common(MAX_DELTAS - len(before)))]
         with suppress(DiskError, FileNotFoundError):  # the snapshot does as well
             new = self._files.read(object_name(current.params)) if bases else b""
             for base in bases:

@@ -97,7 +97,7 @@ def _bytes_plot(rounds: list[Metrics], fp32_bytes: int) -> str:
         down.append(total_down / 1e6)
         plain.append(i * fp32_bytes / 1e6)
     axis.plot(at, up, marker="o", label="updates sent")
-    axis.plot(at, down, label="models received")
+    axis.plot(at, down, label="models offered")
     axis.plot(at, plain, linestyle=":", color="grey", label="updates, if sent as fp32")
     axis.set_xlabel("round")
     axis.set_ylabel("MB, all devices, summed up")

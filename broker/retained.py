@@ -3,8 +3,6 @@
 Chunks that were shorter once were more: what lies after an object's last chunk is left of those, says how many there were, and is cleared.
 """
 
-from collections.abc import Iterable
-
 from fleetgrad.broker import events as ev
 from fleetgrad.broker.announcing import Announcer
 from fleetgrad.broker.offering import Offer
@@ -50,9 +48,8 @@ class Retained:
         rest = range(end, max(end + 1, count))
         return [ev.Publish(self._topics.object(ref.sha256, i), b"", retained=True) for i in rest]
 
-    def renew(self, held: Iterable[str], *, connected: bool) -> list[ev.Effect]:
-        """A new version has come; `held` is as in Offer.renew. Without a connection all is left to `again`."""
-        gone = self._offer.renew(held)
+    def renewed(self, gone: list[ObjectRef], *, connected: bool) -> list[ev.Effect]:
+        """The offer is of a new version now, and these are no more in it. Without a connection all is left to `again`."""
         effects: list[ev.Effect] = []
         if connected:
             for new in self._offer.newest():

@@ -18,7 +18,7 @@ from fleetgrad.broker import events as ev
 from fleetgrad.broker.admission import Admission
 from fleetgrad.broker.announcing import GENESIS, Announcer, version_record
 from fleetgrad.broker.attempt import Open, RoundSettings
-from fleetgrad.broker.closing import Closing
+from fleetgrad.broker.closing import Closing, report
 from fleetgrad.broker.cohort import Cohort
 from fleetgrad.broker.gathering import Gathering
 from fleetgrad.broker.intake import Intake
@@ -99,7 +99,7 @@ class Rounds:
             parallel,
             settings.group_seconds,
         )
-        self._closing = Closing(self._ledger, files, seals, settings.link.chunk_bytes)
+        self._closing = Closing(self._ledger, files, seals)
         self._layout = layout
         self._offer = Offer(files, self._memory, plan)
         self._retained = Retained(settings.federation, self._say, self._offer)
@@ -120,7 +120,6 @@ class Rounds:
         match event:
             case ev.Connected():
                 self._say.meet(event)
-                self._closing.chunk_bytes = self._say.link.chunk_bytes
                 effects += self._on_connected(now)
                 self._cohort.stirred = True
             case ev.Disconnected():
@@ -188,6 +187,11 @@ class Rounds:
     @property
     def finished(self) -> bool:
         return self._open is None and self._begun and not self._gathering.missing
+
+    @property
+    def step_bytes(self) -> int:
+        """Size of what brings a device from the version before to the newest."""
+        return self._offer.step_bytes
 
     @property
     def uploads(self) -> dict[str, Upload]:
@@ -338,15 +342,18 @@ class Rounds:
 
     def _close(self, attempt: Open, effects: list[ev.Effect], now: float) -> None:
         try:
-            published = self._closing.close(attempt, self._total, now)
+            members = self._closing.close(attempt, self._total)
         except MergeError as e:
             note = ev.Log("merge_failed", {"round": attempt.round, "reason": str(e)})
             effects += [note, *self._abandon(attempt)]
             return
         self._open, self._begun = None, False
+        gone = self._offer.renew(d.birth.params for d in self._cohort.devices.values() if d.birth.params)
+        published = report(
+            self._memory.current, attempt.round, attempt.policy, members, now - attempt.began, self.step_bytes, self._say.link.chunk_bytes
+        )  # fmt: skip
         effects.append(published)
-        held = (d.birth.params for d in self._cohort.devices.values() if d.birth.params)
-        effects += self._retained.renew(held, connected=self._connected)
+        effects += self._retained.renewed(gone, connected=self._connected)
 
     def _abandon(self, attempt: Open) -> list[ev.Effect]:
         self._ledger.commit([attempt.row("abandoned")])

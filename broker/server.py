@@ -85,7 +85,7 @@ class Server:
         self._loop = Loop(broker, client, timeout, log, will=mqtt.Will(*self._rounds.will()), random=seed)
         self._session = self._loop.session
         self._monitor = Monitor(directory, plan, config.data, self._loop.inbox.put)
-        self._monitor.catch_up(memory, self._link.chunk_bytes)
+        self._monitor.catch_up(memory, self._rounds.step_bytes, self._link.chunk_bytes)
         self._backlog: deque[ev.Publish] = deque()
         self._sparing = Sparing()
 

@@ -287,7 +287,8 @@ class AggregatorStatus(Strict, frozen=True, kw_only=True):
 class Metrics(Strict, frozen=True, kw_only=True, rename=None):
     """Retained on agg/metrics and one row of rounds.jsonl: what the round that made `version` cost and gave.
 
-    Bytes are sums over its members, headers included; `loss` is the evaluation's, or without one the members' mean;
+    Bytes are sums over its members, headers included, each chunk once: `bytes_up` of their updates, `bytes_down` of what brings them from the
+    version before to this one, which is the delta if one is offered, else the params. `loss` is the evaluation's, or without one the members' mean;
     `accuracy` is None where there is no evaluation or the loss defines none; `seconds` where a restart lost the time.
     `scores` are other figures of the evaluation, as edge/training/scores.py names them. `codec` is the round's in words; `bits` what a coordinate of an update took, the mean of the members.
     """

@@ -1,5 +1,6 @@
 """What a device lacks: deltas, chunks that it wants, the head again; with a broker that retains everything, nothing, or has lost it."""
 
+import dataclasses
 import hashlib
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 from fleetgrad.broker import events as ev
 from fleetgrad.broker import serving
 from fleetgrad.broker.attempt import RoundSettings
+from fleetgrad.broker.monitor import unreported
+from fleetgrad.broker.offering import MAX_DELTAS
 from fleetgrad.broker.server import misfit
 from fleetgrad.wire import deltas, frames
 from fleetgrad.wire.chunks import Assembly
@@ -137,6 +140,38 @@ def test_deltas_start_from_what_most_devices_hold_and_take_less_than_the_snapsho
     assert all(d.object.size <= 0.9 * SNAPSHOT for d in head.deltas)
     world.start()
     assert [d.base for d in head_of(world).deltas] == [first], "after a start, from the version before"
+
+
+def test_there_is_a_delta_from_the_version_before_however_few_hold_it() -> None:
+    world = world_of(retained=True, rounds=9)
+    for number in range(1, 6):
+        a_round(world, number)
+    *older, before, current = (v.params for v in world.journal.load().versions)
+    offer = world.rounds._offer
+    offer.renew([params for params in older for _ in range(2)] + [before, current])
+    assert len(offer.deltas) == MAX_DELTAS
+    assert offer.deltas[0].base == before
+
+
+def test_bytes_down_are_those_of_the_step_that_members_are_offered() -> None:
+    world = world_of(retained=True)
+    a_round(world, 1)
+    (delta,) = head_of(world).deltas
+    said = [e for e in world.effects if isinstance(e, ev.Published)]
+    assert [p.bytes_down for p in said] == [2 * frames.wire_bytes(delta.object.size, CHUNK)]
+    chunks = [e for e in world.effects if isinstance(e, ev.Publish) and e.topic == world.topics.object(world.params, 0)]
+    assert world.effects.index(said[0]) < world.effects.index(chunks[0])
+
+    world.start()
+    memory = world.journal.load()
+    caught_up = list(unreported(memory, set(), world.rounds.step_bytes, CHUNK))
+    assert caught_up == [dataclasses.replace(said[0], seconds=None)], "the same after a crash, but for the time"
+    assert list(unreported(memory, {1}, world.rounds.step_bytes, CHUNK)) == []
+
+    world.files.unlink(f"objects/{delta.base}")  # no delta can be made any more
+    world.start()
+    assert head_of(world).deltas == ()
+    assert world.rounds.step_bytes == SNAPSHOT
 
 
 def test_former_deltas_leave_the_broker_and_the_disk() -> None:

@@ -12,7 +12,7 @@ from fleetgrad.broker.journal import Row
 from fleetgrad.broker.withdrawing import WithdrawalError, withdraw
 from fleetgrad.wire import frames
 from fleetgrad.wire.files import DiskError
-from fleetgrad.wire.messages import HEAD, Head, Policy
+from fleetgrad.wire.messages import HEAD, Head, ObjectRef, Policy
 from fleetgrad.wire.release import check_follows
 from fleetgrad.wire.signing import Untrusted, verify_message
 from tests.broker.conftest import COUNT, FEDERATION, KEYS, MemoryJournal, World
@@ -91,13 +91,15 @@ def test_an_older_version_takes_all_that_came_from_it_with_it_and_numbers_stay_u
 
 def test_what_was_withdrawn_leaves_the_broker_and_the_disk() -> None:
     world = published(2)
-    gone = world.params
+    (delta,) = heads(world)[-1].deltas
+    gone = [ObjectRef(sha256=world.params, size=4 * COUNT), delta.object]
     withdraw(world.journal, world.files)
     world.effects.clear()
     world.start()
     cleared = [e.topic for e in world.effects if isinstance(e, ev.Publish) and not e.payload]
-    assert cleared == [world.topics.object(gone, i) for i in range(frames.chunks_of(4 * COUNT))]
-    assert gone not in world.files.names("objects")
+    chunks = [world.topics.object(ref.sha256, i) for ref in gone for i in range(frames.chunks_of(ref.size))]
+    assert sorted(cleared) == sorted(chunks)
+    assert not {ref.sha256 for ref in gone} & set(world.files.names("objects"))
 
 
 @pytest.mark.parametrize(
