@@ -18,9 +18,10 @@ from fleetgrad.wire import release
 from fleetgrad.wire.files import DiskError
 from fleetgrad.wire.frames import HEADER_BYTES
 from fleetgrad.wire.messages import COMMAND, Bitmap, Command, ObjectRef, Policy, Receipt, Select
-from fleetgrad.wire.signing import verify_message
+from fleetgrad.wire.signing import PublicKey, verify_message
 from tests import invariants
 from tests.invariants import ENDED, Violation
+from tests.simulation.identities import key_of
 from tests.simulation.process import Process
 
 if TYPE_CHECKING:
@@ -153,8 +154,11 @@ class Aggregator(Process):
         self._will: tuple[str, bytes] | None = None
 
     def make(self) -> Rounds:
-        names = [d.device for d in self.world.devices if not d.clone]
-        keys = {name: self.world.device_key(name).public for name in names}
+        roster = self.world.roster
+
+        def known(name: str) -> PublicKey | None:
+            return key_of(name, roster[name]).public if name in roster else None
+
         attempts = self.journal.memory.attempts
         if attempts:
             self.saw(f"restart in {attempts[max(attempts)].state}")
@@ -168,7 +172,7 @@ class Aggregator(Process):
                 self.settings, link=msgspec.structs.replace(scenario.link, chunk_bytes=scenario.cut)
             )
         machine = Rounds(
-            self.settings, self.journal, self.disk, self.world.key, [self.world.seal], keys.get, lambda: len(keys), self.plan, self.initial,
+            self.settings, self.journal, self.disk, self.world.key, [self.world.seal], known, lambda: len(roster), self.plan, self.initial,
             self.world.layout, self.random, self.now(), releasing=self.world.releasing,
         )  # fmt: skip
         after = {k: a.state for k, a in self.journal.memory.attempts.items() if a.state not in ENDED}

@@ -27,6 +27,7 @@ from tests import invariants
 from tests.invariants import Violation
 from tests.simulation.book import Book, Entry
 from tests.simulation.clock import Timer
+from tests.simulation.identities import BoardKey
 from tests.simulation.process import Process
 from tests.simulation.store import SimulatedStore
 from tests.simulation.training import Made, decode, train
@@ -60,11 +61,13 @@ class Device(Process):
         self.mad = index == world.scenario.mad and not clone
         self.slow = 50.0 if index == world.scenario.straggler and not clone else 1.0
         self.clone = clone
+        self.key, self.renewing = BoardKey(self.device), False
         self.owed: dict[str, Owed] = {}
         self.book = Book(self.name)
         self.excused: set[str] = set()  # a crash fell into the handling of what ends these: gone or not, both are right
         self.expired: set[tuple[int, int]] = set()
         self.sent: dict[tuple[bytes, int], set[int]] = {}  # chunks by payload and length, over all lives
+        self.signers: dict[bytes, int] = {}  # the generation that signed a payload last
         self.confirmed: dict[tuple[bytes, int], bytes] = {}  # the last bitmap by the same, of this life
         self.rotten: set[str] = set()  # objects and, by their hash, payloads that the disk has damaged
         self.version = -1
@@ -83,7 +86,7 @@ class Device(Process):
         self._keep_book()
         self.wear = self._worn()
         machine = Participant(
-            Identity(world.federation, self.device, world.device_key(self.device), world.key.public, self.samples),
+            Identity(world.federation, self.device, self.key, world.key.public, self.samples),
             self.wear.files,
             self.wear,
             self.random,
@@ -97,6 +100,12 @@ class Device(Process):
 
     def _worn(self) -> Wear:
         return Wear(self.disk, self.store, WRITTEN_A_DAY, FLOOR, lambda: self.free)
+
+    def renew(self) -> None:
+        """It signs by its next identity from now on."""
+        self.key.renew()
+        self.renewing = False
+        self.note(f"signs by the identity {self.key.generation}")
 
     def empty_card(self) -> None:
         self.free = ROOM
@@ -160,7 +169,7 @@ class Device(Process):
         if parts[0] == "up":
             self._watch_chunk(frames.parse(payload, most=1 << 30)[0])
         if parts[0] == "birth":
-            birth = verify_message(self.world.device_key(self.device).public, BIRTH, payload, Birth)
+            birth = verify_message(self.key.public, BIRTH, payload, Birth)
             self.saw(f"birth {birth.state}")
             if birth.version is not None:
                 invariants.check_forward(self.name, (self.version, birth.version))
@@ -172,6 +181,9 @@ class Device(Process):
         if header.type != frames.UPDATE:
             return
         body = header.payload_sha256, header.chunk_bytes
+        if self.signers.setdefault(body[0], self.key.generation) != self.key.generation:
+            self.saw("upload signed anew")
+            self.signers[body[0]] = self.key.generation
         if any(payload == body[0] and length != body[1] for payload, length in self.sent):
             self.saw("upload cut anew")
         sent, bitmap = self.sent.setdefault(body, set()), self.confirmed.get(body)

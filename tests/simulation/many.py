@@ -33,6 +33,7 @@ FAULTS = {  # each with the counter that shows it was injected; the sample of CI
     "bit flip of an upload at rest": "upload damaged", "bit flip of a model at rest": "object damaged",
     "damaged residual": "residual damaged", "another clock in each life": "clock elsewhere after a restart",
     "clone": "clone trains", "straggler, x50": "straggler trains",
+    "identity renewed": "identity renewed", "identity renewed under an upload": "upload signed anew",
     "config change under an open attempt": "policy changed under an open attempt",
 }  # fmt: skip
 

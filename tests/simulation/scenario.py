@@ -42,6 +42,7 @@ class Faults:
     damages: float = 0.0  # of files and rows at rest
     full_cards: float = 0.0  # devices without the room that training needs, though what is written still fits
     losses: float = 0.0  # of co-signers, for good, as long as as many are left as heads need
+    renewals: float = 0.0  # of devices' identities
     power_cuts: float = 0.5  # share of crashes that lose what wasn't synced
 
 
@@ -135,6 +136,7 @@ def draw(seed: int) -> Scenario:
             damages=0.0 if patient else 1 / r.uniform(100, 1000),
             full_cards=0.0 if patient else 1 / later.uniform(100, 600),
             losses=1 / later.uniform(100, 1000),
+            renewals=1 / random.Random(f"renewals {seed}").uniform(100, 1000),
         ),
         storm_ends=storm,
         clone=not patient and r.random() < 0.7,

@@ -112,7 +112,19 @@ def unasked_upload(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(outbox.Upload, "connected", lambda self, now, first=True: self._pump())
 
 
+def stale_signature(patch: pytest.MonkeyPatch) -> None:
+    """Goes on with a body that was signed by the identity before."""
+    whole = outbox.Upload._pump
+
+    def pump(self: Any) -> Any:
+        self._signed_by = self.key.public.kid if self._body else ""
+        return whole(self)
+
+    patch.setattr(outbox.Upload, "_pump", pump)
+
+
 PLANTED = [
+    (stale_signature, "I10|an attempt was abandoned"),
     (unasked_upload, "sends chunk"),
     (hasty_residual, "I13"),
     (lossy_feedback, "I13"),

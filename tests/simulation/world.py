@@ -10,14 +10,13 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
+from functools import partial
 
 from fleetgrad.broker.closing import KEPT_VERSIONS
 from fleetgrad.broker.offering import MAX_DELTAS
 from fleetgrad.wire.codecs import payload_bound
 from fleetgrad.wire.release import implied
 from fleetgrad.wire.seal import OVERHEAD, SealKey
-from fleetgrad.wire.signing import PrivateKey
 from fleetgrad.wire.topics import Topics
 from tests import invariants
 from tests.invariants import Violation
@@ -25,6 +24,7 @@ from tests.simulation.aggregator import Aggregator
 from tests.simulation.clock import Clock
 from tests.simulation.cosigner import CosignerProcess, releasing_with
 from tests.simulation.device import Device
+from tests.simulation.identities import key_of
 from tests.simulation.network import Network, Weather
 from tests.simulation.process import Process
 from tests.simulation.scenario import Scenario, draw
@@ -33,7 +33,7 @@ from tests.simulation.training import Made, initial_params, layout_of
 
 PLAN = b"a plan, which no state machine opens" * 100
 MOST_STEPS = 400_000  # events: a run that needs more isn't getting anywhere
-SIGNATURES_KEPT = 500  # of each identity
+RENEWAL_SECONDS = 20.0  # until all have heard of a device's next identity
 SETTLE_SECONDS = 300.0  # after the last round, until everybody is idle with the last model
 
 
@@ -47,15 +47,6 @@ class Outcome:
     attempts: int
     steps: int
     seconds: float
-
-
-@cache
-def key_of(name: str) -> PrivateKey:
-    """An identity that doesn't work out again what it has signed or verified before: a fifth of a run's time."""
-    key = PrivateKey.from_seed(hashlib.sha256(name.encode()).digest())
-    key.sign = lru_cache(SIGNATURES_KEPT)(key.sign)  # type: ignore[method-assign]
-    key.public.verify = lru_cache(SIGNATURES_KEPT)(key.public.verify)  # type: ignore[method-assign]
-    return key
 
 
 class World:
@@ -81,6 +72,7 @@ class World:
         self.made: dict[str, Made] = {}
         self.layout = layout_of(scenario.length)
         self.devices = [Device(self, i) for i in range(scenario.devices)]
+        self.roster = {d.device: 0 for d in self.devices}  # the generation of each identity, as the aggregator knows it
         if scenario.clone:
             self.devices.append(Device(self, self.random.randrange(scenario.devices), clone=True))
         names = [f"cosigner-{i}" for i in range(scenario.cosigners)]
@@ -96,9 +88,6 @@ class World:
     @property
     def processes(self) -> list[Process]:
         return [self.aggregator, *self.devices, *self.cosigners]
-
-    def device_key(self, name: str) -> PrivateKey:
-        return key_of(name)
 
     def _note_network(self, line: str) -> None:
         self.trace.note(self.clock.now, line)
@@ -126,6 +115,8 @@ class World:
             self._every_now_and_then(faults.damages, process.damage)
             if isinstance(process, Device):
                 self._every_now_and_then(faults.full_cards, partial(self._fill_card, process))
+                if not process.clone:
+                    self._every_now_and_then(faults.renewals, partial(self._renew, process))
         if len(self.cosigners) > 1:
             self._every_now_and_then(faults.losses, self._lose_cosigner)
         self._every_now_and_then(faults.amnesias, self._amnesia)
@@ -160,6 +151,21 @@ class World:
         self.trace.saw("no room to train")
         device.free = 0
         self.clock.after(self.random.uniform(2, 40), device.empty_card)
+
+    def _renew(self, device: Device) -> None:
+        """The registrar names a device's next identity; aggregator and device hear of it in either order."""
+        following = device.key.generation + 1
+        if device.renewing or self.roster[device.device] != device.key.generation:
+            return
+        device.renewing = True
+
+        def aggregator_hears() -> None:
+            self.trace.saw("identity renewed")
+            device.note(f"has the identity {following} to the aggregator")
+            self.roster[device.device] = following
+
+        self.clock.after(self.random.uniform(0, RENEWAL_SECONDS), aggregator_hears)
+        self.clock.after(self.random.uniform(0, RENEWAL_SECONDS), device.renew)
 
     def _lose_cosigner(self) -> None:
         """One machine never comes back: the other one's signature is enough."""
