@@ -39,9 +39,9 @@ class Intake:
         self.codec = codec
         self.most_bytes = payload_bound(codec, self.layout) + seal.OVERHEAD + SIGNATURE_BYTES
 
-    def dropped(self, reason: str) -> None:
-        """Counts a message that was turned away."""
-        self.drops[reason if reason in self.drops or len(self.drops) < MAX_REASONS else "other"] += 1
+    def dropped(self, reason: str, messages: int = 1) -> None:
+        """Counts messages that were turned away."""
+        self.drops[reason if reason in self.drops or len(self.drops) < MAX_REASONS else "other"] += messages
 
     def parse(self, raw: bytes, device: str) -> tuple[Header, memoryview]:
         """Header and chunk of an update or a query of this federation by the topic's device; raises Untrusted."""

@@ -198,9 +198,9 @@ class Rounds:
         """Uploads under way, by device."""
         return self._admission.uploads.held
 
-    def turned_away(self, reason: str) -> None:
-        """Counts a message that the shell has dropped by itself."""
-        self._intake.dropped(reason)
+    def turned_away(self, reason: str, messages: int = 1) -> None:
+        """Counts messages that the shell has dropped by itself."""
+        self._intake.dropped(reason, messages)
 
     @property
     def drops(self) -> dict[str, int]:

@@ -27,12 +27,15 @@ from fleetgrad.wire.files import DiskError, PosixFiles
 from fleetgrad.wire.frames import check_chunks
 from fleetgrad.wire.log import Sparing, log
 from fleetgrad.wire.loop import Loop, Stop
-from fleetgrad.wire.messages import Metrics
+from fleetgrad.wire.messages import WINDOW, Metrics
 from fleetgrad.wire.mqtt.profiles import KIB, OVERHEAD
 from fleetgrad.wire.settings import SettingsError
 from fleetgrad.wire.topics import Topics
 
 THREADS = 8  # that hash and sync updates: more than processors, as syncing waits
+MOST_CHUNKS = (
+    4 * WINDOW
+)  # of one device, that wait unread: it may have a window under way, and one more after a lost connection
 JOURNAL, KEY = "journal.sqlite", "keys/aggregator.key"
 SEAL, OLD_SEAL = "keys/seal.key", "keys/seal-before.key"  # the second opens what was sealed before a rotation
 
@@ -83,6 +86,7 @@ class Server:
         self._topics = Topics(config.name)
         client = key.client_id(f"aggregator-{config.name}")
         self._loop = Loop(broker, client, timeout, log, will=mqtt.Will(*self._rounds.will()), random=seed)
+        self._loop.inbox.limit(self._topics.every("update").partition("+")[0], MOST_CHUNKS)
         self._session = self._loop.session
         self._monitor = Monitor(directory, plan, config.data, self._loop.inbox.put)
         self._monitor.catch_up(memory, self._rounds.step_bytes, self._link.chunk_bytes)
@@ -116,6 +120,9 @@ class Server:
                 case ev.Message() if self._topics.parts(item.topic)[0] == "reg":
                     self._on_member(item)
                     self._execute(self._rounds.handle(ev.Tick(), now))
+                case mqtt.Crowded():
+                    self._on_crowded(item)
+                    self._execute(self._rounds.handle(ev.Tick(), now))
                 case ev.Connected() | ev.Message() | ev.Tick():
                     if isinstance(item, ev.Connected):
                         if reason := misfit(item.chunk_bytes, self._largest):
@@ -134,6 +141,12 @@ class Server:
             log("chunks_shortened", chunk_bytes=self._link.chunk_bytes, broker_takes=broker.chunk_bytes)
         if self._link.retained and not broker.retained:
             log("broker_retains_nothing", broker=self._address, so="devices ask for chunks")
+
+    def _on_crowded(self, crowded: mqtt.Crowded) -> None:
+        """A device sent more than was granted to it."""
+        reason = f"more than {MOST_CHUNKS} messages of the device wait unread"
+        self._rounds.turned_away(reason, crowded.messages)
+        self._sparing("messages_left_out", topic=crowded.topic, messages=crowded.messages, reason=reason)
 
     def _on_member(self, message: ev.Message) -> None:
         """The registrar's word on a device."""

@@ -1,5 +1,6 @@
 """The MQTT session's limits, counted in packets at a broker played byte by byte: window, size, rate, silence, back pressure, poison."""
 
+import queue
 import random
 import threading
 import time
@@ -264,6 +265,26 @@ def test_a_reader_that_is_slow_gets_all_within_the_bound() -> None:
     full.append(inbox.full)
     assert [type(inbox.get_nowait()) for _ in range(3)] == [mqtt.Message, str, mqtt.Message]
     assert [*full, inbox.full] == [True, False, True, False]
+
+
+def test_of_a_crowded_topic_what_is_too_much_is_left_out_and_told_once() -> None:
+    inbox = mqtt.Inbox()
+    inbox.limit("fl1/t/up/", 3)
+    flood, other = "fl1/t/up/0/bad", "fl1/t/up/0/good"
+    for i in range(10):
+        inbox.put(mqtt.Message(flood, b"%d" % i, False))
+        inbox.put(mqtt.Message("fl1/t/birth/bad", b"", False))
+    inbox.put(mqtt.Message(other, b"", False))
+    items = [inbox.get_nowait() for _ in range(3 + 10 + 1 + 1)]
+    assert [i.payload for i in items if isinstance(i, mqtt.Message) and i.topic == flood] == [b"0", b"1", b"2"]
+    assert [i for i in items if isinstance(i, mqtt.Crowded)] == [mqtt.Crowded(flood, 7)]
+    assert items[-1].topic == other
+    for _ in range(5):  # what was read makes room
+        inbox.put(mqtt.Message(flood, b"", False))
+    assert [type(inbox.get_nowait()) for _ in range(4)] == [*[mqtt.Message] * 3, mqtt.Crowded]
+    with pytest.raises(queue.Empty):
+        inbox.get_nowait()
+    assert not inbox.full
 
 
 def test_a_connection_whose_thread_dies_is_reported_and_made_anew(

@@ -2,8 +2,9 @@
 
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fleetgrad.wire.events import Connected, Disconnected, Message
@@ -25,12 +26,20 @@ class Refused:
     reason: str
 
 
-Event = Connected | Disconnected | Message | Ready | Refused
+@dataclass(frozen=True, slots=True)
+class Crowded:
+    """So many messages of a topic weren't put in, as too many of it waited; see `Inbox.limit`."""
+
+    topic: str
+    messages: int = 0
+
+
+Event = Connected | Disconnected | Message | Ready | Refused | Crowded
 
 
 class Inbox:
     """A queue that anyone puts into and one thread reads. A session stops reading its socket while `full`, so it is bounded
-    though nothing that is put in is refused: the broker waits."""
+    though nothing that is put in is refused, unless it is of a crowded topic: the broker waits."""
 
     def __init__(self, most_bytes: int = INBOX_BYTES, most_messages: int = INBOX_MESSAGES) -> None:
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -38,6 +47,8 @@ class Inbox:
         self._lock = threading.Lock()
         self._bytes = self._messages = 0
         self._on_room: list[Callable[[], None]] = []
+        self._limited, self._most_of_topic = "", 0
+        self._waiting, self._left_out = Counter[str](), Counter[str]()  # of limited topics, by topic
 
     @property
     def full(self) -> bool:
@@ -47,10 +58,22 @@ class Inbox:
         """`call` is called, from the reader's thread, whenever the inbox is no longer full."""
         self._on_room.append(call)
 
+    def limit(self, prefix: str, most: int) -> None:
+        """Of each topic that begins so, at most so many messages wait, lest one sender hold up all others: more are left out, and Crowded
+        says how many."""
+        self._limited, self._most_of_topic = prefix, most
+
     def put(self, item: Any) -> None:
         """Takes an Event, or whatever else the owner serves."""
         if isinstance(item, Message):
             with self._lock:
+                if self._most_of_topic and item.topic.startswith(self._limited):
+                    if self._waiting[item.topic] >= self._most_of_topic:
+                        self._left_out[item.topic] += 1
+                        if self._left_out[item.topic] == 1:
+                            self._queue.put(Crowded(item.topic))
+                        return
+                    self._waiting[item.topic] += 1
                 self._bytes += len(item.payload)
                 self._messages += 1
         self._queue.put(item)
@@ -68,8 +91,15 @@ class Inbox:
                 was_full = self.full
                 self._bytes -= len(item.payload)
                 self._messages -= 1
+                if item.topic in self._waiting:
+                    self._waiting[item.topic] -= 1
+                    if not self._waiting[item.topic]:
+                        del self._waiting[item.topic]
                 room = was_full and not self.full
             if room:
                 for call in self._on_room:
                     call()
+        elif isinstance(item, Crowded):
+            with self._lock:
+                return replace(item, messages=self._left_out.pop(item.topic))
         return item
