@@ -201,7 +201,7 @@ class Storm:
             except (FileNotFoundError, ProcessLookupError):
                 continue
             spool = (self.directory if name == "aggregator" else self.devices_folder / name) / "spool"
-            size = sum(p.stat().st_size for p in spool.rglob("*") if p.is_file()) if spool.is_dir() else 0
+            size = sum(map(_size, spool.rglob("*")))
             found[name] = {
                 "pid": self.fleet.pid(name),
                 "rss": pages * os.sysconf("SC_PAGESIZE"),
@@ -217,3 +217,11 @@ def children(pid: int) -> list[int]:
         return [int(p) for p in (Path("/proc") / str(pid) / "task" / str(pid) / "children").read_text().split()]
     except (FileNotFoundError, ProcessLookupError):
         return []
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; none of what its process has just removed, or of a folder."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:
+        return 0
