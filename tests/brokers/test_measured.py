@@ -136,7 +136,7 @@ def acknowledged_and_delivered(port: int) -> tuple[int, int]:
     reader.connect("127.0.0.1", port, clean_start=False)
     reader.loop_start()
     before = -1
-    while before != delivered[0]:
+    while before != delivered[0] or not delivered[0]:
         before = delivered[0]
         time.sleep(0.3)
     publisher.publish("fact/last", b"", 1)

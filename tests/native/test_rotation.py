@@ -147,7 +147,8 @@ def test_rot_spends_k_bits_and_a_scale_a_window(k: int) -> None:
 @pytest.mark.parametrize("count", [4097, 10000, 70_001])
 @pytest.mark.parametrize("k", range(1, 9))
 def test_rot_has_the_error_of_theory(isa: str, seed: int, count: int, k: int) -> None:
-    values = np.clip(heavy(seed, count), -8, 8)  # what few values dominate isn't normal when it is rotated, and loses less
+    # Clipped: a vector that few values dominate isn't normal when it is rotated, and loses less.
+    values = np.clip(heavy(seed, count), -8, 8)
     level = oracle.lloyd_max(min(k, 5)) if k <= 5 else levels(k).astype(np.float64)
     cut = np.concatenate([[0.0], (level[1:] + level[:-1]) / 2, [np.inf]])
     density = np.exp(-(cut**2) / 2) / math.sqrt(2 * math.pi)
