@@ -1,6 +1,7 @@
 """ONNX forward graph -> training plan, by reverse-mode differentiation; runs once, on the operator's machine.
 
-    front      reads a model, brings it to one opset          registry   VJP rules and the reverse pass
+    loading    a whole, valid model, or words                 registry   VJP rules and the reverse pass
+    front      brings it to one opset, knows its values
     measuring  runs it: shapes, what never changes            hidden     weights that are no initializers
     graph      emits nodes                                    rules/     the rules, a file per family of ops
     losses     what training makes small                      compiling  makes the plan of all this

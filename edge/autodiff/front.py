@@ -1,4 +1,4 @@
-"""Reads a user's ONNX model: checks it, brings it to one opset, frees its batch and has every shape measured.
+"""Reads a user's ONNX model: brings it to one opset, frees its batch and has every shape measured.
 
 A model that was traced with a fixed batch in its Reshapes runs once with that batch, and their first entries become -1.
 """
@@ -9,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, external_data_helper, inliner, numpy_helper, version_converter
+from onnx import TensorProto, inliner, numpy_helper, version_converter
 
 from fleetgrad.edge.autodiff.errors import ModelError, UnsupportedModel, first_line
 from fleetgrad.edge.autodiff.graph import OPSET, Array, Shape
 from fleetgrad.edge.autodiff.hidden import computed, surface, untie
+from fleetgrad.edge.autodiff.loading import load
 from fleetgrad.edge.autodiff.measuring import constant, feeds_of, free_batch, measure, pin_squeezes, varying
 from fleetgrad.edge.autodiff.quantized import ADVICE, INTEGER_OPS, lift, relax, straight
-from fleetgrad.edge.autodiff.registry import downstream, reads
+from fleetgrad.edge.autodiff.registry import downstream
 from fleetgrad.edge.autodiff.sequences import unlist
 from fleetgrad.wire import plan
 
@@ -44,50 +45,6 @@ class Model:
     floats: frozenset[str]
     known: Mapping[str, Array]
     dequantized: tuple[str, ...]
-
-
-def load(model: bytes | Path | onnx.ModelProto) -> onnx.ModelProto:
-    """The model with all its weights in memory; raises ModelError for whatever isn't a whole ONNX file."""
-    if isinstance(model, onnx.ModelProto):
-        found = onnx.ModelProto()
-        found.CopyFrom(model)
-        where = "model"
-    else:
-        where = str(model) if isinstance(model, Path) else "model"
-        try:
-            raw = model.read_bytes() if isinstance(model, Path) else model
-        except OSError as e:
-            raise ModelError(f"can't read {where}: {e.strerror}") from e
-        try:
-            found = onnx.ModelProto.FromString(raw)
-        except Exception as e:
-            raise ModelError(f"{where} isn't an ONNX file, or is cut short ({len(raw):,} bytes)") from e
-    if not found.graph.node:
-        raise ModelError(f"{where} isn't an ONNX model with a graph: it has no nodes")
-    outside = [
-        t.name for t in external_data_helper._get_all_tensors(found) if external_data_helper.uses_external_data(t)
-    ]
-    if outside:
-        if not isinstance(model, Path):
-            raise ModelError(f"weights {outside[0]!r} ... lie in another file: give the model's path, not its bytes")
-        try:
-            external_data_helper.load_external_data_for_model(found, str(model.parent))
-        except Exception as e:
-            raise ModelError(
-                f"{where}: weights {outside[0]!r} ... lie in a file that can't be read: {first_line(e)}"
-            ) from e
-    _settle(found)
-    try:
-        onnx.checker.check_model(found)
-    except Exception as e:
-        raise ModelError(f"{where} isn't a valid ONNX model: {first_line(e)}") from e
-    values = [
-        *(v.name for v in (*found.graph.input, *found.graph.initializer)),
-        *(name for node in found.graph.node for name in node.output),
-    ]
-    if taken := next((name for name in values if name.startswith(plan.RESERVED)), None):
-        raise ModelError(f"value {taken!r}: names that begin with {plan.RESERVED!r} are the plan's own: rename it")
-    return found
 
 
 def read(
@@ -159,26 +116,6 @@ def read(
             raise ModelError(f"the shape of value {name!r} depends on the data: no gradient can be written for it")
     constants = tuple(t for t in converted.graph.initializer if t.name not in weights)
     return Model(source, nodes, weights, constants, tuple(feeds), output, shapes, floats, known, lifted.others)
-
-
-def _settle(model: onnx.ModelProto) -> None:
-    """Batch normalisation that was exported in training mode, as it is in use: the plan says how it is trained.
-
-    Its second outputs, and the masks of Dropout, go where nothing reads them; a quantizer's nodes that nothing reads, too.
-    """
-    used = {o.name for o in model.graph.output}
-    for node in reversed(list(model.graph.node)):
-        if node.op_type in {"QuantizeLinear", "DequantizeLinear"} and node.output[0] not in used:
-            model.graph.node.remove(node)
-        else:
-            used |= reads(node)
-    for node in model.graph.node:
-        if node.op_type == "BatchNormalization":
-            for attribute in node.attribute:
-                if attribute.name == "training_mode":
-                    attribute.i = 0
-        if node.op_type in {"BatchNormalization", "Dropout"} and not used.intersection(node.output[1:]):
-            del node.output[1:]
 
 
 def unknown_ops(model: onnx.ModelProto) -> list[tuple[str, str, str]]:

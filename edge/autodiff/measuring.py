@@ -51,6 +51,8 @@ def _feed(value: onnx.ValueInfoProto, dims: Mapping[str, int]) -> plan.Feed:
         raise ModelError(
             f"input {value.name!r} has no shape: export the model with a shape whose first dimension is the batch"
         )
+    if tensor.elem_type not in helper.get_all_tensor_dtypes():
+        raise ModelError(f"input {value.name!r} has an element type that ONNX doesn't know: {tensor.elem_type}")
     dtype = str(np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
     if dtype not in get_args(plan.Dtype) or dtype == "float64":
         kind = TensorProto.DataType.Name(tensor.elem_type).lower()

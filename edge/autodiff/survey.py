@@ -9,9 +9,10 @@ import onnx
 
 from fleetgrad.edge.autodiff import dropout, losses
 from fleetgrad.edge.autodiff.choosing import Chosen, choose, reaching
-from fleetgrad.edge.autodiff.front import Model, load, read, unknown_ops
+from fleetgrad.edge.autodiff.front import Model, read, unknown_ops
 from fleetgrad.edge.autodiff.graph import OPSET, Builder
 from fleetgrad.edge.autodiff.hidden import folded
+from fleetgrad.edge.autodiff.loading import load
 from fleetgrad.edge.autodiff.quantized import ADVICE, integer_ops
 from fleetgrad.edge.autodiff.registry import FLAT, barrier, objections, path, reached, reads, upstream
 from fleetgrad.edge.autodiff.statistics import in_training
