@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 
 try:
     import atheris
