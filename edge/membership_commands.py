@@ -125,13 +125,19 @@ def leave(
     """
     from fleetgrad.edge import leaving
     from fleetgrad.edge.config import load
-    from fleetgrad.edge.daemon import lock
+    from fleetgrad.edge.daemon import DaemonError, lock
     from fleetgrad.wire.command_line import fault
     from fleetgrad.wire.signing import load_private_key, load_public_key
 
     settings, folder = load(config)
     spool = folder / settings.device.spool
-    with lock(spool) if spool.is_dir() else contextlib.nullcontext():
+    try:
+        held = lock(spool) if spool.is_dir() else contextlib.nullcontext()
+    except DaemonError as e:
+        raise DaemonError(
+            f"leave refused: a daemon runs on {spool}. Stop it first: 'systemctl stop fleetgrad-edge', or Ctrl-C where it was started by hand"
+        ) from e
+    with held:
         told, why = False, f"hasn't answered within {timeout:g} s"
         try:
             key = load_private_key(folder / settings.device.key)

@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from fleetgrad.wire.signing import load_private, save_private
+from fleetgrad.wire.signing import load_private, pair_pem, save_private
 
 OVERHEAD = 32 + 16  # bytes that sealing adds
 INFO = b"fl1-seal"
@@ -61,10 +60,8 @@ class SealKey:
             raise SealError("payload isn't sealed to this aggregator's key for this header") from e
 
     def pem(self) -> bytes:
-        """PKCS #8 in PEM, not encrypted."""
-        return self._key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        """PKCS #8 in PEM, not encrypted; then the public key."""
+        return pair_pem(self._key)
 
 
 def save_seal_key(key: SealKey, path: Path) -> None:
@@ -74,7 +71,7 @@ def save_seal_key(key: SealKey, path: Path) -> None:
 
 def load_seal_key(path: Path) -> SealKey:
     """Reads a PEM file with an X25519 private key; raises KeyRefused."""
-    return SealKey(load_private(path, X25519PrivateKey))  # type: ignore[type-abstract]
+    return SealKey(load_private(path, X25519PrivateKey, "without one, make another"))  # type: ignore[type-abstract]
 
 
 def open_with(keys: Sequence[SealKey], sealed: bytes | memoryview, aad: bytes) -> bytes:

@@ -69,7 +69,7 @@ class PublicKey:
 
     def pem(self) -> bytes:
         """SubjectPublicKeyInfo in PEM, as other tools read it."""
-        return self._key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        return _public_pem(self._key)
 
 
 class PrivateKey:
@@ -102,11 +102,8 @@ class PrivateKey:
         return f"{name}-{hmac.digest(self._key.private_bytes_raw(), b'fl1-client-id', 'sha256')[:8].hex()}"
 
     def pem(self) -> bytes:
-        """PKCS #8 in PEM, not encrypted; then the public key. Any 32 bytes are a private key: by the second one, damage is seen."""
-        private = self._key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        return private + self.public.pem()
+        """PKCS #8 in PEM, not encrypted; then the public key."""
+        return pair_pem(self._key)
 
 
 def save_private_key(key: PrivateKey, path: Path) -> None:
@@ -115,11 +112,14 @@ def save_private_key(key: PrivateKey, path: Path) -> None:
 
 
 def save_private(pem: bytes, path: Path) -> None:
-    """Writes the PEM text of a private key to a new file that only its owner may read; raises KeyRefused if there is one."""
+    """Writes the PEM text of a private key to a new file that only its owner may read; raises KeyRefused if there is one, or no
+    place for one."""
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         raise KeyRefused(f"key file {path} exists: a new key would lock out whoever uses the old one") from None
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as e:
+        raise KeyRefused(f"key file {path} can't be made: {e.strerror}") from e
     with os.fdopen(handle, "wb") as file:
         file.write(pem)
         file.flush()
@@ -133,22 +133,29 @@ def load_private_key(path: Path) -> PrivateKey:
 
 def parse_private_key(pem: bytes, where: str) -> PrivateKey:
     """The Ed25519 key in a PEM text; `where` names it in the error."""
-    key = PrivateKey(_parse_private(pem, where, Ed25519PrivateKey))  # type: ignore[type-abstract]
-    begins = pem.find(PUBLIC_BEGINS)
-    if begins >= 0 and _parse_public(pem[begins:], where).raw != key.public.raw:
-        raise KeyRefused(
-            f"{where} is damaged: its private key isn't the one of the public key beside it. Put the file back from a copy; "
-            "a board that has none needs a new kit"
-        )
-    return key
+    return PrivateKey(_parse_private(pem, where, Ed25519PrivateKey, "a board that has none needs a new kit"))  # type: ignore[type-abstract]
 
 
-def load_private(path: Path, kind: type[T]) -> T:
-    """Reads a PEM file with a private key of this kind; raises KeyRefused."""
-    return _parse_private(_read(path), str(path), kind)
+def load_private(path: Path, kind: type[T], without: str) -> T:
+    """Reads a PEM file with a private key of this kind; raises KeyRefused. `without` says what to do where a damaged one has no copy."""
+    return _parse_private(_read(path), str(path), kind, without)
 
 
-def _parse_private(pem: bytes, where: str, kind: type[T]) -> T:
+def pair_pem(key: Any) -> bytes:
+    """A private key of `cryptography`'s as PKCS #8 in PEM, not encrypted; then the public key. Any 32 bytes are a private key: by the
+    second one, damage is seen."""
+    private: bytes = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return private + _public_pem(key.public_key())
+
+
+def _public_pem(key: Any) -> bytes:
+    raw: bytes = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return raw
+
+
+def _parse_private(pem: bytes, where: str, kind: type[T], without: str) -> T:
     try:
         key = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as e:
@@ -156,6 +163,11 @@ def _parse_private(pem: bytes, where: str, kind: type[T]) -> T:
     if not isinstance(key, kind):
         needed = kind.__name__.removesuffix("PrivateKey")
         raise KeyRefused(f"{where} holds a {type(key).__name__}, an {needed} key is needed")
+    begins = pem.find(PUBLIC_BEGINS)
+    if begins >= 0 and _public_pem(_read_public(pem[begins:], where)) != _public_pem(key.public_key()):
+        raise KeyRefused(
+            f"{where} is damaged: its private key isn't the one of the public key beside it. Put the file back from a copy; {without}"
+        )
     return key
 
 
@@ -171,11 +183,15 @@ def parse_public_key(pem: bytes, where: str) -> PublicKey:
     return _parse_public(pem, where)
 
 
-def _parse_public(pem: bytes, where: str) -> PublicKey:
+def _read_public(pem: bytes, where: str) -> object:
     try:
-        key = serialization.load_pem_public_key(pem)
+        return serialization.load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm, InternalError) as e:
         raise KeyRefused(f"{where} isn't a public key in PEM: {e}") from e
+
+
+def _parse_public(pem: bytes, where: str) -> PublicKey:
+    key = _read_public(pem, where)
     if not isinstance(key, Ed25519PublicKey):
         raise KeyRefused(f"{where} holds a {type(key).__name__}, an Ed25519 key is needed")
     return PublicKey(key)

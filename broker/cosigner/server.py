@@ -45,6 +45,10 @@ class Server:
     """One key's connection."""
 
     def __init__(self, folder: Path, key_file: Path | None, *, allowed: bool, insecure: bool, timeout: float) -> None:
+        if not (folder / FILE).is_file():
+            raise SettingsError(
+                f"co-signer {folder}: no {FILE} is there; the folder is made by 'fleetgrad release export DIR -o FOLDER', on the aggregator's machine"
+            )
         settings = load_toml(folder / FILE, Settings)
         federation = settings.federation
         key = load_private_key(key_file or folder / KEY)

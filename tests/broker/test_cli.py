@@ -454,6 +454,7 @@ def test_what_no_board_could_use_costs_no_name_and_no_code(run: Run, model: Path
         ("device", "add", "d" * 300): "1 to 64 letters",
         ("device", "add", "dev-01", "--broker", "mqtt://other.lan"): "give --insecure",
         ("device", "add", "dev-01", "-o", str(tmp_path / "none" / "x.kit")): "no such folder",
+        ("registrar", "login", "operator", "-o", str(tmp_path / "none" / "x.pem")): "x.pem can't be made: No such file",
     }
     for line, match in others.items():
         code, _, err = run(*line, "--dir", folder)

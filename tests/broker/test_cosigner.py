@@ -313,6 +313,10 @@ def test_what_a_co_signer_cant_start_with_is_said(place: Path, capsys: pytest.Ca
     assert "root of trust" in refusal(place, capsys)
     (place / "co" / server.KEY).unlink()
     assert "key file" in refusal(place, capsys)
+    (place / "co" / "cosign.toml").unlink()
+    assert "no cosign.toml is there; the folder is made by 'fleetgrad release export DIR -o FOLDER'" in refusal(
+        place, capsys
+    )
 
 
 def test_payload_of_a_memory_is_the_bytes_that_were_signed(desk: Desk) -> None:

@@ -107,6 +107,19 @@ def test_a_wipe_that_was_cut_short_anywhere_goes_on_when_it_is_run_again(
     assert cut >= 12
 
 
+def test_leave_beside_a_running_daemon_says_to_stop_it(
+    board: Board, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toml = board.folder / "edge.toml"
+    monkeypatch.setattr(sys, "argv", ["fleetgrad-edge", "leave", "--wipe", "--config", str(toml)])
+    before = all_of(board.folder)
+    with daemon.lock(board.folder / "spool"):
+        assert run_command() == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "leave refused: a daemon runs on" in said and "Stop it first: 'systemctl stop fleetgrad-edge'" in said
+    assert all_of(board.folder) - before == {"spool/lock"}
+
+
 def test_keys_that_lie_elsewhere_are_named_and_a_link_is_followed(board: Board, tmp_path: Path) -> None:
     toml, disk = board.folder / "edge.toml", tmp_path / "disk"
     (board.folder / "spool").rename(disk)

@@ -85,10 +85,21 @@ def test_the_key_before_the_last_still_opens_what_was_sealed_to_it() -> None:
         open_with([new, old], seal.seal(KEY.public, b"an update", b"h"), b"h")
 
 
+def test_a_seal_key_whose_file_was_damaged_is_never_taken_for_another_key(tmp_path: Path) -> None:
+    pem, other = KEY.pem(), SealKey.generate().pem()
+    begins = pem.index(b"-----BEGIN PUBLIC")
+    (tmp_path / "seal.key").write_bytes(other[:begins] + pem[begins:])
+    with pytest.raises(KeyRefused, match=r"seal\.key is damaged.*make another"):
+        load_seal_key(tmp_path / "seal.key")
+
+
 def test_a_key_file_is_read_again_and_one_of_another_kind_refused(tmp_path: Path) -> None:
     save_seal_key(KEY, tmp_path / "seal.key")
     assert load_seal_key(tmp_path / "seal.key").public == KEY.public
     assert (tmp_path / "seal.key").stat().st_mode & 0o777 == 0o600
+    openssl = KEY.pem().partition(b"-----BEGIN PUBLIC")[0]
+    (tmp_path / "plain.key").write_bytes(openssl)
+    assert load_seal_key(tmp_path / "plain.key").public == KEY.public
     save_private_key(PrivateKey.generate(), tmp_path / "other.key")
     with pytest.raises(KeyRefused, match="holds a Ed25519PrivateKey, an X25519 key is needed"):
         load_seal_key(tmp_path / "other.key")

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from pathlib import Path
 
 import msgspec
@@ -203,6 +204,9 @@ def test_keys_come_back_from_their_files_and_only_the_owner_may_read_them(tmp_pa
     with pytest.raises(KeyRefused, match="exists"):
         save_private_key(OTHER, path)
     assert load_private_key(path).public.raw == KEY.public.raw
+    for nowhere in (tmp_path / "none" / "new.key", path / "new.key"):
+        with pytest.raises(KeyRefused, match=re.escape(f"{nowhere} can't be made")):
+            save_private_key(KEY, nowhere)
 
 
 def test_a_bit_that_flips_in_a_key_file_is_never_taken_for_another_key(tmp_path: Path) -> None:
