@@ -4,6 +4,8 @@ select --begin--> training --trained--> stored, and Delivery's from then on
                       \\--failed, too late, closed--> ended
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +16,7 @@ from fleetgrad.edge.link.inbox import object_name
 from fleetgrad.edge.link.memory import Memory
 from fleetgrad.edge.link.outbox import Record, payload_name, plain_name
 from fleetgrad.edge.link.residual import Residual, residual_name
-from fleetgrad.edge.link.store import Store
+from fleetgrad.edge.link.store import Row, Store
 from fleetgrad.edge.reporting import Identity
 from fleetgrad.wire import frames, seeds
 from fleetgrad.wire.coding.spec import CodecSpec
@@ -30,6 +32,11 @@ class Job:
     began: float
     plan: str
     codec: CodecSpec
+
+    @property
+    def deadline(self) -> float:
+        """When it is too late, monotonic seconds."""
+        return self.began + self.select.deadline
 
 
 class Attempt:
@@ -50,23 +57,20 @@ class Attempt:
         """The same as messages have it, where nothing stands for zero."""
         return self.memory.round or None, self.memory.attempt or None
 
-    @property
-    def deadline(self) -> float | None:
-        """When the training is too late, monotonic seconds."""
-        return self.job.began + self.job.select.deadline if self.job else None
-
     def trains(self, round_: int, attempt: int) -> bool:
         """Whether the training under way is for this one."""
         return self.job is not None and (round_, attempt) == self.last
 
     def remember(self, **fields: Any) -> None:
-        changed = self.but(**fields)
-        self._store.commit([changed.row()])
-        self.memory = changed
+        with self.becoming(**fields) as row:
+            self._store.commit([row])
 
-    def but(self, **fields: Any) -> Memory:
-        """The memory with these fields changed: its row commits with something else, then it is set."""
-        return msgspec.structs.replace(self.memory, **fields)
+    @contextmanager
+    def becoming(self, **fields: Any) -> Iterator[Row]:
+        """The row of the memory with these fields changed: what is done within commits it, and then it is so."""
+        changed = msgspec.structs.replace(self.memory, **fields)
+        yield changed.row()
+        self.memory = changed
 
     def begin(self, select: Select, head: Head, carried: Residual | None, now: float) -> Train:
         """The order for the trainer; `select` is in memory already."""

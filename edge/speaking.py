@@ -2,11 +2,18 @@
 
 a refused write  everything that is due waits DISK_RETRY_SECONDS, then is asked for again
 retry_after      the next report comes where the aggregator spread it
+its restart      at once
 silence          an idle device reports again after 15 s without a word from the aggregator, then after twice as long, up to 2 min;
                      one that was revoked, once a day
 """
 
 import random
+
+import msgspec
+
+from fleetgrad.wire.messages import AggregatorStatus
+from fleetgrad.wire.signing import Untrusted
+from fleetgrad.wire.strict import MALFORMED
 
 DISK_RETRY_SECONDS = 5.0
 REFRESH_SECONDS, MOST_REFRESH_SECONDS = 15.0, 120.0
@@ -21,11 +28,23 @@ class Speaking:
         self.birth_at: float | None = None
         self.disk_at: float | None = None
         self.refresh_at, self._silence = 0.0, REFRESH_SECONDS
+        self._aggregator_boot: int | None = None
 
     def heard(self, now: float, *, seldom: bool = False) -> None:
         """The aggregator has said something new: silence is counted from here. `seldom` is for a device that was revoked."""
         self._silence = REVOKED_SECONDS if seldom else REFRESH_SECONDS
         self._wait(now)
+
+    def restarted(self, status: bytes) -> bool:
+        """Whether the aggregator's status shows another start of it than the last one did; raises Untrusted."""
+        if not status:
+            return False
+        try:
+            boot = msgspec.json.decode(status, type=AggregatorStatus).boot
+        except MALFORMED as e:
+            raise Untrusted(f"aggregator's status: {e}") from e
+        known, self._aggregator_boot = self._aggregator_boot, boot
+        return known is not None and known != boot
 
     def silent(self, now: float) -> bool:
         """Whether a silence has lasted long enough to report again; the next one lasts twice as long."""

@@ -86,13 +86,13 @@ def names(*raws: bytes) -> set[str]:
 # --- deltas ----------------------------------------------------------------------------------------------------------
 def test_a_delta_from_what_is_held_is_fetched_in_place_of_the_snapshot() -> None:
     device, delta = Fetcher().holding(), delta_of(OLD, NEW)
-    before = device.participant._inbox.bytes_down
+    before = device.participant._model.inbox.bytes_down
     device.offered(deltas=(named(b"other", b"x" * 100), named(OLD, delta)))
     device.objects(delta, chunk_bytes=1024)
     assert "delta_applied" in device.logs()
     assert device.disk.held[f"objects/{ref(NEW).sha256}"] == NEW
     assert device.births()[-1].params == ref(NEW).sha256
-    assert device.participant._inbox.bytes_down - before == frames.wire_bytes(len(delta), 1024) < len(NEW)
+    assert device.participant._model.inbox.bytes_down - before == frames.wire_bytes(len(delta), 1024) < len(NEW)
 
 
 @pytest.mark.parametrize("delta", [delta_of(OLD, OLD), b"junk" * 900])
@@ -100,7 +100,7 @@ def test_a_delta_that_leads_nowhere_is_dropped_and_the_snapshot_fetched(delta: b
     device = Fetcher().holding().offered(deltas=(named(OLD, delta),))
     device.objects(delta, chunk_bytes=1024)
     assert "object_dropped" in device.logs()
-    assert device.participant._inbox.wanted == [ref(NEW)]
+    assert device.participant._model.inbox.wanted == [ref(NEW)]
     device.retried().objects(NEW, chunk_bytes=1024)
     assert device.participant.state == "idle"
     assert device.disk.held[f"objects/{ref(NEW).sha256}"] == NEW
@@ -117,7 +117,7 @@ def test_where_a_broker_retains_nothing_chunks_are_wanted_eight_at_a_time() -> N
     device = Fetcher().begun(retained=False)
     frames_ = chunks(PLAN)
     rounds = 0
-    while device.participant._inbox.wanted[:1] == [ref(PLAN)]:
+    while device.participant._model.inbox.wanted[:1] == [ref(PLAN)]:
         (want,) = device.wants()
         assert want.object == ref(PLAN)
         received = bytes.fromhex(want.received)
@@ -159,7 +159,7 @@ def test_a_chunk_that_is_not_asked_for_or_of_another_object_is_not_taken() -> No
     device.served(chunks(NEW)[0])
     assert device.logs() == ["chunk_dropped"]
     device.handle(ev.Message(TOPICS.served("dev-2"), chunks(PLAN)[0]))
-    assert device.participant._inbox.bytes_down == 0
+    assert device.participant._model.inbox.bytes_down == 0
 
 
 # --- restarts --------------------------------------------------------------------------------------------------------
@@ -233,13 +233,13 @@ def test_a_release_that_is_installed_is_committed_once() -> None:
     device = Fetcher().holding().offered()
     device.objects(NEW, chunk_bytes=1024)
     device.offered(plan=ref(OLD))
-    current = device.participant._slots.current
+    current = device.participant._model.slots.current
     assert current is not None
     assert (current.version, current.plan, current.params) == (1, ref(OLD), ref(NEW)), "the plan may change alone"
     device.store.commit = None  # type: ignore[method-assign, assignment]
     device.now += 1
     device.handle(ev.Tick())
-    assert device.participant._slots.current == current
+    assert device.participant._model.slots.current == current
 
 
 @pytest.mark.parametrize("missing", [False, True])
@@ -253,14 +253,14 @@ def test_a_damaged_model_is_fallen_back_from_and_fetched_again(missing: bool) ->
     else:
         device.disk.held[name] = NEW[:-1] + b"\0"
     device.restarted()
-    assert device.participant._slots.current is not None
-    assert device.participant._slots.current.version == 0
+    assert device.participant._model.slots.current is not None
+    assert device.participant._model.slots.current.version == 0
     (line,) = [e for e in device.effects if isinstance(e, ev.Log) and e.event == "model_damaged"]
     assert line.fields == {"version": 1, "fell_back_to": 0}
     assert device.births()[0].params is None, "an older model is never offered for training"
     device.objects(delta, chunk_bytes=1024)
     assert device.disk.held[name] == NEW
-    assert device.participant._slots.current.version == 1
+    assert device.participant._model.slots.current.version == 1
 
 
 def test_an_object_that_rots_while_it_is_trained_is_fetched_again_and_the_plan_not_refused() -> None:
@@ -268,7 +268,7 @@ def test_an_object_that_rots_while_it_is_trained_is_fetched_again_and_the_plan_n
     device.select(params=ref(OLD).sha256)
     device.disk.held[f"objects/{ref(PLAN).sha256}"] = PLAN[1:]
     device.handle(ev.TrainingFailed(1, 1, "plan bundle: no manifest", lasting=True))
-    assert device.participant._inbox.wanted == [ref(PLAN)]
+    assert device.participant._model.inbox.wanted == [ref(PLAN)]
     device.objects(PLAN, chunk_bytes=1024)
     device.select(2, params=ref(OLD).sha256)
     assert len(device.trains()) == 1
@@ -290,8 +290,8 @@ def test_a_model_whose_slot_a_full_disk_refuses_is_committed_when_there_is_room(
     assert "disk_failed" in device.logs()
     device.store.commit, device.disk.full = commit, False  # type: ignore[method-assign]
     device.retried()
-    assert device.participant._slots.current is not None
-    assert device.participant._slots.current.version == 1
+    assert device.participant._model.slots.current is not None
+    assert device.participant._model.slots.current.version == 1
     assert device.births()[-1].version == 1
 
 

@@ -142,7 +142,7 @@ def test_a_root_of_another_kind_of_message_is_dropped() -> None:
     head = sign_message(AGGREGATOR, HEAD, device.participant._head)  # type: ignore[arg-type]
     device.handle(ev.Message(TOPICS.root(1), head))
     assert device.logs() == ["message_dropped"]
-    assert device.participant._trust.root.version == 0
+    assert device.participant._model.trust.root.version == 0
 
 
 def test_a_root_that_the_settings_name_is_begun_with_and_a_bad_one_is_named(tmp_path: Path) -> None:

@@ -171,9 +171,9 @@ def ours(story: Story) -> bool:
     if story.later:
         client.now += EXPIRES + 1
     for each in story.roots:
-        version = client.participant._trust.root.version
+        version = client.participant._model.trust.root.version
         client.handle(ev.Message(TOPICS.root(version + 1), each.ours))
-        if client.participant._trust.root.version == version:
+        if client.participant._model.trust.root.version == version:
             return False
     client.handle(ev.Message(TOPICS.head, story.offered.ours))
     found = client.participant._head
