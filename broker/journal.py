@@ -13,14 +13,13 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from fleetgrad.native import kernels
-from fleetgrad.wire.database import Files, Foreign, connect, transaction
+from fleetgrad.wire.database import Files, Foreign, connect, passing, transaction
 from fleetgrad.wire.files import DiskError
 from fleetgrad.wire.messages import RoundState
 
 APPLICATION_ID = 0x464C4752  # "FLGR"
 SCHEMA = 4
 CLOSED_SHOWN = 64
-DISK = ("full", "disk I/O", "readonly", "unable to open")  # what SQLite says of faults that may pass
 KEPT_ROUNDS = 2  # whose contributions are kept in memory
 
 
@@ -230,7 +229,7 @@ class SqliteJournal:
             return JournalError(
                 f"journal {self._path}: another 'fleetgrad serve' is running on this directory: stop it first"
             )
-        if isinstance(e, sqlite3.OperationalError) and any(reason in str(e) for reason in DISK):
+        if passing(e):
             return DiskError(f"can't write the journal {self._path}: {e}")
         return self._damaged(str(e))
 

@@ -236,12 +236,14 @@ def check_no_authority(directory: Path) -> None:
 
 
 def serve(directory: Path, *, insecure: bool = False, timeout: float = 0.0, exit_when_done: bool = False) -> int:
-    """Runs the aggregator of a federation's directory until SIGTERM or SIGINT, or to the end; returns the exit code."""
+    """Runs the aggregator of a federation's directory until SIGTERM or SIGINT, or to the end; returns the exit code.
+
+    Raises DiskError where the disk doesn't let it begin: it may when whoever starts us tries again."""
     try:
         server = Server(
             settings_file.home(directory), insecure=insecure, timeout=timeout, exit_when_done=exit_when_done
         )
-    except (ValueError, DiskError) as e:
+    except ValueError as e:
         sys.stderr.write(f"fleetgrad: {e}\n")
         return EXIT_USAGE
     return server.run()

@@ -8,6 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+PASSING = ("full", "disk I/O", "readonly", "unable to open")  # what SQLite says of faults of a disk
+
+
+def passing(error: sqlite3.Error) -> bool:
+    """Whether it is the disk's fault and may pass, as when it is full, and not the database's."""
+    return isinstance(error, sqlite3.OperationalError) and any(reason in str(error) for reason in PASSING)
+
 
 class Foreign(Exception):
     """A database of another program (`schema` None), or of another version of this one."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fleetgrad.wire.database import readable, transaction
+from fleetgrad.wire.database import passing, readable, transaction
+from fleetgrad.wire.files import DiskError
 
 FILE = "registrar.sqlite"
 SCHEMA = """
@@ -75,7 +76,7 @@ class Code:
 
 
 class Register:
-    """The database; made when it is missing. Raises RegisterError."""
+    """The database; made when it is missing. Raises RegisterError, and DiskError where it is the disk's fault or another process's turn."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
@@ -86,8 +87,15 @@ class Register:
                 self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(SCHEMA)
-        except (sqlite3.Error, OSError) as e:
-            raise RegisterError(f"register {self._path}: {e}") from e
+        except sqlite3.Error as e:
+            raise self._error(e) from e
+        except OSError as e:
+            raise DiskError(e.errno, f"register {self._path}: {e.strerror}") from e
+
+    def _error(self, e: sqlite3.Error) -> Exception:
+        if "locked" in str(e):
+            return DiskError(f"register {self._path}: another command is at work on it; try again")
+        return (DiskError if passing(e) else RegisterError)(f"register {self._path}: {e}")
 
     def close(self) -> None:
         self._db.close()
@@ -99,13 +107,13 @@ class Register:
             with transaction(self._db):
                 yield
         except sqlite3.Error as e:
-            raise RegisterError(f"register {self._path}: {e}") from e
+            raise self._error(e) from e
 
     def _rows(self, sql: str, args: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
         try:
             return self._db.execute(sql, args).fetchall()
         except sqlite3.Error as e:
-            raise RegisterError(f"register {self._path}: {e}") from e
+            raise self._error(e) from e
 
     def device(self, name: str) -> Device | None:
         return next(map(_device, self._rows("SELECT * FROM devices WHERE name = ?", (name,))), None)

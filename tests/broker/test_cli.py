@@ -354,6 +354,22 @@ def test_help_says_which_codec_is_for_what(run: Run) -> None:
         assert "where devices take part in every round" in told
 
 
+@pytest.mark.parametrize(
+    ("words", "database"),
+    [(("serve", "fleet"), "fleet/aggregator/journal.sqlite"), (("registrar", "serve", "reg"), "reg/registrar.sqlite")],
+    ids=("aggregator", "registrar"),
+)
+def test_a_disk_that_lets_nothing_begin_isnt_said_to_be_wrong_settings_which_nobody_tries_again(
+    run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], database: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run("new", "fleet", "--model", model, "--registrar", "reg")
+    Path(database).mkdir()  # SQLite calls it a disk's fault, as it does a full one
+    code, _, err = run(*words, "--timeout", 0.1)
+    assert code == 1
+    assert f"{database}: unable to open" in err
+
+
 def test_release_names_other_keys_and_shows_them(run: Run, model: Path, tmp_path: Path) -> None:
     folder, key = tmp_path / "digits", tmp_path / "stick" / "root-1"
     run("new", folder, "--model", model)
