@@ -21,6 +21,7 @@ BUILT = 1_767_225_600.0  # 2026-01-01, Unix seconds: this version is younger tha
 NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of openssl/x509_vfy.h, which Python doesn't name
 ADVICE = {  # by the alert of a broker that refuses a client's certificate
     "certificate expired": "a device needs a new kit, a role 'fleetgrad registrar login'; or the broker's clock is wrong",
+    "bad certificate": "by the broker's clock it isn't valid yet: that is behind, or the registrar's was ahead; 'fleetgrad device add' makes a new kit then",
     "certificate revoked": "the registrar has revoked this device: a new kit, of another name, would let it in again",
     "unknown ca": "it was issued for another fleet",
 }

@@ -27,7 +27,6 @@ from fleetgrad.wire.signing import save_private
 
 CA_KEY, CA = "ca.key", "ca.pem"
 CA_DAYS, SERVER_DAYS, ROLE_DAYS = 3650, 3650, 3650  # the operator's own machines; a device's are registrar.toml's
-CRL_DAYS = 3650  # a broker refuses everyone once its list is out of date: a new one is written at each revocation
 EARLIER = timedelta(days=1)
 HOST = re.compile(r"[A-Za-z0-9_.-]{1,253}")
 
@@ -107,16 +106,20 @@ class Authority:
         )
         return made.public_bytes(serialization.Encoding.PEM).decode()
 
-    def revoked(self, serials: list[int], now: datetime) -> str:
-        """The list of revoked certificates (CRL) in PEM, by their serial numbers."""
+    def revoked(self, serials: list[int]) -> str:
+        """The list of revoked certificates (CRL) in PEM, by their serial numbers; it holds as long as the CA does.
+
+        A broker refuses everyone while its list is one of the future or out of date: so its dates don't hang on this machine's clock.
+        """
+        begins = self.certificate.not_valid_before_utc
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self.certificate.subject)
-            .last_update(now - EARLIER)
-            .next_update(now + timedelta(days=CRL_DAYS))
+            .last_update(begins)
+            .next_update(self.certificate.not_valid_after_utc)
         )
         for serial in serials:
-            one = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - EARLIER).build()
+            one = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(begins).build()
             builder = builder.add_revoked_certificate(one)
         return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
 

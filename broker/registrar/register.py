@@ -145,12 +145,14 @@ class Register:
         found = self._rows("SELECT pem FROM certificates WHERE device = ? AND request = ?", (device, request))
         return str(found[0][0]) if found else None
 
-    def revoked_serials(self, now: int) -> list[int]:
-        """Serial numbers of the certificates of revoked devices that haven't ended by themselves."""
-        rows = self._rows(
-            "SELECT c.serial FROM certificates c JOIN devices d ON c.device = d.name WHERE d.revoked AND c.not_after > ?",
-            (now,),
-        )
+    def newest_certificate(self, device: str) -> str | None:
+        """The one that was made last."""
+        found = self._rows("SELECT pem FROM certificates WHERE device = ? ORDER BY rowid DESC LIMIT 1", (device,))
+        return str(found[0][0]) if found else None
+
+    def revoked_serials(self) -> list[int]:
+        """Serial numbers of the certificates of revoked devices."""
+        rows = self._rows("SELECT c.serial FROM certificates c JOIN devices d ON c.device = d.name WHERE d.revoked")
         return [int(serial, 16) for (serial,) in rows]
 
     def code(self, id_: str) -> Code | None:

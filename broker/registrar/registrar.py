@@ -118,8 +118,8 @@ class Registrar:
         hand: Callable[[Kit], object] = lambda _: None,
     ) -> Kit:
         """A new device's kit, which `hand` puts where it is to be; its statement is published. What was cut short before that
-        is completed by the next call, with the same keys. A device whose certificate has ended, which can't renew it any more, gets
-        its next kit so. Raises NameRefused, RegistrarError, CertificateError, KitError.
+        is completed by the next call, with the same keys. A device whose certificate has ended or doesn't hold yet, and which
+        can't renew it, gets its next kit so. Raises NameRefused, RegistrarError, CertificateError, KitError.
         """
         check_device(name)
         fleet = self.fleet_kit(data, url, insecure=insecure)
@@ -129,8 +129,7 @@ class Registrar:
         with self.register.transaction():
             device, begun = self.register.device(name), kits.read(unfinished) if unfinished.exists() else None
             if device is None or device.revoked or device.instance or begun is None or begun.nonce != device.nonce:
-                ended = device is not None and not device.revoked and device.not_after < self.seconds()
-                if not ended:
+                if device is None or device.revoked or self._usable(device):
                     self._check_free(name)
                 begun, device = self._begin(name, fleet, device.serial if device else 0)
                 unfinished.unlink(missing_ok=True)
@@ -240,8 +239,7 @@ class Registrar:
 
     def write_crl(self) -> None:
         """Writes the list of revoked certificates, here and beside the broker's files where these can be reached."""
-        self.check_clock()
-        text = Authority.load(self.folder).revoked(self.register.revoked_serials(self.seconds()), self.now())
+        text = Authority.load(self.folder).revoked(self.register.revoked_serials())
         beside = self._reachable(self.settings.broker_files)
         for folder in filter(None, (self.folder, beside)):
             _replace(folder / CRL, text.encode())
@@ -272,6 +270,12 @@ class Registrar:
         if device is None:
             raise RegistrarError(f"device {name[:64]!r} isn't known here: 'fleetgrad device list' says which are")
         return device
+
+    def _usable(self, device: Device) -> bool:
+        """Whether a broker takes its certificate now: it may have ended, or be one of a time when this machine's clock was ahead."""
+        newest = self.register.newest_certificate(device.name)
+        begins = load_certificate(newest, device.name).not_valid_before_utc.timestamp() if newest else 0.0
+        return begins <= self.seconds() <= device.not_after
 
     def _check_free(self, name: str) -> None:
         if held := self.register.device(name):
@@ -317,7 +321,7 @@ def create(
     (broker / "server.pem").write_text(authority.server(hosts, tls.public_key(), now))
     (broker / CA).write_text(authority.pem)
     for place in (folder, broker):
-        (place / CRL).write_text(authority.revoked([], now))
+        (place / CRL).write_text(authority.revoked([]))
     (folder / FILE).write_text(_text(settings))
 
 

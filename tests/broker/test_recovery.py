@@ -124,18 +124,39 @@ def test_a_registrar_whose_clock_is_wrong_signs_nothing_that_would_lock_boards_o
     for act in (
         lambda: place.registrar.add("dev-2"),
         lambda: renewing.notice(place.registrar, "dev-1"),
-        lambda: place.registrar.revoke("dev-1"),
     ):
         with pytest.raises(CertificateError, match=r"the clock of this machine says .* set the clock"):
             act()
     assert [d.name for d in place.registrar.register.devices()] == ["dev-1"]
     assert (place.root / "broker" / "crl.pem").read_bytes() == listed
-    with pytest.raises(Untrusted, match="revoked"):  # which needs no clock
+    place.registrar.revoke("dev-1")  # which needs no clock
+    with pytest.raises(Untrusted, match="revoked"):
         place.roster.key("dev-1")
-    place.now = NOW
-    with pytest.raises(RegistrarError, match="revoked already"):
-        place.registrar.revoke("dev-1")
     assert (place.root / "broker" / "crl.pem").read_bytes() != listed
+
+
+@pytest.mark.parametrize("years", [-10, 3])
+def test_no_clock_makes_a_list_of_revoked_certificates_that_the_broker_wouldnt_take_or_that_forgets_one(
+    place: Place, years: int
+) -> None:
+    serial = load_certificate(place.registrar.add("dev-1").certificate or "", "test").serial_number
+    place.registrar.revoke("dev-1")
+    place.now += years * 365.25 * DAY
+    recovery.retell(place.registrar)
+    listed = x509.load_pem_x509_crl((place.root / "broker" / "crl.pem").read_bytes())
+    ca = load_certificate((place.root / "reg" / "ca.pem").read_text(), "test")
+    assert (listed.last_update_utc, listed.next_update_utc) == (ca.not_valid_before_utc, ca.not_valid_after_utc)
+    assert listed.get_revoked_certificate_by_serial_number(serial) is not None
+
+
+def test_a_board_whose_certificate_was_made_while_the_clock_was_ahead_gets_its_next_kit(place: Place) -> None:
+    key = member(place.registrar)
+    place.now += 300 * DAY
+    assert renewing.answer(place.registrar, "dev-1", renewal(key, 1)) is not None
+    place.now -= 300 * DAY
+    place.registrar.add("dev-1")
+    with pytest.raises(RegistrarError, match="a name is given once"):
+        place.registrar.add("dev-1")
 
 
 def test_a_board_that_slept_until_its_certificate_had_ended_gets_its_next_kit(place: Place) -> None:
