@@ -1,7 +1,9 @@
-"""A small federation of real processes: an MLP on blobs of numbers, 3 devices, a few rounds, seconds a run."""
+"""Small federations of real processes: an MLP on blobs of numbers, a few devices and rounds, seconds a run."""
 
 import hashlib
 import json
+import os
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 from fleetgrad.broker import founding, settings, watching
 from fleetgrad.broker.registrar.registrar import forget_authority
 from fleetgrad.edge.autodiff import zoo
-from fleetgrad.hardware.fleet import Fleet, free_port
+from fleetgrad.hardware.fleet import Fleet, console_script, find_mosquitto, free_port
 from fleetgrad.wire.address import Address
 from fleetgrad.wire.messages import Training
 
@@ -84,6 +86,67 @@ class Federation:
         return hashlib.sha256(weights).hexdigest()
 
 
+def command(*words: object, code: int = 0, cwd: Path | None = None) -> str:
+    """Runs one of our commands; its whole output."""
+    done = subprocess.run(
+        [console_script(str(words[0])), *map(str, words[1:])], capture_output=True, text=True, timeout=120, check=False, cwd=cwd,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    text = done.stdout + done.stderr
+    assert "Traceback" not in text, text
+    assert done.returncode == code, text
+    return text
+
+
+@dataclass
+class Secured:
+    """A federation over TLS with mosquitto's generated files. Its registrar lies elsewhere, and boards enrol at `enrol_port`."""
+
+    root: Path
+    rounds: settings.Round
+
+    def __post_init__(self) -> None:
+        self.port, self.enrol_port = free_port(), free_port()
+        self.directory, self.registrar = self.root / "fed", self.root / "registrar"
+        onnx.save(zoo.mlp(inputs=8, hidden=16, classes=3), str(self.root / "m.onnx"))
+        founding.create(
+            self.directory,
+            self.root / "m.onnx",
+            settings.Settings(
+                name="test",
+                broker=settings.Broker(url=f"mqtts://localhost:{self.port}"),
+                training=Training(local_epochs=1),
+                round=self.rounds,
+            ),
+            registrar=self.registrar,
+        )
+        self.conf = self.directory / "broker" / "mosquitto.conf"
+        user = "user root\n" if os.geteuid() == 0 else ""
+        self.conf.write_text(
+            user + self.conf.read_text().replace(f"listener {self.port + 1}", f"listener {self.enrol_port}")
+        )
+        self.fleet = Fleet(self.root / "logs")
+
+    def start_broker(self) -> None:
+        mosquitto = find_mosquitto()
+        assert mosquitto
+        self.fleet.start("broker", [mosquitto, "-c", str(self.conf)])
+        self.fleet.await_port("broker", self.port)
+        self.fleet.await_port("broker", self.enrol_port)
+
+    def join(self, name: str, number: int = 0) -> Path:
+        """A board with its kit and its data; its folder."""
+        command("fleetgrad", "device", "add", name, "--dir", self.registrar)
+        folder = self.root / name
+        command("fleetgrad-edge", "join", self.registrar / "kits" / f"{name}.kit", "--into", folder)
+        np.savez(folder / "data.npz", **samples(100, number))
+        return folder
+
+    def watch(self) -> watching.Watch:
+        home = self.directory / "aggregator"
+        return watching.Watch(settings.load(home).broker.endpoint(home), "test")
+
+
 def samples(count: int, seed: int) -> dict[str, Any]:
     """Two features decide among three classes."""
     rng = np.random.default_rng(seed)
@@ -92,6 +155,21 @@ def samples(count: int, seed: int) -> dict[str, Any]:
 
 
 MakeFederation = Callable[..., Federation]
+MakeSecured = Callable[..., Secured]
+
+
+@pytest.fixture
+def make_secured(tmp_path: Path) -> Iterator[MakeSecured]:
+    """Builds federations over TLS, by the fields of [round], and ends their processes."""
+    made: list[Secured] = []
+
+    def make(**rounds: Any) -> Secured:
+        made.append(Secured(tmp_path, settings.Round(**rounds)))
+        return made[-1]
+
+    yield make
+    for federation in made:
+        federation.fleet.stop()
 
 
 @pytest.fixture

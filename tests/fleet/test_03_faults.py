@@ -11,30 +11,22 @@ from pathlib import Path
 import pytest
 
 from fleetgrad.hardware.fleet import console_script
-from tests.fleet.conftest import SECONDS, MakeFederation
+from tests.fleet.conftest import SECONDS, MakeFederation, command
 
 
-def command(*words: object, code: int, cwd: Path | None = None) -> str:
+def said(*words: object, code: int, cwd: Path | None = None) -> str:
     """Runs one of our commands; its whole output on one line."""
-    first, *rest = map(str, words)
-    done = subprocess.run(
-        [console_script(first), *rest], capture_output=True, text=True, timeout=60, check=False, cwd=cwd,
-        stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    text = done.stdout + done.stderr
-    assert "Traceback" not in text, text
-    assert done.returncode == code, text
-    return re.sub(r"[\s│]+", " ", text)
+    return re.sub(r"[\s│]+", " ", command(*words, code=code, cwd=cwd))
 
 
 def test_a_broker_that_is_down_is_tried_again_until_the_timeout(make_federation: MakeFederation) -> None:
     federation = make_federation()
     edge = federation.folder("dev-1") / "edge.toml"
-    text = command("fleetgrad-edge", "run", "--config", edge, "--timeout", 2, code=3)
+    text = said("fleetgrad-edge", "run", "--config", edge, "--timeout", 2, code=3)
     assert "broker_unreachable" in text
     assert "retry_in" in text
     assert "Connection refused" in text
-    text = command("fleetgrad", "serve", federation.directory, "--timeout", 2, code=3)
+    text = said("fleetgrad", "serve", federation.directory, "--timeout", 2, code=3)
     assert "broker_unreachable" in text
     assert "gave_up" in text
 
@@ -44,7 +36,7 @@ def test_two_aggregators_on_one_directory_are_refused(make_federation: MakeFeder
     federation.start_broker()
     federation.start_aggregator()
     federation.until(lambda v: v.aggregator is not None)
-    assert "another 'fleetgrad serve'" in command("fleetgrad", "serve", federation.directory, code=2)
+    assert "another 'fleetgrad serve'" in said("fleetgrad", "serve", federation.directory, code=2)
 
 
 @pytest.mark.needs("mosquitto")
@@ -71,7 +63,7 @@ def test_two_daemons_on_one_spool_are_refused(make_federation: MakeFederation) -
     federation.start_edge("dev-1")
     federation.until(lambda v: "dev-1" in v.devices)
     edge = federation.folder("dev-1") / "edge.toml"
-    assert "in use by another daemon" in command("fleetgrad-edge", "run", "--config", edge, code=2)
+    assert "in use by another daemon" in said("fleetgrad-edge", "run", "--config", edge, code=2)
 
 
 def test_a_port_in_use_is_named() -> None:
@@ -99,7 +91,7 @@ def test_plain_mqtt_to_another_machine_needs_insecure(make_federation: MakeFeder
         if command_name == "serve"
         else ("fleetgrad-edge", "run", "--config", edge)
     )
-    assert "--insecure" in command(*words, code=2)
+    assert "--insecure" in said(*words, code=2)
 
 
 @pytest.mark.parametrize(
@@ -119,31 +111,31 @@ def test_settings_that_are_wrong_are_named(make_federation: MakeFederation, old:
     edge = federation.folder("dev-1") / "edge.toml"
     assert old in edge.read_text()
     edge.write_text(edge.read_text().replace(old, new))
-    text = command("fleetgrad-edge", "run", "--config", edge, "--timeout", 1, code=2)
+    text = said("fleetgrad-edge", "run", "--config", edge, "--timeout", 1, code=2)
     assert re.search(match, text), text
 
 
 def test_a_federation_is_not_made_over_another_nor_twice_a_device(make_federation: MakeFederation) -> None:
     federation = make_federation()
-    text = command("fleetgrad", "new", federation.directory, "--model", federation.root / "mlp.onnx", code=2)
+    text = said("fleetgrad", "new", federation.directory, "--model", federation.root / "mlp.onnx", code=2)
     assert "isn't an empty folder" in text
-    text = command("fleetgrad", "device", "add", "dev-1", "--dir", federation.directory.parent, code=2)
+    text = said("fleetgrad", "device", "add", "dev-1", "--dir", federation.directory.parent, code=2)
     assert "exists" in text
     for scale in ("nan", "-1", "0"):
-        text = command(
+        text = said(
             "fleetgrad", "device", "add", "dev-9", "--dir", federation.directory.parent, "--scale", scale, code=2
         )
         assert "above 0" in text
     assert not (federation.directory / "roster" / "dev-9.jws").exists()
-    text = command("fleetgrad", "device", "add", "Dev_1", "--dir", federation.directory.parent, code=2)
+    text = said("fleetgrad", "device", "add", "Dev_1", "--dir", federation.directory.parent, code=2)
     assert "a-z" in text
-    assert "fleetgrad new" in command("fleetgrad", "serve", federation.root, code=2)
+    assert "fleetgrad new" in said("fleetgrad", "serve", federation.root, code=2)
 
 
 def test_status_and_watch_say_when_nobody_is_there(make_federation: MakeFederation) -> None:
     federation = make_federation()
-    assert "Connection refused" in command("fleetgrad", "status", federation.directory, code=0)
-    text = command("fleetgrad", "watch", federation.directory, "--once", "--timeout", 1, code=3)
+    assert "Connection refused" in said("fleetgrad", "status", federation.directory, code=0)
+    text = said("fleetgrad", "watch", federation.directory, "--once", "--timeout", 1, code=3)
     assert "Connection refused" in text
 
 
@@ -161,6 +153,6 @@ def test_data_that_does_not_fit_the_plan_prints_both_shapes_and_trains_nothing(m
 
 def test_a_broker_nobody_started_and_a_wrong_demo_option_are_named(tmp_path: Path) -> None:
     words = ("fleetgrad", "demo", "--rounds", 1, "--devices", 2, "--runs", tmp_path)
-    assert "expected embedded, mosquitto or mqtt://" in command(*words, "--broker", "rabbit", code=2)
-    assert "needs --model" in command(*words, "--data", tmp_path / "x.npz", code=2)
-    assert "at least 10" in command(*words[:-2], "--runs", tmp_path, "--devices", 400, "--broker", "embedded", code=2)
+    assert "expected embedded, mosquitto or mqtt://" in said(*words, "--broker", "rabbit", code=2)
+    assert "needs --model" in said(*words, "--data", tmp_path / "x.npz", code=2)
+    assert "at least 10" in said(*words[:-2], "--runs", tmp_path, "--devices", 400, "--broker", "embedded", code=2)

@@ -15,98 +15,65 @@ import pytest
 from paho.mqtt.client import MQTT_ERR_SUCCESS
 from paho.mqtt.enums import CallbackAPIVersion
 
-from fleetgrad.broker import founding, settings, watching
+from fleetgrad.broker import settings, watching
 from fleetgrad.edge.autodiff import zoo
 from fleetgrad.hardware.fleet import Fleet, console_script, find_mosquitto, free_port
 from fleetgrad.wire import kit
-from fleetgrad.wire.messages import Training
-from tests.fleet.conftest import SECONDS, samples
-
-
-def command(*words: object) -> str:
-    done = subprocess.run(
-        [console_script(str(words[0])), *map(str, words[1:])], capture_output=True, text=True, timeout=120, check=False,
-        stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+from tests.fleet.conftest import SECONDS, MakeSecured, command, samples
 
 
 @pytest.mark.needs("mosquitto")
-def test_boards_join_by_kit_and_by_code_and_leave_over_tls(tmp_path: Path) -> None:
-    onnx.save(zoo.mlp(inputs=8, hidden=16, classes=3), str(tmp_path / "m.onnx"))
-    port, enrol_port = free_port(), free_port()
-    directory, registrar = tmp_path / "fed", tmp_path / "registrar"
-    founding.create(
-        directory,
-        tmp_path / "m.onnx",
-        settings.Settings(
-            name="test",
-            broker=settings.Broker(url=f"mqtts://localhost:{port}"),
-            training=Training(local_epochs=1),
-            round=settings.Round(rounds=2, goal=2),
-        ),
-        registrar=registrar,
-    )
+def test_boards_join_by_kit_and_by_code_and_leave_over_tls(tmp_path: Path, make_secured: MakeSecured) -> None:
+    federation = make_secured(rounds=2, goal=2)
+    directory, registrar, fleet = federation.directory, federation.registrar, federation.fleet
     # The registrar reaches neither the roster nor the broker's folder: all it says goes over the broker.
     toml = registrar / "registrar.toml"
     text = re.sub(r'(roster|broker-files) = ".*"', r'\1 = "nowhere"', toml.read_text()).replace(
-        f":{port + 1}", f":{enrol_port}"
+        f":{federation.port + 1}", f":{federation.enrol_port}"
     )
     toml.write_text(text.replace("certificate-days = 90", "certificate-days = 1"))
     first, second = tmp_path / "first", tmp_path / "second"
     command("fleetgrad", "device", "add", "dev-1", "--dir", registrar)
     toml.write_text(text)  # under which dev-1's certificate is due at once
-    conf = directory / "broker" / "mosquitto.conf"
-    user = "user root\n" if os.geteuid() == 0 else ""
-    conf.write_text(user + conf.read_text().replace(f"listener {port + 1}", f"listener {enrol_port}"))
-    fleet = Fleet(tmp_path / "logs")
-    try:
-        mosquitto = find_mosquitto()
-        assert mosquitto
-        fleet.start("broker", [mosquitto, "-c", str(conf)])
-        fleet.await_port("broker", port)
-        fleet.aggregator(directory)
-        fleet.start("registrar", [console_script("fleetgrad"), "registrar", "serve", str(registrar)])
-        command("fleetgrad-edge", "join", registrar / "kits" / "dev-1.kit", "--into", first)
-        fleet.await_port("broker", enrol_port)
-        (code,) = command(
-            "fleetgrad", "enroll", "new", "--dir", registrar, "--auto-approve", "--kit", tmp_path / "fleet.kit"
-        ).split()
-        said = command(
-            "fleetgrad-edge", "join", tmp_path / "fleet.kit", "--code", code.lower(), "--into", second, "--timeout", 60
-        )
-        joined = kit.joined(second)
-        assert joined is not None
-        assert joined.device in said
-        for number, folder in enumerate((first, second)):
-            np.savez(folder / "data.npz", **samples(100, number))
-        fleet.edge("dev-1", first / "edge.toml")
-        fleet.edge("second", second / "edge.toml")
-        for name, known in {"aggregator": "aggregator-test", "registrar": "registrar-test", "dev-1": "dev-1"}.items():
-            while "\nconnected " not in fleet.log(name).read_text():
-                fleet.check()
-                time.sleep(0.05)
-            # Whoever reaches the listener of enrolment, without any certificate.
-            stranger = paho.Client(CallbackAPIVersion.VERSION2, client_id=known)
-            stranger.tls_set(ca_certs=str(registrar / "ca.pem"))
-            stranger.connect("localhost", enrol_port)
-            while not stranger.is_connected():
-                assert stranger.loop(1.0) == MQTT_ERR_SUCCESS
-        config = settings.load(directory / "aggregator")
-        with watching.Watch(config.broker.endpoint(directory / "aggregator"), "test") as watch:
-            watch.until(lambda v: 2 in v.metrics, SECONDS)
-            assert set(watch.view.devices) == {"dev-1", joined.device}
-        command("fleetgrad", "device", "revoke", joined.device, "--dir", registrar, "--reason", "stolen")
-        assert fleet.wait("second", SECONDS) == 2  # it has heard so, and isn't started again
-        assert "reason=stolen" in fleet.log("second").read_text()
-        fleet.kill("dev-1")
-        said = command("fleetgrad-edge", "leave", "--wipe", "--config", first / "edge.toml", "--timeout", 60)
-        assert "the registrar has revoked dev-1" in said
-        assert [p.name for p in first.iterdir()] == ["data.npz"]
-        assert '"reason": "left"' in command("fleetgrad", "device", "list", "--dir", registrar, "--format", "json")
-    finally:
-        fleet.stop()
+    federation.start_broker()
+    fleet.aggregator(directory)
+    fleet.start("registrar", [console_script("fleetgrad"), "registrar", "serve", str(registrar)])
+    command("fleetgrad-edge", "join", registrar / "kits" / "dev-1.kit", "--into", first)
+    (code,) = command(
+        "fleetgrad", "enroll", "new", "--dir", registrar, "--auto-approve", "--kit", tmp_path / "fleet.kit"
+    ).split()
+    said = command(
+        "fleetgrad-edge", "join", tmp_path / "fleet.kit", "--code", code.lower(), "--into", second, "--timeout", 60
+    )
+    joined = kit.joined(second)
+    assert joined is not None
+    assert joined.device in said
+    for number, folder in enumerate((first, second)):
+        np.savez(folder / "data.npz", **samples(100, number))
+    fleet.edge("dev-1", first / "edge.toml")
+    fleet.edge("second", second / "edge.toml")
+    for name, known in {"aggregator": "aggregator-test", "registrar": "registrar-test", "dev-1": "dev-1"}.items():
+        while "\nconnected " not in fleet.log(name).read_text():
+            fleet.check()
+            time.sleep(0.05)
+        # Whoever reaches the listener of enrolment, without any certificate.
+        stranger = paho.Client(CallbackAPIVersion.VERSION2, client_id=known)
+        stranger.tls_set(ca_certs=str(registrar / "ca.pem"))
+        stranger.connect("localhost", federation.enrol_port)
+        while not stranger.is_connected():
+            assert stranger.loop(1.0) == MQTT_ERR_SUCCESS
+    with federation.watch() as watch:
+        watch.until(lambda v: 2 in v.metrics, SECONDS)
+        assert set(watch.view.devices) == {"dev-1", joined.device}
+    command("fleetgrad", "device", "revoke", joined.device, "--dir", registrar, "--reason", "stolen")
+    assert fleet.wait("second", SECONDS) == 2  # it has heard so, and isn't started again
+    assert "reason=stolen" in fleet.log("second").read_text()
+    fleet.kill("dev-1")
+    said = command("fleetgrad-edge", "leave", "--wipe", "--config", first / "edge.toml", "--timeout", 60)
+    assert "the registrar has revoked dev-1" in said
+    assert [p.name for p in first.iterdir()] == ["data.npz"]
+    assert '"reason": "left"' in command("fleetgrad", "device", "list", "--dir", registrar, "--format", "json")
+    fleet.stop()
     said = fleet.log("dev-1").read_text()
     assert "certificate_renewed" in said
     assert "identity_renewed" in said

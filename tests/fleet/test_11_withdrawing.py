@@ -4,8 +4,7 @@ import json
 
 from fleetgrad.broker.journal import SqliteJournal
 from fleetgrad.broker.server import JOURNAL
-from tests.fleet.conftest import DEVICES, MakeFederation
-from tests.fleet.test_07_members import command
+from tests.fleet.conftest import DEVICES, MakeFederation, command
 
 
 def test_boards_go_back_to_the_version_before_and_rounds_go_on(make_federation: MakeFederation) -> None:
