@@ -1,7 +1,7 @@
 """`fleetgrad-edge`: the command of a board.
 
-`run`, the daemon, is parsed here with the standard library, so that it carries neither typer nor rich nor onnxruntime.
-Everything else is in edge/commands.py.
+`run`, the daemon, is parsed here with the standard library, so that it carries neither typer nor rich nor onnxruntime. `doctor` starts
+without onnxruntime too, which may be broken. Everything else is in edge/commands.py.
 
 Exit codes: 0 fine; 1 failed at work; 2 bad usage, settings or input; 3 no broker within --timeout; 130 interrupted.
 """
@@ -80,6 +80,10 @@ def main() -> None:
     try:
         if sys.argv[1:2] == ["run"]:
             code = run_daemon(sys.argv[2:])
+        elif sys.argv[1:2] == ["doctor"]:
+            from fleetgrad.edge.doctor.command import run_command
+
+            code = run_command()
         else:
             from fleetgrad.edge.commands import run_command
 

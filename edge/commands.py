@@ -18,6 +18,7 @@ from rich.text import Text
 
 from fleetgrad.edge import membership_commands as membership
 from fleetgrad.edge.data import npz, split
+from fleetgrad.edge.doctor.command import doctor
 from fleetgrad.edge.training import memory
 from fleetgrad.edge.training import trainer as training
 from fleetgrad.edge.training.pieces import least
@@ -34,6 +35,7 @@ from fleetgrad.wire.sizes import megabytes, parse_size
 app = make_app("Trains ONNX models on this board, by itself or in a federation.")
 app.command()(membership.join)
 app.command()(membership.leave)
+app.command()(doctor)
 MOST_THREADS = 64  # as in edge.toml
 
 out, err = make_console(), make_console(stderr=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fleetgrad.wire import plan
 from fleetgrad.wire.messages import MAX_OBJECT_BYTES
-from fleetgrad.wire.plan import PlanError
+from fleetgrad.wire.plan import Manifest, PlanError
 
 NAMES = (plan.MANIFEST, plan.TRAIN, plan.EVAL, plan.INFER, plan.PARAMS)
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the zip format's zero
@@ -25,6 +25,18 @@ def pack(directory: Path) -> bytes:
             except OSError as e:
                 raise PlanError(f"plan {directory}: {e.strerror} ({name})") from e
     return out.getvalue()
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest in a bundle's file; raises PlanError."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entry = archive.getinfo(plan.MANIFEST)
+            if entry.file_size > plan.MAX_MANIFEST_BYTES or entry.compress_type:
+                raise PlanError(f"manifest of {entry.file_size} bytes, at most {plan.MAX_MANIFEST_BYTES} and stored")
+            return plan.decode(archive.read(entry))
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError, NotImplementedError) as e:
+        raise PlanError(f"plan bundle {path}: {e}") from e
 
 
 def unpack(raw: bytes, directory: Path) -> None:

@@ -38,6 +38,7 @@ PREDICTION = "fleetgrad.prediction"
 GRADIENT = "fleetgrad.gradient."
 STATISTIC = "fleetgrad.statistic."
 NOISE = "fleetgrad.noise."
+MAX_MANIFEST_BYTES = 16 << 20
 BATCH = "N"  # the one symbolic dimension, always a feed's first
 MANIFEST, TRAIN, EVAL, INFER, PARAMS = "manifest.json", "train.onnx", "eval.onnx", "infer.onnx", "params.bin"
 

@@ -12,7 +12,6 @@ from fleetgrad.wire.plan import Manifest, PlanError
 
 ALIGN_BYTES = 64
 FILES = (plan.TRAIN, plan.EVAL, plan.INFER, plan.PARAMS)
-MAX_MANIFEST_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +51,8 @@ def open_plan(directory: Path) -> Plan:
         raise PlanError(f"plan {str(directory)!r}: onnxruntime opens no path that isn't UTF-8: rename it") from e
     manifest_path = directory / plan.MANIFEST
     try:
-        if manifest_path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise PlanError(f"plan {directory}: its manifest is larger than {MAX_MANIFEST_BYTES} bytes")
+        if manifest_path.stat().st_size > plan.MAX_MANIFEST_BYTES:
+            raise PlanError(f"plan {directory}: its manifest is larger than {plan.MAX_MANIFEST_BYTES} bytes")
         manifest = plan.decode(manifest_path.read_bytes())
     except OSError as e:
         raise PlanError(

@@ -1,0 +1,1 @@
+"""`fleetgrad-edge doctor`: why a board takes no part."""
