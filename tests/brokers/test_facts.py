@@ -1,12 +1,14 @@
-"""What was measured of mosquitto with its defaults, and what it does to us: acknowledged isn't delivered, and a message that is too
-large vanishes (MQTT 3.1.1) or ends the connection (MQTT 5)."""
+"""What was measured of mosquitto with its defaults, and what it does to us: acknowledged isn't delivered, a message that is too
+large vanishes (MQTT 3.1.1) or ends the connection (MQTT 5), and who takes a name over ends the other one's connection."""
 
 import json
 import queue
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from paho.mqtt.enums import MQTTProtocolVersion
@@ -166,6 +168,57 @@ def test_mqtt_3_1_1_does_not_tell_that_a_message_was_too_large(mosquitto: Mosqui
     assert isinstance(message, mqtt.Message)
     assert message.topic == "fl1/t/fits"  # which is why chunk-bytes is the operator's to set there
     assert publisher.session.connected
+
+
+VERSIONS = pytest.mark.parametrize("version", [MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311])
+PLAIN = pytest.mark.parametrize("mosquitto", ["# its defaults"], indirect=True)
+
+
+@PLAIN
+@VERSIONS
+def test_a_broker_that_dies_soon_after_each_connection_is_not_taken_for_another_of_the_name(
+    mosquitto: Mosquitto, version: MQTTProtocolVersion
+) -> None:
+    """It is up again at each retry, which waits for it here: no try fails that would tell."""
+    one = Client(mosquitto.ways["aggregator"], "one", version)
+    judged, up, after = threading.Event(), threading.Event(), one.session.backoff.after
+
+    def judge(*arguments: Any, **told: Any) -> float:
+        after(*arguments, **told)
+        judged.set()
+        assert up.wait(SECONDS)
+        return 0.0
+
+    one.session.backoff.after = judge  # type: ignore[method-assign]
+    for _ in range(4):
+        assert one.until(mqtt.Connected)
+        up.clear()
+        mosquitto.kill()
+        assert judged.wait(SECONDS)
+        judged.clear()
+        assert not one.session.backoff.rival
+        mosquitto.start()
+        up.set()
+        down = one.until(mqtt.Disconnected)
+        assert isinstance(down, mqtt.Disconnected)
+        assert "connect as" not in down.reason
+    one.session.stop()
+
+
+@PLAIN
+@VERSIONS
+def test_another_of_the_name_is_named_as_what_ends_the_connections(
+    mosquitto: Mosquitto, version: MQTTProtocolVersion
+) -> None:
+    """Before 2.0.15 mosquitto doesn't tell, whatever the version."""
+    both = [Client(mosquitto.ways["aggregator"], "one", version) for _ in range(2)]
+    reason, end = "", time.monotonic() + SECONDS
+    while not ("another connection has taken the name" in reason or "connect as 'one'?" in reason):
+        assert time.monotonic() < end
+        down = both[0].until(mqtt.Disconnected, 1.0)
+        reason = down.reason if isinstance(down, mqtt.Disconnected) else ""
+    for each in both:
+        each.session.stop()
 
 
 @pytest.mark.parametrize("mosquitto", ["max_packet_size 20000"], indirect=True)

@@ -99,11 +99,16 @@ class FakeBroker:
         self._open: list[socket.socket] = []
 
     def accept(self) -> tuple[Peer, int]:
-        """The next connection and the protocol level of its CONNECT: 5, or 4 for 3.1.1."""
-        connection, _ = self._listener.accept()
-        self._open.append(connection)
-        peer = Peer(connection)
-        packet = peer.expect(CONNECT)
+        """The next connection and the protocol level of its CONNECT: 5, or 4 for 3.1.1. One that ends before it was a look whether we listen."""
+        while True:
+            connection, _ = self._listener.accept()
+            self._open.append(connection)
+            peer = Peer(connection)
+            try:
+                packet = peer.expect(CONNECT)
+            except EOFError:
+                continue
+            break
         assert packet.body[:6] == b"\x00\x04MQTT", packet
         return peer, packet.body[6]
 

@@ -61,7 +61,8 @@ MakeClient = Callable[..., Client]
 
 
 @pytest.fixture
-def make() -> Iterator[MakeClient]:
+def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeClient]:
+    monkeypatch.setattr(session_module, "PROBE_SECONDS", 0.1)
     made: list[Client] = []
 
     def client(**options: object) -> Client:
@@ -356,6 +357,17 @@ def test_a_broker_that_hangs_up_again_and_again_without_a_word_is_asked_about_an
         assert isinstance(down, mqtt.Disconnected)
         reasons.append("connect as 'dev-1'?" in down.reason)
     assert reasons == [False, False, True]
+
+
+@pytest.mark.parametrize("code", [0x89, 0x8B], ids=["busy", "shutting down"])
+def test_a_broker_that_says_why_it_hangs_up_is_not_asked_about_another_of_the_name(make: MakeClient, code: int) -> None:
+    client = make()
+    for _ in range(4):
+        client.up().socket.sendall(bytes([DISCONNECT << 4, 2, code, 0]))
+        down = client.until(mqtt.Disconnected)
+        assert isinstance(down, mqtt.Disconnected)
+        assert "connect as" not in down.reason
+        assert down.retry_in <= 0.05
 
 
 def test_rates_are_kept_to(make: MakeClient) -> None:

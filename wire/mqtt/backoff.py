@@ -6,8 +6,9 @@
                  wait for a broker that is away come at the limit's rate, whenever it is back
     taken over   (1/2 to 1) * min(1 h, 30 s * 2^times): two of one name mustn't throw each other out for ever
 
-MQTT 5 has a code for a connection that was taken over. In 3.1.1, and by mosquitto 2.0.11 in both, it is ended without a word: RIVAL_TIMES
+MQTT 5 has a code for a connection that was taken over. In 3.1.1, and by mosquitto before 2.0.15 in both, it is ended without a word: RIVAL_TIMES
 within STABLE_SECONDS of connecting, with no try between that failed, are taken for it, and then waited for as long as after failures at most, since it may be the broker.
+A broker's process that dies takes its port along: so whoever is about to be `suspected` looks first whether that is still open.
 """
 
 from random import Random
@@ -35,9 +36,13 @@ class Backoff:
         """Whether it is likely that another one connects by the same name."""
         return bool(self._taken) or self._short >= RIVAL_TIMES
 
+    def suspected(self, lasted: float | None) -> bool:
+        """Whether a connection that lasted so long and ended without a word would be taken for another one's work."""
+        return lasted is not None and lasted < STABLE_SECONDS and self._short + 1 >= RIVAL_TIMES
+
     def after(self, lasted: float | None, *, taken_over: bool = False, hung_up: bool = False) -> float:
         """The wait after a connection: how long it lasted (None: it wasn't made), and whether the broker said that another one took it
-        over, or hung up without a word."""
+        over, or hung up without a word, and listens still."""
         self._tries = 1 if lasted is not None and lasted > STABLE_SECONDS else self._tries + 1
         most = min(self._most, self._first * 2.0 ** min(self._tries - 1, 30))
         if lasted is None:

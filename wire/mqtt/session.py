@@ -27,11 +27,13 @@ from fleetgrad.wire.mqtt.events import Inbox, Ready, Refused
 from fleetgrad.wire.mqtt.profiles import Limits, profile_for
 from fleetgrad.wire.mqtt.sending import QUEUE_LIMIT, STRIKES, Outgoing, Sending
 from fleetgrad.wire.mqtt.settings import Endpoint
+from fleetgrad.wire.mqtt.transport import listens
 from fleetgrad.wire.tls import Floor
 
 __all__ = ["Session", "Will"]
 
 FLUSH_SECONDS = 2.0
+PROBE_SECONDS = 1.0  # whether a broker still listens: for a TCP handshake, and for what it took to be reset
 CHECK_SECONDS = 5.0  # between two looks at the connection's thread
 STALL_SECONDS = 45.0  # without a turn of its loop a connection is given up; opening takes a few CONNECT_SECONDS
 
@@ -140,7 +142,10 @@ class Session:
             if self._other_way(connection):
                 continue  # at once; only when that fails too there is something to report
             lasted = None if connection.up_at is None else time.monotonic() - connection.up_at
-            delay = self.backoff.after(lasted, taken_over=connection.taken_over, hung_up=connection.unexplained)
+            hung_up = connection.unexplained
+            if hung_up and self.backoff.suspected(lasted):
+                hung_up = listens(self._endpoint.address, PROBE_SECONDS)
+            delay = self.backoff.after(lasted, taken_over=connection.taken_over, hung_up=hung_up)
             self._inbox.put(Disconnected(self._why(connection), delay))
             self.stopping.wait(delay)
 

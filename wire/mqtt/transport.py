@@ -8,6 +8,7 @@ import base64
 import contextlib
 import hashlib
 import os
+import select
 import socket
 import ssl
 import struct
@@ -231,6 +232,18 @@ def connect(address: Address, credentials: Credentials, floor: Floor, seconds: f
         raw.close()
         raise OpenFailed(str(e)) from e
     return WebSocket(raw) if address.websocket else Transport(raw)
+
+
+def listens(address: Address, seconds: float) -> bool:
+    """Whether a TCP connection is taken there and stays for so long, though nothing is said; each of the two has `seconds`.
+
+    A process that dies may close its connections before its port: what was still taken by that is reset with it.
+    """
+    try:
+        with socket.create_connection((address.host, address.port), timeout=seconds) as probe:
+            return not select.select([probe], [], [], seconds)[0]
+    except OSError:
+        return False
 
 
 def _upgrade(raw: socket.socket, address: Address, end: float) -> None:
