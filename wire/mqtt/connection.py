@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from fleetgrad.wire.events import Message
 from fleetgrad.wire.mqtt import transport
+from fleetgrad.wire.mqtt.client import Client
 from fleetgrad.wire.mqtt.events import Inbox, Refused
 from fleetgrad.wire.mqtt.profiles import Connack, Limits, Profile, limits
 from fleetgrad.wire.mqtt.sending import Outgoing
@@ -33,7 +34,6 @@ IDLE_SECONDS = 5.0  # the loop looks around so often at least
 UNSUPPORTED_VERSION = 132  # MQTT 5 reason code "unsupported protocol version"; paho maps 3.1.1's code 1 onto it
 RETAIN_NOT_SUPPORTED = 154
 TAKEN_OVER = 142
-PUBACK = b"\x40\x02"  # and the packet id: success, in either version
 NOT_POISON = (
     137,
     139,
@@ -71,45 +71,6 @@ class Owner(Protocol):
     def sent(self, connection: "Connection", packet_id: int, publish: Outgoing) -> None: ...
 
     def acknowledged(self, connection: "Connection", packet_id: int, refusal: str) -> None: ...
-
-
-class _Client(paho.Client):
-    """The client library on a transport that is open already; what it takes out of a PUBLISH is copied once, not five times."""
-
-    opened: transport.Transport
-    arrived: Callable[[bytes, bytes, bool], None]  # topic, payload, whether it was retained
-
-    def _create_socket(self) -> Any:
-        return self.opened
-
-    def _handle_publish(self) -> MQTTErrorCode:
-        first, packet = self._in_packet["command"], self._in_packet["packet"]
-        qos, topic_end = first >> 1 & 3, 2 + int.from_bytes(packet[:2], "big")
-        at = topic_end + (2 if qos else 0)
-        if self.protocol is MQTTProtocolVersion.MQTTv5:
-            at = _after_properties(packet, at)
-        if qos > 1 or not 2 < topic_end <= at <= len(packet):
-            return MQTTErrorCode.MQTT_ERR_PROTOCOL
-        self.arrived(bytes(packet[2:topic_end]), bytes(memoryview(packet)[at:]), bool(first & 1))
-        return self._acknowledge(packet[topic_end : topic_end + 2]) if qos else MQTTErrorCode.MQTT_ERR_SUCCESS
-
-    def _acknowledge(self, packet_id: bytes | bytearray) -> MQTTErrorCode:
-        with contextlib.suppress(BlockingIOError):
-            if not self.want_write():  # else what is half sent comes first
-                self.opened.send(PUBACK + packet_id)
-                return MQTTErrorCode.MQTT_ERR_SUCCESS
-        return self._send_puback(int.from_bytes(packet_id, "big"))
-
-
-def _after_properties(packet: bytes | bytearray, at: int) -> int:
-    """Where what follows the properties at `at` begins; none is used here."""
-    length = 0
-    for i in range(4):  # bytes of a length at most
-        byte = packet[at + i] if at + i < len(packet) else 255
-        length |= (byte & 127) << 7 * i
-        if byte < 128:
-            return at + i + 1 + length
-    return len(packet) + 1
 
 
 class Connection:
@@ -185,9 +146,9 @@ class Connection:
         self.wake()
 
     # --- the connection's thread ------------------------------------------------------------------------------------
-    def _client(self, opened: transport.Transport) -> _Client:
+    def _client(self, opened: transport.Transport) -> Client:
         older = self._version is MQTTProtocolVersion.MQTTv311
-        client = _Client(
+        client = Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
             protocol=self._version,
@@ -206,7 +167,7 @@ class Connection:
             client.will_set(self._will.topic, self._will.payload, qos=self._limits.qos, retain=self._will_retained)
         return client
 
-    def _serve(self, client: _Client) -> None:
+    def _serve(self, client: Client) -> None:
         newer = self._version is MQTTProtocolVersion.MQTTv5
         patience = VERSION_SECONDS if newer else CONNECT_SECONDS
         connected_by = time.monotonic() + patience
@@ -232,7 +193,7 @@ class Connection:
             if not self._turn(client, wait):
                 return
 
-    def _turn(self, client: _Client, wait: float) -> bool:
+    def _turn(self, client: Client, wait: float) -> bool:
         """Waits for the socket and lets the library read and write; False when the connection has ended."""
         opened, paused = client.opened, self._inbox.full
         if client.socket() is None:
@@ -261,7 +222,7 @@ class Connection:
             return False
         return client.loop_misc() == paho.MQTT_ERR_SUCCESS
 
-    def _hand_over(self, client: _Client, now: float) -> float:
+    def _hand_over(self, client: Client, now: float) -> float:
         """Gives the library what may leave now; seconds until it may be more."""
         for verb, filters in self._owner.controls():
             size = self._limits.filters_per_subscribe

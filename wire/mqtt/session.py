@@ -21,6 +21,7 @@ from paho.mqtt.enums import MQTTProtocolVersion
 
 from fleetgrad.wire.address import Address
 from fleetgrad.wire.events import Connected, Disconnected
+from fleetgrad.wire.mqtt import client
 from fleetgrad.wire.mqtt.backoff import Backoff
 from fleetgrad.wire.mqtt.connection import CONNECT_SECONDS, Connection, Control, Will, start
 from fleetgrad.wire.mqtt.events import Inbox, Ready, Refused
@@ -52,6 +53,8 @@ class Session:
         first_backoff: float = 1.0,
         most_backoff: float = 300.0,
     ) -> None:
+        """Raises client.LibraryUnfit."""
+        client.check()
         self._endpoint = broker if isinstance(broker, Endpoint) else Endpoint(broker)
         self._client_id, self._inbox, self._will = client_id, inbox, will
         self.backoff = Backoff(random or Random(), first_backoff, most_backoff)
