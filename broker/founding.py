@@ -24,6 +24,7 @@ from fleetgrad.broker.settings import Broker, Settings
 from fleetgrad.edge.autodiff.compiling import compile_model
 from fleetgrad.wire.address import PORTS, parse
 from fleetgrad.wire.choice import ALL, Choice
+from fleetgrad.wire.files import sync
 from fleetgrad.wire.kit import Data, install
 from fleetgrad.wire.mqtt import BrokerSettings
 from fleetgrad.wire.plan import Activations, Manifest, Optimizer, Recompute
@@ -121,11 +122,16 @@ def create(
             where.port if where.tls else PORTS["mqtts"],
             directory.resolve() / BROKER,
         )
+        apart = [made] if registrar else []
+        for path in (path for folder in (temporary, *apart) for path in (folder, *folder.rglob("*"))):
+            sync(path)  # what comes next gives keys to other machines: no power cut may leave half of them here
         if registrar is not None:
             made.rename(registrar)
         if directory.exists():
             directory.rmdir()
         temporary.rename(directory)
+        for folder in (parent, *(path.parent for path in apart)):
+            sync(folder)
     finally:
         for left in filter(None, (temporary, made)):
             shutil.rmtree(left, ignore_errors=True)
@@ -138,7 +144,7 @@ def _make_registrar(
     """Makes the registrar in `folder`, and what it gives the aggregator and the broker; `directory` is where these will be."""
     base = str(directory.resolve()) if apart else ".."
     where = parse(settings.broker.url)
-    hosts = list(dict.fromkeys([where.host, "localhost", "127.0.0.1"]))
+    hosts = list(dict.fromkeys([where.host, "localhost", "127.0.0.1", "::1"]))
     own = msgspec.structs.replace(settings.broker, **_login(settings.broker, "ca.pem", "tls.pem"))
     plain = BrokerSettings(**{f: getattr(own, f) for f in BrokerSettings.__struct_fields__})
     made = registrar_.Settings(
@@ -168,7 +174,9 @@ def _bracketed(host: str) -> str:
 def _beside(path: Path) -> Path:
     """A name in the folder that `path` will be in; raises FoundingError if `path` exists."""
     if path.exists():
-        raise FoundingError(f"--registrar {path} exists: the registrar gets a folder of its own")
+        raise FoundingError(
+            f"--registrar {path} exists: the registrar gets a folder of its own (remove it if a 'fleetgrad new' that was cut short left it)"
+        )
     path.resolve().parent.mkdir(parents=True, exist_ok=True)
     return path.resolve().parent / f".{path.name}.{os.getpid()}.tmp"
 

@@ -1,6 +1,7 @@
 """`fleetgrad release`: keys that sign heads, the next root of trust that names them, and co-signers on other machines."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -139,7 +140,7 @@ def release_export(
     root = cosigner.export(directory, folder)
     out.print(
         f"{folder}: root {root.version}. Carry it to the co-signer's machine by a way that nobody alters, put its key there as {KEY} and its "
-        f"login as {cosigner.TLS} ('fleetgrad registrar login cosigner'), and run\n  fleetgrad release cosign {folder.name}",
+        f"login as {cosigner.TLS} ('fleetgrad registrar login cosigner'), and run\n  fleetgrad release cosign {quote(folder.name)}",
         highlight=False,
         soft_wrap=True,
     )

@@ -5,12 +5,12 @@ keys/aggregator.key            signs commands always, and heads where the root l
 keys/release-NAME.key          more keys for heads; those that lie elsewhere sign by `fleetgrad release cosign`
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fleetgrad.wire import release
+from fleetgrad.wire.files import replace_file
 from fleetgrad.wire.release import ROOTS, Role, Root
 from fleetgrad.wire.signing import (
     PrivateKey,
@@ -54,13 +54,18 @@ def load(directory: Path, federation: str, aggregator: PrivateKey) -> Releasing:
 
 
 def make_key(path: Path, name: str) -> PublicKey:
-    """A new key NAME.key and its public part NAME.pub in the folder `path`; raises KeyRefused if there is one."""
-    key = PrivateKey.generate()
+    """A new key NAME.key and its public part NAME.pub in the folder `path`; raises KeyRefused if there is one.
+
+    A key without its public part is one whose making was cut short: it is completed.
+    """
     check_name(name, "key name")
+    private, public = path / f"{name}.key", path / f"{name}.pub"
     path.mkdir(parents=True, exist_ok=True)
-    save_private_key(key, path / f"{name}.key")
-    (path / f"{name}.pub").write_bytes(key.public.pem())
-    return key.public
+    if public.exists() or not private.exists():
+        save_private_key(PrivateKey.generate(), private)
+    key = load_private_key(private).public
+    replace_file(public, key.pem())
+    return key
 
 
 def rotate(
@@ -92,7 +97,5 @@ def rotate(
         )
     folder = directory / ROOTS
     folder.mkdir(exist_ok=True)
-    temporary = folder / f".{new.version}.{os.getpid()}"
-    temporary.write_bytes(raw)
-    temporary.rename(folder / f"{new.version}.json")
+    replace_file(folder / f"{new.version}.json", raw)
     return new

@@ -2,6 +2,7 @@
 
 import contextlib
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -57,10 +58,10 @@ def join(
         if not kits.install(made, folder, str(kit), rehearse=rehearse):
             out.print(f"{folder} is {made.device} of {made.federation} already, by this very kit: nothing is changed")
             return
-    remove = f"remove {kit}, " if kit and code is None else ""
+    remove = f"remove {quote(str(kit))}, " if kit and code is None else ""
     out.print(
         f"{folder}: this board is {made.device} of {made.federation}; {remove}put the data at {folder / made.data.path}, and run\n"
-        f"  fleetgrad-edge run --config {folder / kits.SETTINGS}",
+        f"  fleetgrad-edge run --config {quote(str(folder / kits.SETTINGS))}",
         highlight=False,
         soft_wrap=True,
     )

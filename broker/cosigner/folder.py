@@ -1,5 +1,6 @@
 """Writes a co-signer's folder, from the aggregator's."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -20,7 +21,9 @@ CA, TLS = "ca.pem", "tls.pem"
 
 
 def export(directory: Path, folder: Path) -> Root:
-    """Writes the new folder; the root of trust in it. Raises ReleaseError, SettingsError."""
+    """Writes the new folder, whole or not at all; the root of trust in it. Raises ReleaseError, SettingsError."""
+    if folder.exists():
+        raise ReleaseError(f"can't write the co-signer's folder {folder}: it exists, and is made new")
     home = settings_file.home(directory)
     settings = settings_file.load(home)
     aggregator = load_private_key(home / KEY).public
@@ -32,13 +35,17 @@ def export(directory: Path, folder: Path) -> Root:
     )  # fmt: skip
     federation = Federation(name=settings.name)
     lines = ["[federation]", *toml_lines(federation), "", "[broker]", *toml_lines(broker)]
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
-        folder.mkdir()
-        (folder / FILE).write_text("\n".join(lines) + "\n")
-        (folder / federation.aggregator_key).write_bytes(aggregator.pem())
-        (folder / federation.root).write_bytes(msgspec.json.encode(root))
+        temporary.mkdir()
+        (temporary / FILE).write_text("\n".join(lines) + "\n")
+        (temporary / federation.aggregator_key).write_bytes(aggregator.pem())
+        (temporary / federation.root).write_bytes(msgspec.json.encode(root))
         if secure and settings.broker.ca:
-            shutil.copyfile(home / settings.broker.ca, folder / CA)
+            shutil.copyfile(home / settings.broker.ca, temporary / CA)
+        temporary.rename(folder)
     except OSError as e:
         raise ReleaseError(f"can't write the co-signer's folder {folder}: {e.strerror}") from e
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return root

@@ -5,6 +5,7 @@ import re
 import sys
 import time
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -59,12 +60,12 @@ def device_add(
     path = output or registrar.folder / KITS / f"{name}{kit.SUFFIX}"
     if path.exists() and registrar.register.device(name) is None:
         raise RegistrarError(f"kit {path} exists: remove it if it was never used")
-    if output and not path.parent.is_dir():
-        raise RegistrarError(f"kit {path}: no such folder")
+    if output and (path.is_dir() or not path.parent.is_dir()):
+        raise RegistrarError(f"kit {path}: {'a folder, and a kit is a file' if path.is_dir() else 'no such folder'}")
     registrar.add(name, data=settings, url=broker, insecure=insecure, hand=lambda made: kit.write(made, path))
     out.print(
         f"{path}: the whole of {name}, with its private keys. Carry it to the board by a way that nobody reads along, remove it "
-        f"here, and run there\n  fleetgrad-edge join {path.name}",
+        f"here, and run there\n  fleetgrad-edge join {quote(path.name)}",
         highlight=False,
         soft_wrap=True,
     )
@@ -311,7 +312,7 @@ def _say_who_tells(registrar: "Registrar") -> None:
     """Where the aggregator's folder can't be written to from here, it hears by the broker alone."""
     if "roster" in registrar.unreached():
         out.print(
-            f"the aggregator hears of it from 'fleetgrad registrar serve {registrar.folder}', which must run for that",
+            f"the aggregator hears of it from 'fleetgrad registrar serve {quote(str(registrar.folder))}', which must run for that",
             highlight=False,
             soft_wrap=True,
         )

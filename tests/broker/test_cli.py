@@ -375,6 +375,11 @@ def test_release_names_other_keys_and_shows_them(run: Run, model: Path, tmp_path
     run("new", folder, "--model", model)
     assert run("release", "key", "root-1", "-o", key.parent)[0] == 0
     assert "exists" in run("release", "key", "root-1", "-o", key.parent)[2]
+    public = key.with_suffix(".pub")
+    named = public.read_bytes()
+    public.unlink()  # as if the command had been killed between the two files
+    assert run("release", "key", "root-1", "-o", key.parent)[0] == 0
+    assert public.read_bytes() == named
     other = key.with_name("other")
     assert run("release", "key", "other", "-o", key.parent)[0] == 0
     code, out, _ = run("release", "show", folder)

@@ -285,8 +285,18 @@ def test_an_exported_folder_holds_all_but_the_secrets(place: Path) -> None:
     }  # fmt: skip
     root = release.pinned((place / "co" / "root.json").read_bytes(), "test")
     assert (root.version, root.release.threshold) == (1, 2)
-    with pytest.raises(releasing.ReleaseError, match=r"can't write the co-signer's folder .*: File exists"):
+    with pytest.raises(releasing.ReleaseError, match=r"can't write the co-signer's folder .*: it exists"):
         folder.export(place / "fed", place / "co")
+
+
+def test_an_export_that_fails_leaves_no_folder_that_the_next_one_would_meet(place: Path) -> None:
+    ca = place / "fed" / "aggregator" / settings.CA
+    kept = ca.read_bytes()
+    ca.unlink()
+    with pytest.raises(releasing.ReleaseError, match=r"can't write the co-signer's folder .*: No such file"):
+        folder.export(place / "fed", place / "again")
+    ca.write_bytes(kept)
+    folder.export(place / "fed", place / "again")
 
 
 def refusal(place: Path, capsys: pytest.CaptureFixture[str]) -> str:
