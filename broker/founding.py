@@ -130,8 +130,8 @@ def create(
         if directory.exists():
             directory.rmdir()
         temporary.rename(directory)
-        for folder in (parent, *(path.parent for path in apart)):
-            sync(folder)
+        for above in (parent, *(path.parent for path in apart)):
+            sync(above)
     finally:
         for left in filter(None, (temporary, made)):
             shutil.rmtree(left, ignore_errors=True)
