@@ -6,6 +6,7 @@ idle with the current model --select--> selected --birth (training, uploading)--
 
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fleetgrad.broker import events as ev
@@ -40,6 +41,7 @@ class Cohort:
     settings: RoundSettings
     say: Announcer
     random: random.Random
+    is_member: Callable[[str], bool]
     devices: dict[str, Device] = field(default_factory=dict)
     alarms: list[ev.Effect] = field(default_factory=list)  # to be said with the next effects
     clones: dict[str, str] = field(default_factory=dict)  # whose identity two boards seem to use, and why it seems so
@@ -77,6 +79,12 @@ class Cohort:
                 device.answered, device.selected = False, not restarted
         return []
 
+    def part(self, name: str) -> None:
+        """A device is no member any more: nothing is expected of it."""
+        if self.devices.pop(name, None):
+            self.clones.pop(name, None)
+            self.stirred = True
+
     def is_out(self, name: str) -> bool:
         """Whether nothing more is taken from a device in this attempt."""
         device = self.devices.get(name)
@@ -107,26 +115,12 @@ class Cohort:
 
     def select(self, attempt: Open, goal: int, now: float) -> list[ev.Effect]:
         """Asks who can be asked, and again who hasn't answered; the first select sets the attempt's deadline."""
-        under_way = [d for n, d in self.devices.items() if d.selected and n not in attempt.members]
-        invites = math.ceil(goal * self.settings.over_selection) - len(attempt.members) - len(under_way)
-        ready = [
-            name
-            for name, d in sorted(self.devices.items())
-            if not d.selected
-            and not d.out
-            and name not in attempt.members
-            and d.birth.state == "idle"
-            and d.birth.params == attempt.params
-        ]
-        if len(ready) > max(0, invites):
-            ready = self.random.sample(ready, max(0, invites))
-        for name in ready[: max(0, MAX_WINDOWS - len(under_way))]:
-            device = self.devices[name]
-            device.selected, device.answered = True, False
-            device.select_at, device.patience = now, SELECT_SECONDS
+        while gone := [n for n in self._invite(attempt, goal, now) if not self.is_member(n)]:
+            for name in gone:
+                self.part(name)
         effects: list[ev.Effect] = []
         for name, device in sorted(self.devices.items()):
-            if not self._waits_for(name, attempt) or now < device.select_at:
+            if not self._is_due(name, attempt, now):
                 continue
             if attempt.deadline_at is None:
                 attempt.deadline_at = now + self.settings.deadline
@@ -146,3 +140,27 @@ class Cohort:
             )
             effects.append(self.say.command(name, select))
         return effects
+
+    def _invite(self, attempt: Open, goal: int, now: float) -> list[str]:
+        """Marks who is to be asked, as many as are wanted; all of whom a select is due to, the ones who haven't answered too."""
+        under_way = [d for n, d in self.devices.items() if d.selected and n not in attempt.members]
+        invites = math.ceil(goal * self.settings.over_selection) - len(attempt.members) - len(under_way)
+        ready = [
+            name
+            for name, d in sorted(self.devices.items())
+            if not d.selected
+            and not d.out
+            and name not in attempt.members
+            and d.birth.state == "idle"
+            and d.birth.params == attempt.params
+        ]
+        if len(ready) > max(0, invites):
+            ready = self.random.sample(ready, max(0, invites))
+        for name in ready[: max(0, MAX_WINDOWS - len(under_way))]:
+            device = self.devices[name]
+            device.selected, device.answered = True, False
+            device.select_at, device.patience = now, SELECT_SECONDS
+        return [name for name in self.devices if self._is_due(name, attempt, now)]
+
+    def _is_due(self, name: str, attempt: Open, now: float) -> bool:
+        return self._waits_for(name, attempt) and now >= self.devices[name].select_at

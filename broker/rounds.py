@@ -85,7 +85,7 @@ class Rounds:
             rows.append(version_record(0, initial, GENESIS, settings.policy.sha256(), [], 0))
         self._ledger.commit(rows)
         self._intake = Intake(settings.federation, layout, settings.policy.codec, seals)
-        self._cohort = Cohort(settings, self._say, random)
+        self._cohort = Cohort(settings, self._say, random, self._is_member)
         self._total = Sum(settings.policy.codec, layout)
         self._admission = Admission(
             settings.federation,
@@ -232,6 +232,7 @@ class Rounds:
         try:
             key = self._roster(device)
         except Revoked as e:
+            self._cohort.part(device)
             if kind != "up":
                 raise
             return self._admission.dismiss(device, e, message.payload, now)
@@ -329,6 +330,12 @@ class Rounds:
             else:
                 effects += self._select(attempt, goal, now) if self._may_select(attempt) else []
                 return
+
+    def _is_member(self, name: str) -> bool:
+        try:
+            return self._roster(name) is not None
+        except Revoked:
+            return False
 
     def _may_select(self, attempt: Open) -> bool:
         """Whether devices can be asked: they would refuse what the head that they follow doesn't say."""

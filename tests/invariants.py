@@ -7,9 +7,11 @@ I4  versions are a chain, each the next of the last, never written again
 I5  a version's params are what its members add up to, whatever their order
 I6  what is opened is whole: bytes are those of their name or record
 I7  an attempt goes on or ends; the next one begins only then
-I8  a device never goes back to an older model
+I8  a device never goes back to an older model, but where a head withdraws what it has, which it then never takes up again
 I9  memory and disk stay within their bounds
 I10 once nothing breaks any more, rounds are published within their time
+I14 who was revoked isn't asked any more, and nothing of it counts after the attempt in which it was
+I15 nothing is trained from, or follows from, a version that is known to be withdrawn
 """
 
 import hashlib
@@ -19,6 +21,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from fleetgrad.broker.announcing import GENESIS
 from fleetgrad.broker.journal import Attempt, Contribution, Version
+from fleetgrad.wire.messages import Head
 from tests.simulation.training import Made, merge
 
 ENDED = ("published", "abandoned")
@@ -81,14 +84,13 @@ def check_kept(
         )
 
 
-def check_link(version: Version, last: Version | None) -> None:
-    """I4: a version follows the last one."""
+def check_link(version: Version, last: Version | None, number: int) -> None:
+    """I4: a version has this number, and follows the last one."""
     record = json.loads(version.record)
     if hashlib.sha256(version.record.encode()).hexdigest() != version.sha256:
         raise Violation("I4: a version's hash isn't its record's")
     if version.record != json.dumps(record, sort_keys=True, separators=(",", ":")):
         raise Violation("I4: a record's keys aren't sorted")
-    number = last.number + 1 if last else 0
     if (version.number, record["version"], record["params"]) != (number, number, version.params):
         raise Violation(f"I4: version {version.number} where {number} is due")
     parent = last.sha256 if last else GENESIS
@@ -96,10 +98,34 @@ def check_link(version: Version, last: Version | None) -> None:
         raise Violation(f"I4: version {version.number} has another parent than the last version")
 
 
-def check_chain(versions: Sequence[Version]) -> None:
-    """I4 for all of them."""
-    for number, version in enumerate(versions):
-        check_link(version, versions[number - 1] if number else None)
+def check_chain(versions: Sequence[Version], withdrawn: Sequence[Version] = ()) -> None:
+    """I4 for all of them: the line that leads to the current one, and those that were withdrawn. Every number was used, and used once."""
+    every = sorted((*versions, *withdrawn), key=lambda v: v.number)
+    if [v.number for v in every] != list(range(len(every))):
+        raise Violation(f"I4: versions have the numbers {[v.number for v in every]}")
+    by_hash = {v.sha256: v for v in every}
+    for i, version in enumerate(versions):
+        check_link(version, versions[i - 1] if i else None, version.number)
+    for version in withdrawn:
+        parent = by_hash.get(version.parent)
+        check_link(version, parent, version.number)
+        if parent is None or parent.number >= version.number:
+            raise Violation(f"I4: the withdrawn version {version.number} comes from none before it")
+
+
+def by_round(versions: Iterable[Version]) -> dict[int, Version]:
+    """What each round made, withdrawn or not."""
+    return {json.loads(v.record)["round"]: v for v in versions if v.number}
+
+
+def taken_back(head: Head, versions: Iterable[Version]) -> set[int]:
+    """The numbers that a head shows to be withdrawn: they were given, and its own version doesn't come from them."""
+    every = {v.sha256: v for v in versions}
+    line, at = set[int](), next((v for v in every.values() if v.number == head.version), None)
+    while at is not None:
+        line.add(at.number)
+        at = every.get(at.parent)
+    return set(range(max(head.version, head.withdrawn or 0) + 1)) - line
 
 
 def check_sum(number: int, old: bytes, new: bytes, updates: Iterable[Made]) -> None:
@@ -134,11 +160,16 @@ def check_attempts(attempts: Attempts) -> None:
         before[key] = attempts[key]
 
 
-def check_forward(device: str, versions: Sequence[int]) -> None:
-    """I8: what a device reported that it holds, in order."""
+def check_forward(device: str, versions: Sequence[int], withdrawn: Collection[int] = ()) -> None:
+    """I8: what a device reported that it holds, in order; it may go back from one of the `withdrawn`, and doesn't return then."""
+    left: set[int] = set()
     for before, after in itertools.pairwise(versions):
+        if after in left:
+            raise Violation(f"I8: {device} took up version {after} again, which it had left as withdrawn")
         if after < before:
-            raise Violation(f"I8: {device} went back from version {before} to {after}")
+            if before not in withdrawn:
+                raise Violation(f"I8: {device} went back from version {before} to {after}")
+            left.update(range(after + 1, before + 1))
 
 
 def check_within(what: str, used: float, cap: float) -> None:

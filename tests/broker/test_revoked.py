@@ -1,9 +1,12 @@
 """What the aggregator does with a device that is no member any more: it is told so, once it asks, and nothing else of it counts."""
 
+import json
+
 from fleetgrad.broker import events as ev
+from fleetgrad.broker.attempt import RoundSettings
 from fleetgrad.wire import frames
-from fleetgrad.wire.messages import REVOKED, Receipt
-from tests.broker.conftest import KEYS, World
+from fleetgrad.wire.messages import REVOKED, Policy, Receipt
+from tests.broker.conftest import FEDERATION, KEYS, World
 
 
 def dropped(effects: list[ev.Effect]) -> list[str]:
@@ -38,6 +41,21 @@ def test_a_revoked_device_that_asks_without_end_is_not_answered_without_end() ->
     world = World(revoked={"dev-1"})
     answers = sum(len(world.query("dev-1", world.payload())) for _ in range(400))
     assert 0 < answers < 400
+
+
+def test_a_revoked_device_is_asked_for_nothing_more_and_another_is_asked_in_its_place() -> None:
+    settings = RoundSettings(FEDERATION, Policy(), rounds=2, goal=1, minimum=1.0, over_selection=1.0, deadline=60.0)
+    world = World(settings=settings)
+    assert len(world.selects(world.birth("dev-1"), "dev-1")) == 1
+    assert world.selects(world.birth("dev-2"), "dev-2") == []
+    world.revoked.add("dev-1")
+    effects = world.advance(10.0)
+    assert world.selects(effects, "dev-1") == []
+    assert len(world.selects(effects, "dev-2")) == 1
+    status = [
+        json.loads(e.payload) for e in effects if isinstance(e, ev.Publish) and e.topic == world.topics.aggregator
+    ]
+    assert status[-1]["members"] == 1
 
 
 def test_an_update_that_was_counted_before_stays_counted() -> None:

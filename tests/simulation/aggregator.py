@@ -12,11 +12,13 @@ import msgspec
 
 from fleetgrad.broker import events
 from fleetgrad.broker.attempt import RoundSettings
-from fleetgrad.broker.journal import Attempt, Boot, Contribution, Memory, Row, Version
+from fleetgrad.broker.journal import Attempt, Boot, Contribution, Memory, Row, Version, Withdrawn
 from fleetgrad.broker.rounds import Rounds
+from fleetgrad.broker.withdrawing import WithdrawalError, withdraw
 from fleetgrad.wire import release
 from fleetgrad.wire.files import DiskError
 from fleetgrad.wire.frames import HEADER_BYTES
+from fleetgrad.wire.membership import Member, Revoked
 from fleetgrad.wire.messages import COMMAND, Bitmap, Command, ObjectRef, Policy, Receipt, Select
 from fleetgrad.wire.signing import PublicKey, verify_message
 from tests import invariants
@@ -38,14 +40,14 @@ class CheckedJournal:
     def __init__(self, owner: "Aggregator") -> None:
         self.owner, self.world = owner, owner.world
         self.memory = Memory()
-        self.models: list[bytes] = []
+        self.models: list[bytes] = []  # by their versions' numbers
 
     def load(self, rounds: int | None = None) -> Memory:
         memory = Memory()
         memory.boot = self.memory.boot
         memory.configs = dict(self.memory.configs)
         memory.attempts, memory.contributions = dict(self.memory.attempts), dict(self.memory.contributions)
-        memory.versions = list(self.memory.versions)
+        memory.versions, memory.withdrawn = list(self.memory.versions), list(self.memory.withdrawn)
         if rounds is not None:
             memory.keep(rounds)
         return memory
@@ -82,9 +84,18 @@ class CheckedJournal:
                 self._check_contribution(row)
             case Version():
                 self._check_version(row, rows)
+            case Withdrawn():
+                self._check_withdrawn(row, rows)
+
+    @property
+    def every(self) -> list[Version]:
+        """All versions that ever were."""
+        return [*self.memory.versions, *self.memory.withdrawn]
 
     def _check_attempt(self, row: Attempt) -> None:
         self.owner.saw(f"attempt {row.state}")
+        if row.state not in ENDED and row.version not in (v.number for v in self.memory.versions):
+            raise Violation(f"I15: attempt {row} trains a version that is withdrawn")
         known = self.memory.attempts.get((row.round, row.attempt))
         if known is not None and known.state != "open" and known.config != row.config:
             raise Violation(f"I7: attempt {row} changes its policy after devices were asked")
@@ -106,6 +117,8 @@ class CheckedJournal:
         attempt = self.memory.attempts.get((row.round, row.attempt))
         if attempt is not None and attempt.state in ENDED:
             raise Violation(f"I7: {key} is counted in an attempt that is {attempt.state}")
+        if key[:2] > self.world.revoked.get(row.device, key[:2]):
+            raise Violation(f"I14: {key} is counted, and its device was revoked in {self.world.revoked[row.device]}")
         if row.payload not in self.world.made:
             raise Violation(f"I1: {key} counts a payload that no trainer made")
         stored = self.owner.disk.durable(f"spool/{row.round}-{row.attempt}-{row.device}.update") or b""
@@ -115,15 +128,30 @@ class CheckedJournal:
     def _check_version(self, row: Version, rows: list[Row]) -> None:
         raw = self.owner.disk.durable(f"objects/{row.params}")
         invariants.check_whole(f"version {row.number}, durably,", raw, row.params, row.size)
-        invariants.check_link(row, self.memory.versions[-1] if self.memory.versions else None)
+        last = self.memory.versions[-1] if self.memory.versions else None
+        invariants.check_link(row, last, len(self.models))
         if self.models:
             closed = [a for a in rows if isinstance(a, Attempt) and a.state == "published"]
             if len(closed) != 1 or closed[0].round != json.loads(row.record)["round"]:
                 raise Violation(f"I4: version {row.number} is committed without the end of its round")
             counted = invariants.members(self.memory.contributions, closed[0].round, closed[0].attempt)
             invariants.check_members(row, counted)
-            invariants.check_sum(row.number, self.models[-1], raw or b"", (self.world.made[c.payload] for c in counted))
+            invariants.check_sum(
+                row.number,
+                self.models[self.memory.current.number],
+                raw or b"",
+                (self.world.made[c.payload] for c in counted),
+            )
         self.models.append(raw or b"")
+
+    def _check_withdrawn(self, row: Withdrawn, rows: list[Row]) -> None:
+        """What is taken back is the end of the line, never the first version; and what trains it ends with it."""
+        gone = {r.number for r in rows if isinstance(r, Withdrawn)}
+        ended = {(r.round, r.attempt) for r in rows if isinstance(r, Attempt) and r.state == "abandoned"}
+        if [v.number for v in self.memory.versions][-len(gone) :] != sorted(gone) or row.number == 0:
+            raise Violation(f"I4: {sorted(gone)} are withdrawn, and not what came from them")
+        if left := [k for k, a in self.memory.attempts.items() if a.state not in ENDED and k not in ended]:
+            raise Violation(f"I15: version {row.number} is withdrawn, and {left} goes on")
 
 
 class Aggregator(Process):
@@ -151,13 +179,21 @@ class Aggregator(Process):
         )
         self.journal = CheckedJournal(self)
         self.accepted: set[tuple[int, int, str, str]] = set()
+        self.to_withdraw = False
         self._will: tuple[str, bytes] | None = None
 
     def make(self) -> Rounds:
-        roster = self.world.roster
+        if self.to_withdraw:
+            self._withdraw()
+        roster, revoked = self.world.roster, self.world.revoked
 
         def known(name: str) -> PublicKey | None:
-            return key_of(name, roster[name]).public if name in roster else None
+            key = key_of(name, roster[name]).public if name in roster else None
+            if key is not None and name in revoked:
+                raise Revoked(
+                    Member(federation=self.world.federation, device=name, key=key.raw.hex(), serial=9, not_after=0, revoked=True)
+                )  # fmt: skip
+            return key
 
         attempts = self.journal.memory.attempts
         if attempts:
@@ -172,7 +208,7 @@ class Aggregator(Process):
                 self.settings, link=msgspec.structs.replace(scenario.link, chunk_bytes=scenario.cut)
             )
         machine = Rounds(
-            self.settings, self.journal, self.disk, self.world.key, [self.world.seal], known, lambda: len(roster), self.plan, self.initial,
+            self.settings, self.journal, self.disk, self.world.key, [self.world.seal], known, lambda: len(roster) - len(revoked), self.plan, self.initial,
             self.world.layout, self.random, self.now(), releasing=self.world.releasing,
         )  # fmt: skip
         after = {k: a.state for k, a in self.journal.memory.attempts.items() if a.state not in ENDED}
@@ -182,6 +218,21 @@ class Aggregator(Process):
             self.saw("upload taken up after a restart")
         self._will = machine.will()
         return machine
+
+    def _withdraw(self) -> None:
+        """What the operator does while nothing runs; a crash may fall into it, and it isn't done again."""
+        self.to_withdraw = False
+        self.provoke(0.3, 3)
+        older = [v.number for v in self.journal.memory.versions if self.random.random() < 0.2]
+        try:
+            done = withdraw(self.journal, self.disk, older[0] if older else None)
+        except (WithdrawalError, DiskError) as e:
+            self.saw("withdrawal refused")
+            self.note(f"withdraws nothing: {e}")
+            return
+        self.saw("version withdrawn")
+        if done.abandoned:
+            self.saw("attempt abandoned by a withdrawal")
 
     def published(self, payload: str) -> bool:
         """Whether an update was counted in a round that was published."""
@@ -203,7 +254,7 @@ class Aggregator(Process):
         match effect:
             case events.Published(round_, version, params):
                 self.saw("published")
-                if self.journal.memory.versions[version].params != params:
+                if [v.params for v in self.journal.every if v.number == version] != [params]:
                     raise Violation(
                         f"I4: {params} is reported as version {version} of round {round_}, the journal has another"
                     )
@@ -233,6 +284,8 @@ class Aggregator(Process):
                 self.saw("bitmap of a part sent")
         elif isinstance(command, Select):
             self.saw("select sent")
+            if device in self.world.revoked:
+                raise Violation(f"I14: {device} is asked, and was revoked in {self.world.revoked[device]}")
 
     def damage(self) -> None:
         """A bit of an upload rots, whether it is under way or counted already."""
@@ -247,7 +300,7 @@ class Aggregator(Process):
     def check_end(self) -> None:
         """I1, I2 and I7 at the end of the run, when no attempt is open."""
         memory = self.journal.memory
-        invariants.check_chain(memory.versions)
+        invariants.check_chain(memory.versions, memory.withdrawn)
         invariants.check_attempts(memory.attempts)
         invariants.check_counted_once(memory.contributions)
         invariants.check_acknowledged(self.accepted, memory.attempts, memory.contributions)

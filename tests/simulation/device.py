@@ -70,7 +70,7 @@ class Device(Process):
         self.signers: dict[bytes, int] = {}  # the generation that signed a payload last
         self.confirmed: dict[tuple[bytes, int], bytes] = {}  # the last bitmap by the same, of this life
         self.rotten: set[str] = set()  # objects and, by their hash, payloads that the disk has damaged
-        self.version = -1
+        self.versions: list[int] = []  # as it reported them
         self.store = SimulatedStore(self)
         self.limits = Limits(world.scenario.spool)
         self.free = ROOM
@@ -148,6 +148,7 @@ class Device(Process):
                 self.world.network.unsubscribe(self.client, tuple(filters))
             case events.Train():
                 self.job = effect
+                self._check_job()
                 self.saw("training started")
                 if self.slow > 1 or self.clone:
                     self.saw("clone trains" if self.clone else "straggler trains")
@@ -156,6 +157,8 @@ class Device(Process):
                 self._start_trainer()
             case events.CancelTraining():
                 self.saw("training cancelled")
+                if self.job and not self._usable(self.job):
+                    self.saw("training of a withdrawn version called off")
                 self._stop_trainer()
             case events.Log(event, fields):
                 if event == "model_damaged" and fields["fell_back_to"] is not None:
@@ -172,9 +175,42 @@ class Device(Process):
             birth = verify_message(self.key.public, BIRTH, payload, Birth)
             self.saw(f"birth {birth.state}")
             if birth.version is not None:
-                invariants.check_forward(self.name, (self.version, birth.version))
-                self.version = birth.version
+                self._check_version(birth.version)
             self.note(f"birth {birth.state} v{birth.version} {birth.round}/{birth.attempt}")
+
+    @property
+    def version(self) -> int:
+        return self.versions[-1] if self.versions else -1
+
+    @property
+    def revoked(self) -> bool:
+        return self.device in self.world.revoked
+
+    def _taken_back(self) -> set[int]:
+        """The versions that it knows to be withdrawn, by the head on its disk."""
+        raw = self.store.rows.get((HEAD_ROW, ""))
+        head = release.read_head(self.world.root, raw) if raw else None
+        return invariants.taken_back(head, self.world.aggregator.journal.every) if head else set()
+
+    def _check_version(self, version: int) -> None:
+        gone = self._taken_back()
+        if version in gone:
+            raise Violation(f"I15: {self.name} says that it holds version {version}, which it knows to be withdrawn")
+        if version < self.version:
+            self.saw("device went back")
+        if version != self.version:
+            self.versions.append(version)
+            invariants.check_forward(self.name, self.versions, gone)
+
+    def _usable(self, job: events.Train) -> bool:
+        """Whether what is trained isn't withdrawn, as far as it knows."""
+        of = {v.number for v in self.world.aggregator.journal.every if v.params == job.params.rpartition("/")[2]}
+        return not of or not of <= self._taken_back()
+
+    def _check_job(self) -> None:
+        """I15 for what is being trained, whenever it begins or a head has come."""
+        if self.job and not self._usable(self.job):
+            raise Violation(f"I15: {self.name} trains {self.job.params}, of a version that it knows to be withdrawn")
 
     def _watch_chunk(self, header: frames.Header) -> None:
         """A chunk goes out again only if the last word on it is that it hasn't arrived: a power cut costs what was in flight."""
@@ -307,6 +343,15 @@ class Device(Process):
             isinstance(machine, Participant) and machine.state == "idle" and self.version == version and not self.owed
         )
 
+    def at_rest_apart(self) -> bool:
+        """Whether it was revoked, and has been told so, or has nothing to ask about."""
+        machine = self.machine
+        return (
+            self.revoked
+            and isinstance(machine, Participant)
+            and (machine.state == "refused" or not (self.owed or self.job))
+        )
+
     # --- I3, I6, I8 --------------------------------------------------------------------------------------------------
     def _records(self) -> list[outbox.Record]:
         """The updates whose records are in the store."""
@@ -319,6 +364,8 @@ class Device(Process):
     def checked(self, event: Any) -> None:
         if event is None:
             self._check_start()
+        if isinstance(event, events.Message) and event.topic == self.world.topics.head and not self.disk.full:
+            self._check_job()
         self._keep_book()
         found = self.spooled()
         for sha, owed in self.owed.items():
@@ -347,7 +394,7 @@ class Device(Process):
     def check_book(self) -> None:
         """The books at the end of a run, when every round is closed and every device has heard of it."""
         machine = self.machine
-        if not isinstance(machine, Participant) or not self.kept_by_the_book or self.clone:
+        if not isinstance(machine, Participant) or not self.kept_by_the_book or self.clone or self.revoked:
             return
         if machine._delivery.fates.pending:
             raise Violation(f"I13: {self.name} still waits for the fate of {machine._delivery.fates.pending}")

@@ -35,6 +35,8 @@ FAULTS = {  # each with the counter that shows it was injected; the sample of CI
     "clone": "clone trains", "straggler, x50": "straggler trains",
     "identity renewed": "identity renewed", "identity renewed under an upload": "upload signed anew",
     "config change under an open attempt": "policy changed under an open attempt",
+    "version withdrawn": "version withdrawn", "version withdrawn under an attempt": "attempt abandoned by a withdrawal",
+    "device revoked": "identity revoked", "device revoked under an upload": "identity revoked under an upload",
 }  # fmt: skip
 
 

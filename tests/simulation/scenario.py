@@ -43,6 +43,8 @@ class Faults:
     full_cards: float = 0.0  # devices without the room that training needs, though what is written still fits
     losses: float = 0.0  # of co-signers, for good, as long as as many are left as heads need
     renewals: float = 0.0  # of devices' identities
+    withdrawals: float = 0.0  # of versions, by an operator who stops the aggregator for it
+    revocations: float = 0.0  # of one device, by the registrar
     power_cuts: float = 0.5  # share of crashes that lose what wasn't synced
 
 
@@ -98,6 +100,7 @@ def draw(seed: int) -> Scenario:
     cut = random.Random(f"cut {seed}")
     cosigners = random.Random(f"cosigners {seed}").choice([0, 0, 0, 1, 2])
     later = random.Random(f"mute {seed}")
+    taken_back = random.Random(f"taken back {seed}")
     mute = later.randrange(devices) if not patient and later.random() < 0.2 else None
     scenario = Scenario(
         seed=seed,
@@ -137,6 +140,8 @@ def draw(seed: int) -> Scenario:
             full_cards=0.0 if patient else 1 / later.uniform(100, 600),
             losses=1 / later.uniform(100, 1000),
             renewals=1 / random.Random(f"renewals {seed}").uniform(100, 1000),
+            withdrawals=0.0 if patient else 1 / taken_back.uniform(20, 200),
+            revocations=0.0 if patient else 1 / taken_back.uniform(20, 400),
         ),
         storm_ends=storm,
         clone=not patient and r.random() < 0.7,

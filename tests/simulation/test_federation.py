@@ -47,6 +47,7 @@ SOMETIMES = [
     "several updates in one commit", "spool of 2", "spool of 3", "no room to train", "device training_declined", "device wear_over_budget",
     "co-signer lost for good", *FAULTS.values(), "start refused by a full disk", "trainer died", "training cancelled",
     "update expired: over the cap", "upload cut anew", "upload damaged", "upload resumed from a bitmap", "upload taken up after a restart",
+    "device revoked", "aggregator dismissed", "device went back", "training of a withdrawn version called off", "withdrawal refused",
 ]  # fmt: skip
 
 

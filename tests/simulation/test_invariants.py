@@ -6,10 +6,12 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
+import msgspec
 import pytest
 
 from fleetgrad.broker.announcing import GENESIS, version_record
-from fleetgrad.broker.journal import Attempt, Contribution, Memory
+from fleetgrad.broker.journal import Attempt, Contribution, Memory, Withdrawn
+from fleetgrad.wire import release
 from fleetgrad.wire.messages import ObjectRef
 from tests import invariants
 from tests.crash.points import SCENARIOS
@@ -40,13 +42,13 @@ def accepted(memory: Memory) -> set[tuple[int, int, str, str]]:
 
 def check(memory: Memory, told: set[tuple[int, int, str, str]]) -> None:
     """All that can be asked of a journal."""
-    invariants.check_chain(memory.versions)
+    invariants.check_chain(memory.versions, memory.withdrawn)
     invariants.check_attempts(memory.attempts)
     invariants.check_counted_once(memory.contributions)
+    made = invariants.by_round([*memory.versions, *memory.withdrawn])
     for (round_, attempt), row in memory.attempts.items():
         if row.state == "published":
-            counted = invariants.members(memory.contributions, round_, attempt)
-            invariants.check_members(memory.versions[row.version + 1], counted)
+            invariants.check_members(made[round_], invariants.members(memory.contributions, round_, attempt))
     invariants.check_acknowledged(told, memory.attempts, memory.contributions)
 
 
@@ -97,6 +99,14 @@ def forked(memory: Memory) -> None:
     memory.versions[-1] = version_record(last.number, ref, GENESIS, memory.attempts[2, 1].config, [], 2)
 
 
+def number_used_again(memory: Memory) -> None:
+    memory.withdrawn.append(memory.versions[1])
+
+
+def withdrawn_in_the_middle(memory: Memory) -> None:
+    memory.apply(Withdrawn(1))
+
+
 def two_attempts(memory: Memory) -> None:
     memory.apply(Attempt(3, 1, "open", 2, ""))
     memory.apply(Attempt(3, 2, "open", 2, ""))
@@ -116,6 +126,8 @@ LIES: list[tuple[Callable[[Memory], None], str]] = [
     (version_left_out, "I4"),
     (rewritten, "I4"),
     (forked, "I4"),
+    (number_used_again, "I4"),
+    (withdrawn_in_the_middle, "I4"),
     (two_attempts, "I7"),
     (round_left_out, "I7"),
 ]
@@ -185,6 +197,26 @@ def test_what_is_torn_is_found(raw: bytes | None) -> None:
 def test_going_back_growing_and_standing_still_are_found(act: Callable[[], Any], invariant: str) -> None:
     with pytest.raises(Violation, match=rf"^{invariant}"):
         act()
+
+
+def test_a_version_that_was_withdrawn_is_left_for_good(world: World, memory: Memory) -> None:
+    invariants.check_forward("dev-0", [0, 3, 1, 4], {2, 3})
+    with pytest.raises(Violation, match=r"^I8: dev-0 took up version 3 again"):
+        invariants.check_forward("dev-0", [0, 3, 1, 3], {2, 3})
+    with pytest.raises(Violation, match=r"^I8: dev-0 went back"):
+        invariants.check_forward("dev-0", [3, 2], {2})
+    memory.apply(Withdrawn(2))
+    invariants.check_chain(memory.versions, memory.withdrawn)
+    head = release.read_head(world.root, world.network.retained[world.topics.head])
+    every = [*memory.versions, *memory.withdrawn]
+    assert invariants.taken_back(head, every) == set()
+    back = msgspec.structs.replace(head, version=1, withdrawn=2)
+    assert invariants.taken_back(back, every) == {2}
+    # The next one follows from version 1: its head says nothing of version 2, and needn't.
+    ref = ObjectRef(sha256="ab" * 32, size=4)
+    memory.apply(version_record(3, ref, memory.current.sha256, "cd" * 32, [], 3))
+    following = msgspec.structs.replace(head, version=3, withdrawn=None)
+    assert invariants.taken_back(following, [*memory.versions, *memory.withdrawn]) == {2}
 
 
 def test_what_is_in_bounds_passes() -> None:

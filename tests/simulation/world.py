@@ -15,6 +15,7 @@ from functools import partial
 from fleetgrad.broker.closing import KEPT_VERSIONS
 from fleetgrad.broker.offering import MAX_DELTAS
 from fleetgrad.wire.codecs import payload_bound
+from fleetgrad.wire.events import Tick
 from fleetgrad.wire.release import implied
 from fleetgrad.wire.seal import OVERHEAD, SealKey
 from fleetgrad.wire.topics import Topics
@@ -72,6 +73,7 @@ class World:
         self.made: dict[str, Made] = {}
         self.layout = layout_of(scenario.length)
         self.devices = [Device(self, i) for i in range(scenario.devices)]
+        self.revoked: dict[str, tuple[int, int]] = {}  # with the attempt in which the aggregator heard of it
         self.roster = {d.device: 0 for d in self.devices}  # the generation of each identity, as the aggregator knows it
         if scenario.clone:
             self.devices.append(Device(self, self.random.randrange(scenario.devices), clone=True))
@@ -119,6 +121,8 @@ class World:
                     self._every_now_and_then(faults.renewals, partial(self._renew, process))
         if len(self.cosigners) > 1:
             self._every_now_and_then(faults.losses, self._lose_cosigner)
+        self._every_now_and_then(faults.withdrawals, self._withdraw)
+        self._every_now_and_then(faults.revocations, self._revoke)
         self._every_now_and_then(faults.amnesias, self._amnesia)
         self._every_now_and_then(faults.forgettings, self._forget)
         self.clock.at(self.storm_ends, self._calm)
@@ -155,7 +159,7 @@ class World:
     def _renew(self, device: Device) -> None:
         """The registrar names a device's next identity; aggregator and device hear of it in either order."""
         following = device.key.generation + 1
-        if device.renewing or self.roster[device.device] != device.key.generation:
+        if device.renewing or device.revoked or self.roster[device.device] != device.key.generation:
             return
         device.renewing = True
 
@@ -166,6 +170,26 @@ class World:
 
         self.clock.after(self.random.uniform(0, RENEWAL_SECONDS), aggregator_hears)
         self.clock.after(self.random.uniform(0, RENEWAL_SECONDS), device.renew)
+
+    def _withdraw(self) -> None:
+        """The operator stops the aggregator, takes a version back, and starts it again."""
+        if len(self.aggregator.journal.memory.versions) == 1 and self.random.random() < 0.9:
+            return
+        self.aggregator.to_withdraw = True
+        if self.aggregator.machine is not None:
+            self.aggregator.die("stopped to withdraw a version", power_cut=False)
+
+    def _revoke(self) -> None:
+        """The registrar revokes a device: one, since the others must be enough for the goal. It is told when it asks, if it ever does."""
+        device = self.devices[self.random.randrange(self.scenario.devices)]
+        if self.revoked or device.renewing:
+            return
+        self.trace.saw("identity revoked")
+        if device.owed:
+            self.trace.saw("identity revoked under an upload")
+        device.note("is revoked")
+        self.revoked[device.device] = max(self.aggregator.journal.memory.attempts, default=(0, 0))
+        self.aggregator.feed(Tick())
 
     def _lose_cosigner(self) -> None:
         """One machine never comes back: the other one's signature is enough."""
@@ -212,7 +236,7 @@ class World:
                 raise Violation(f"I10: devices don't come to rest: {self._where()}")
         self._check_end()
         return Outcome(
-            self.aggregator.journal.models[-1], self.trace.digest(), self.trace.sometimes,
+            self.aggregator.journal.models[self.aggregator.journal.memory.current.number], self.trace.digest(), self.trace.sometimes,
             len(self.aggregator.journal.memory.attempts), self.clock.steps, self.clock.now,
         )  # fmt: skip
 
@@ -223,8 +247,8 @@ class World:
             raise Violation(f"I10: {MOST_STEPS} events and no end: {self._where()}")
 
     def _settled(self) -> bool:
-        last = self.aggregator.journal.memory.versions[-1].number
-        return all(d.clone or d.at_rest_with(last) for d in self.devices)
+        last = self.aggregator.journal.memory.current.number
+        return all(d.clone or d.at_rest_with(last) or d.at_rest_apart() for d in self.devices)
 
     def _where(self) -> str:
         states = ", ".join(f"{d.name} {d.where()}" for d in self.devices)
