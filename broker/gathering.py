@@ -79,11 +79,16 @@ class Gathering:
         """Ids of the keys that could give them."""
         return tuple(sorted(self._others.keys() - self._proposal.signatures)) if self._proposal else ()
 
-    def covers(self, params: str, config: str) -> bool:
-        """Whether devices that follow the last head hold this model and train by this policy."""
+    def covers(self, params: str, config: str, withdrawn: int | None) -> bool:
+        """Whether devices that follow the last head hold this model and train by this policy, and what is `withdrawn` was said.
+
+        Versions that follow don't say that again: who had signed a withdrawn one that wasn't published would sign none of them.
+        """
         if not self._lacking:
             return True
-        return self._last is not None and (self._last.params.sha256, self._last.policy.sha256()) == (params, config)
+        last = self._last
+        due = (params, config, withdrawn)
+        return last is not None and (last.params.sha256, last.policy.sha256(), last.withdrawn) == due
 
     def release(self, head: Head, records: Sequence[str], now: float, *, fresh: bool) -> list[ev.Effect]:
         """Publishes the head, or shows it to those who must sign. Not `fresh`: the last head will do where this one is no news."""

@@ -339,7 +339,8 @@ class Rounds:
 
     def _may_select(self, attempt: Open) -> bool:
         """Whether devices can be asked: they would refuse what the head that they follow doesn't say."""
-        return self._connected and self._gathering.covers(attempt.params, attempt.config)
+        gathering, withdrawn = self._gathering, self._memory.taken_back
+        return self._connected and gathering.covers(attempt.params, attempt.config, withdrawn)
 
     def _select(self, attempt: Open, goal: int, now: float) -> list[ev.Effect]:
         effects = self._cohort.select(attempt, goal, now)

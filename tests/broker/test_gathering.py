@@ -11,6 +11,7 @@ from fleetgrad.broker import events as ev
 from fleetgrad.broker.cosigner.machine import Cosigner
 from fleetgrad.broker.gathering import LAST, REPEAT_SECONDS
 from fleetgrad.broker.releasing import Releasing
+from fleetgrad.broker.withdrawing import withdraw
 from fleetgrad.wire import release
 from fleetgrad.wire.files import DiskError
 from fleetgrad.wire.messages import CANDIDATE, HEAD, AggregatorStatus, Candidate, Head, Policy
@@ -153,6 +154,24 @@ def test_while_a_sequence_alone_waits_devices_are_asked(world: World) -> None:
     (first,) = heads(world, sign(world, OTHERS[0]))
     world.advance(first.expires / 4)
     world.birth("dev-1")
+    assert world.selects(world.effects, "dev-1")
+
+
+def test_after_a_withdrawal_nobody_is_asked_before_a_head_has_said_so_though_the_last_one_names_the_model() -> None:
+    world = World(releasing=releasing(2, OTHERS[0]))
+    sign(world, OTHERS[0])
+    finish_round(world)
+    assert (
+        candidates(world, world.effects)[-1].version == 1
+    )  # another machine may have signed this, and the signature be under way
+    withdraw(world.journal, world.files)
+    world.start()
+    world.effects.clear()
+    world.birth("dev-1")
+    world.advance(REPEAT_SECONDS)
+    assert world.commands(world.effects, "dev-1") == []
+    (back,) = heads(world, sign(world, OTHERS[0]))
+    assert (back.version, back.withdrawn) == (0, 1)
     assert world.selects(world.effects, "dev-1")
 
 
