@@ -16,11 +16,13 @@ from rich.live import Live
 from fleetgrad.broker import release_cli
 from fleetgrad.broker.codec_options import Bits, Bytes, Codec, Fraction, Rounding_, Step, spec_of
 from fleetgrad.broker.registrar import cli as registrar
+from fleetgrad.broker.release_cli import Directory
 from fleetgrad.edge.training.scores import told
 from fleetgrad.wire import address, model_options
 from fleetgrad.wire.command_line import Format, make_app, make_console, parse_shape, run_app
 from fleetgrad.wire.data_options import ArrayX, ArrayY, Shape
 from fleetgrad.wire.exits import EXIT_FAILED
+from fleetgrad.wire.link_options import Insecure, Patience
 from fleetgrad.wire.loss import parse
 from fleetgrad.wire.plan import Gradients
 from fleetgrad.wire.settings import MOST_SECONDS
@@ -33,9 +35,6 @@ app.add_typer(registrar.registrar_app, name="registrar")
 app.add_typer(release_cli.releases, name="release")
 app.command("broker-files")(registrar.broker_files)
 out, err = make_console(), make_console(stderr=True)
-
-Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A federation's directory.")]
-Insecure = Annotated[bool, typer.Option("--insecure", help="Allow plain MQTT to another machine.")]
 
 
 @app.command()
@@ -110,15 +109,13 @@ def new(
         recompute=recompute,
         dims=model_options.dims_of(dim),
         registrar=registrar,
-        notice=lambda text: err.print(f"note: {text}", soft_wrap=True),
+        notice=lambda text: err.say(f"note: {text}"),
     )
     if reason := shortfall(settings.codec, VectorLayout.of(manifest)):
-        err.print(f"warning: {reason}", highlight=False)
-    out.print(
+        err.say(f"warning: {reason}")
+    out.say(
         f"{directory}: federation {settings.name!r}, {sum(t.size for t in manifest.of_role('trainable')):,} parameters train\n"
-        f"settings are in {directory}/aggregator/federation.toml\n{next_steps(directory, registrar, broker)}",
-        highlight=False,
-        soft_wrap=True,
+        f"settings are in {directory}/aggregator/federation.toml\n{next_steps(directory, registrar, broker)}"
     )
 
 
@@ -126,9 +123,7 @@ def new(
 def serve(
     directory: Directory,
     insecure: Insecure = False,
-    timeout: Annotated[
-        float, typer.Option(min=0, max=MOST_SECONDS, help="Give up when the broker is down so long; 0: never.")
-    ] = 0.0,
+    timeout: Patience = 0.0,
     exit_when_done: Annotated[bool, typer.Option("--exit-when-done", help="End after the last round.")] = False,
 ) -> None:
     """Run the aggregator of a federation, until stopped. Started again, it carries on where it was."""
@@ -235,7 +230,7 @@ def _follow(follow: Any) -> None:
                 soft_wrap=True,
             )
         elif isinstance(event, mqtt.Disconnected):
-            err.print(f"{event.reason}; next try in {event.retry_in:.1f} s")
+            err.say(f"{event.reason}; next try in {event.retry_in:.1f} s")
 
 
 @app.command()
@@ -293,7 +288,7 @@ def demo(
     try:
         demonstration.run(chosen, out)
     except FleetError as e:
-        err.print(f"fleetgrad: {e}", markup=False, style="red", soft_wrap=True)
+        err.say(f"fleetgrad: {e}", "red")
         raise typer.Exit(EXIT_FAILED) from e
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fleetgrad.wire.command_line import make_console
-from fleetgrad.wire.settings import MOST_SECONDS
+from fleetgrad.wire.link_options import Insecure, Patience
 
 releases = typer.Typer(no_args_is_help=True, help="Keys that sign what devices run, and who may change them.")
 out = make_console()
@@ -27,10 +27,8 @@ def release_key(
     from fleetgrad.broker import releasing
 
     public = releasing.make_key(folder, name)
-    out.print(
-        f"{folder / name}.key: keep it secret; {folder / name}.pub ({public.kid}) is for 'fleetgrad release rotate'",
-        highlight=False,
-        soft_wrap=True,
+    out.say(
+        f"{folder / name}.key: keep it secret; {folder / name}.pub ({public.kid}) is for 'fleetgrad release rotate'"
     )
 
 
@@ -43,10 +41,10 @@ def release_show(directory: Directory) -> None:
 
     home = settings.home(directory)
     root, _ = releasing.chain(home, settings.load(home).name, load_private_key(home / KEY).public)
-    out.print(f"root {root.version}", highlight=False)
+    out.say(f"root {root.version}")
     for name, role in (("root", root.root), ("release", root.release)):
         kids = ", ".join(key.kid for key in role.public())
-        out.print(f"  {name}: {role.threshold} of {len(role.keys)} keys: {kids}", highlight=False, soft_wrap=True)
+        out.say(f"  {name}: {role.threshold} of {len(role.keys)} keys: {kids}")
 
 
 @releases.command("rotate")
@@ -84,11 +82,7 @@ def release_rotate(
         home, settings.load(home).name, load_private_key(home / KEY), [load_private_key(p) for p in sign_with or ()],
         root=role("--root", root, root_threshold), release_role=role("--release", release, release_threshold),
     )  # fmt: skip
-    out.print(
-        f"{home / ROOTS / f'{new.version}.json'}: start the aggregator again to publish it",
-        highlight=False,
-        soft_wrap=True,
-    )
+    out.say(f"{home / ROOTS / f'{new.version}.json'}: start the aggregator again to publish it")
 
 
 @releases.command("withdraw")
@@ -118,11 +112,7 @@ def release_withdraw(
         journal.close()
     names = ", ".join(str(v.number) for v in done.versions)
     again = f"; round {done.abandoned.round} begins again" if done.abandoned else ""
-    out.print(
-        f"withdrawn: {names}. Start the aggregator again: version {done.current.number} is current{again}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    out.say(f"withdrawn: {names}. Start the aggregator again: version {done.current.number} is current{again}")
 
 
 @releases.command("export")
@@ -138,11 +128,9 @@ def release_export(
     from fleetgrad.broker.cosigner.server import KEY
 
     root = cosigner.export(directory, folder)
-    out.print(
+    out.say(
         f"{folder}: root {root.version}. Carry it to the co-signer's machine by a way that nobody alters, put its key there as {KEY} and its "
-        f"login as {cosigner.TLS} ('fleetgrad registrar login cosigner'), and run\n  fleetgrad release cosign {quote(folder.name)}",
-        highlight=False,
-        soft_wrap=True,
+        f"login as {cosigner.TLS} ('fleetgrad registrar login cosigner'), and run\n  fleetgrad release cosign {quote(folder.name)}"
     )
 
 
@@ -157,10 +145,8 @@ def release_cosign(
             help="Sign one head with another plan, policy, seal key, number of shards or expiry than the last one, or that withdraws versions; or the first of all.",
         ),
     ] = False,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Allow plain MQTT to another machine.")] = False,
-    timeout: Annotated[
-        float, typer.Option(min=0, max=MOST_SECONDS, help="Give up when the broker is down so long; 0: never.")
-    ] = 0.0,
+    insecure: Insecure = False,
+    timeout: Patience = 0.0,
 ) -> None:
     """Sign heads beside the aggregator, until stopped: each that follows from the last one, and none with other terms.
 

@@ -3,7 +3,6 @@
 import os
 import queue
 import random
-import sys
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from fleetgrad.broker.rounds import Rounds
 from fleetgrad.wire import mqtt, seal, signing
 from fleetgrad.wire.codecs import shortfall
 from fleetgrad.wire.coding.layout import VectorLayout
-from fleetgrad.wire.exits import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from fleetgrad.wire.exits import EXIT_FAILED, EXIT_OK
 from fleetgrad.wire.files import DiskError, PosixFiles
 from fleetgrad.wire.frames import check_chunks
 from fleetgrad.wire.log import Sparing, log
@@ -238,12 +237,8 @@ def check_no_authority(directory: Path) -> None:
 def serve(directory: Path, *, insecure: bool = False, timeout: float = 0.0, exit_when_done: bool = False) -> int:
     """Runs the aggregator of a federation's directory until SIGTERM or SIGINT, or to the end; returns the exit code.
 
-    Raises DiskError where the disk doesn't let it begin: it may when whoever starts us tries again."""
-    try:
-        server = Server(
-            settings_file.home(directory), insecure=insecure, timeout=timeout, exit_when_done=exit_when_done
-        )
-    except ValueError as e:
-        sys.stderr.write(f"fleetgrad: {e}\n")
-        return EXIT_USAGE
-    return server.run()
+    Raises ValueError where settings, keys or memory don't let it begin, DiskError where the disk doesn't, which it may when whoever
+    starts us tries again.
+    """
+    home = settings_file.home(directory)
+    return Server(home, insecure=insecure, timeout=timeout, exit_when_done=exit_when_done).run()

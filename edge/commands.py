@@ -96,7 +96,7 @@ def compile_(
         choice=choice,
         dims=model_options.dims_of(dim),
         output=output,
-        notice=lambda text: err.print(f"note: {text}", soft_wrap=True),
+        notice=lambda text: err.say(f"note: {text}"),
         optimizer=Optimizer(learning_rate=choice.learning_rate),
     )
     trained = manifest.of_role("trainable")
@@ -161,12 +161,11 @@ def check(
             weights.add_row(w.name, shape, w.dtype, f"{w.size:,}", "yes" if w.trains else "no", w.reason)
         out.print(nodes, weights)
         for text in found.notes:
-            out.print(f"note: {text}", soft_wrap=True)
+            out.say(f"note: {text}")
         if found.trains and (sums := found.totals):
-            out.print(
+            out.say(
                 f"{sums.trained:,} of {sums.numbers:,} numbers train; {sums.travels:,} of the plan's {sums.length:,} floats "
-                f"travel, {4 * sums.travels:,} bytes as fp32",
-                soft_wrap=True,
+                f"travel, {4 * sums.travels:,} bytes as fp32"
             )
         out.print("This model can train." if found.trains else Text("This model can't train.", "red"))
     if not found.trains:
@@ -266,7 +265,7 @@ def train(
         if limit is None:  # two more vectors could be over it
             trainer.delta(opened.initial_parameters()[: manifest.travels])
     except training.TrainingError as e:  # which is fine on this machine alone
-        err.print(f"note: no federation could take this: {e}", soft_wrap=True)
+        err.say(f"note: no federation could take this: {e}")
     if output:
         export_model(plan, trainer.model, output)
     if format == "json":
@@ -305,13 +304,10 @@ def status(
     model += "" if report.before is None else f", and {report.before} to fall back to"
     if report.to_fetch:
         model += f"; version {report.offered}: {megabytes(report.fetched)} of {megabytes(report.to_fetch)} fetched"
-    out.print(
-        f"{report.device} of {report.federation}, boot {report.boot}; waits for {report.waits_for}",
-        soft_wrap=True,
-    )
+    out.say(f"{report.device} of {report.federation}, boot {report.boot}; waits for {report.waits_for}")
     if report.not_connected:
-        out.print(Text(f"not connected: {report.not_connected}", "red"), soft_wrap=True)
-    out.print(f"model: {model}", soft_wrap=True)
+        out.say(f"not connected: {report.not_connected}", "red")
+    out.say(f"model: {model}")
     if report.updates:
         table = Table("round", "attempt", "size", "bits", "state", title="updates on their way", title_justify="left")
         for u in report.updates:
@@ -319,13 +315,12 @@ def status(
         out.print(table)
     if report.carried_from is not None:
         out.print(f"error feedback carries what round {report.carried_from} left out")
-    out.print(
+    out.say(
         f"spool: {megabytes(report.held)} in {report.spool}; {megabytes(report.free)} free, training needs "
-        f"{megabytes(report.free_needed)}; written today: {megabytes(report.written)} of {megabytes(report.written_a_day)}",
-        soft_wrap=True,
+        f"{megabytes(report.free_needed)}; written today: {megabytes(report.written)} of {megabytes(report.written_a_day)}"
     )
     for row, reason in report.damaged.items():
-        out.print(Text(f"damaged: {row}: {reason}", "red"), soft_wrap=True)
+        out.say(f"damaged: {row}: {reason}", "red")
 
 
 def run_command() -> int:

@@ -9,6 +9,7 @@ import typer
 
 from fleetgrad.wire.command_line import make_console
 from fleetgrad.wire.exits import EXIT_NO_BROKER
+from fleetgrad.wire.link_options import Insecure
 from fleetgrad.wire.settings import MOST_SECONDS
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def join(
     ca: Annotated[Path | None, typer.Option(help="With --code: who signed the broker's certificate, ca.pem.")] = None,
     federation: Annotated[str | None, typer.Option(help="With --code: the federation's name.")] = None,
     name: Annotated[str | None, typer.Option(help="With --code: the id to ask for; default: drawn.")] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Allow plain MQTT to another machine.")] = False,
+    insecure: Insecure = False,
     timeout: Annotated[
         float, typer.Option(min=0, max=MOST_SECONDS, help="With --code: seconds to wait for an answer; 0: for ever.")
     ] = 0.0,
@@ -59,11 +60,9 @@ def join(
             out.print(f"{folder} is {made.device} of {made.federation} already, by this very kit: nothing is changed")
             return
     remove = f"remove {quote(str(kit))}, " if kit and code is None else ""
-    out.print(
+    out.say(
         f"{folder}: this board is {made.device} of {made.federation}; {remove}put the data at {folder / made.data.path}, and run\n"
-        f"  fleetgrad-edge run --config {quote(str(folder / kits.SETTINGS))}",
-        highlight=False,
-        soft_wrap=True,
+        f"  fleetgrad-edge run --config {quote(str(folder / kits.SETTINGS))}"
     )
 
 
@@ -104,9 +103,7 @@ def _enrol(
     try:
         settings = BrokerSettings(url=url, ca=str(ca.resolve()) if ca else None)
         endpoint = settings.endpoint(Path(), insecure=insecure or bool(fleet and fleet.insecure))
-        made = enrolling.enrol(
-            code, federation, endpoint, folder, name, timeout=timeout, say=lambda text: err.print(text, soft_wrap=True)
-        )
+        made = enrolling.enrol(code, federation, endpoint, folder, name, timeout=timeout, say=err.say)
     finally:
         (folder.parent / f".{folder.name}.ca.pem").unlink(missing_ok=True)
     return made, folder
@@ -115,7 +112,7 @@ def _enrol(
 def leave(
     config: Annotated[Path, typer.Option(help="The device's settings, edge.toml.")],
     wipe: Annotated[bool, typer.Option("--wipe", help="Also remove keys, settings and spool from this board.")] = False,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Allow plain MQTT to another machine.")] = False,
+    insecure: Insecure = False,
     timeout: Annotated[
         float, typer.Option(min=0, max=MOST_SECONDS, help="Seconds to wait for the registrar's word.")
     ] = 15.0,
@@ -152,13 +149,11 @@ def leave(
         if told:
             out.print(f"the registrar has revoked {settings.device.id}: nothing that it sent counts from now on")
         else:
-            err.print(
-                f"the registrar {why}: have 'fleetgrad device revoke {settings.device.id}' run there", soft_wrap=True
-            )
+            err.say(f"the registrar {why}: have 'fleetgrad device revoke {settings.device.id}' run there")
         if wipe:
             removed, elsewhere = leaving.wipe(config, settings, folder)
-            out.print(f"removed from {folder}: {', '.join(removed)}; what else lies there is yours", soft_wrap=True)
+            out.say(f"removed from {folder}: {', '.join(removed)}; what else lies there is yours")
             if elsewhere:
-                out.print(f"left, since it lies elsewhere: {', '.join(elsewhere)}", soft_wrap=True)
+                out.say(f"left, since it lies elsewhere: {', '.join(elsewhere)}")
     if not told:
         raise typer.Exit(EXIT_NO_BROKER)

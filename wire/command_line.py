@@ -22,11 +22,21 @@ UsageFault: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "C
 Format = Annotated[Literal["table", "json"], typer.Option("--format", help="For people, or for programs.")]
 
 
-def make_console(stderr: bool = False) -> Console:
+class Terminal(Console):
+    """Where a command prints."""
+
+    def say(self, text: str, style: str = "") -> None:
+        """A text as it stands, but for control characters, which others may have written: nothing in it is coloured by what it looks
+        like, and whoever reads it breaks its lines."""
+        shown = "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+        self.print(shown, style=style or None, highlight=False, soft_wrap=True)
+
+
+def make_console(stderr: bool = False) -> Terminal:
     """Standard output (or error) for text that says what it says, without markup; in a pipe, tables are as wide as they need."""
     stream = sys.stderr if stderr else sys.stdout
     piped = stream is None or not stream.isatty()
-    return Console(stderr=stderr, highlight=not stderr, markup=False, width=PIPED_COLUMNS if piped else None)
+    return Terminal(stderr=stderr, highlight=not stderr, markup=False, width=PIPED_COLUMNS if piped else None)
 
 
 def _show_version(wanted: bool) -> None:
@@ -57,7 +67,7 @@ def make_app(help: str) -> typer.Typer:  # noqa: A002
     return app
 
 
-def run_app(app: typer.Typer, name: str, errors: Console, codes: Mapping[type[Exception], int] | None = None) -> int:
+def run_app(app: typer.Typer, name: str, errors: Terminal, codes: Mapping[type[Exception], int] | None = None) -> int:
     """Runs a command line; its exit code. `codes` says what else an exception class means than the usual.
 
     The usual: ValueError, which every fault of input is, 2; ConnectionError 3; other OSError 1.
@@ -70,7 +80,7 @@ def run_app(app: typer.Typer, name: str, errors: Console, codes: Mapping[type[Ex
     except (typer.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except (ValueError, OSError) as e:
-        errors.print(f"{name}: {fault(e)}", markup=False, style="red", soft_wrap=True)
+        errors.say(f"{name}: {fault(e)}", "red")
         for kind, chosen in (codes or {}).items():
             if isinstance(e, kind):
                 return chosen
@@ -81,9 +91,7 @@ def run_app(app: typer.Typer, name: str, errors: Console, codes: Mapping[type[Ex
         if (e.name or "").partition(".")[0] not in EXTRAS:
             raise
         extra = EXTRAS[(e.name or "").partition(".")[0]]
-        errors.print(
-            f"{name}: this needs {e.name}: pip install 'fleetgrad[{extra}]'", markup=False, style="red", soft_wrap=True
-        )
+        errors.say(f"{name}: this needs {e.name}: pip install 'fleetgrad[{extra}]'", "red")
         return EXIT_USAGE
     except UsageFault as e:
         e.show()

@@ -6,14 +6,12 @@ signed-KID.json                                    the last head that the key KI
 """
 
 import os
-import sys
 from functools import partial
 from pathlib import Path
 
 from fleetgrad.broker.cosigner.machine import Cosigner, State, StateError, read_state
 from fleetgrad.wire import release
 from fleetgrad.wire.events import Connected, Disconnected, Log, Message, Publish, Subscribe, Tick
-from fleetgrad.wire.exits import EXIT_USAGE
 from fleetgrad.wire.files import PosixFiles, lock, put
 from fleetgrad.wire.log import Sparing, log
 from fleetgrad.wire.loop import Loop, Stop
@@ -129,10 +127,6 @@ def _remembered(files: PosixFiles, name: str, federation: str) -> State | None:
 def serve(
     folder: Path, key: Path | None = None, *, allowed: bool = False, insecure: bool = False, timeout: float = 0.0
 ) -> int:
-    """Runs a co-signer until SIGTERM or SIGINT; returns the exit code. Raises DiskError where the disk doesn't let it begin."""
-    try:
-        server = Server(folder, key, allowed=allowed, insecure=insecure, timeout=timeout)
-    except ValueError as e:
-        sys.stderr.write(f"fleetgrad: {e}\n")
-        return EXIT_USAGE
-    return server.run()
+    """Runs a co-signer until SIGTERM or SIGINT; returns the exit code. Raises ValueError where its folder or its key doesn't let it begin,
+    DiskError where the disk doesn't."""
+    return Server(folder, key, allowed=allowed, insecure=insecure, timeout=timeout).run()

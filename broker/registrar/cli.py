@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from fleetgrad.broker.registrar.broker_files import Kind
 from fleetgrad.wire.command_line import Format, make_console, parse_shape
 from fleetgrad.wire.data_options import ArrayX, ArrayY, Scale, Shape
-from fleetgrad.wire.settings import MOST_SECONDS
+from fleetgrad.wire.link_options import Insecure, Patience
 
 if TYPE_CHECKING:
     from fleetgrad.broker.registrar.registrar import Registrar
@@ -26,7 +26,6 @@ registrar_app = typer.Typer(no_args_is_help=True, help="The registrar on the bro
 out = make_console()
 
 DataPath = Annotated[str, typer.Option(help="The data's .npz file, as seen from the device's edge.toml.")]
-Insecure = Annotated[bool, typer.Option("--insecure", help="Allow plain MQTT to another machine.")]
 Folder = Annotated[Path, typer.Option("--dir", help="The registrar's folder, or the federation's that holds it.")]
 
 
@@ -63,11 +62,9 @@ def device_add(
     if output and (path.is_dir() or not path.parent.is_dir()):
         raise RegistrarError(f"kit {path}: {'a folder, and a kit is a file' if path.is_dir() else 'no such folder'}")
     registrar.add(name, data=settings, url=broker, insecure=insecure, hand=lambda made: kit.write(made, path))
-    out.print(
+    out.say(
         f"{path}: the whole of {name}, with its private keys. Carry it to the board by a way that nobody reads along, remove it "
-        f"here, and run there\n  fleetgrad-edge join {quote(path.name)}",
-        highlight=False,
-        soft_wrap=True,
+        f"here, and run there\n  fleetgrad-edge join {quote(path.name)}"
     )
     _say_who_tells(registrar)
 
@@ -114,11 +111,9 @@ def device_revoke(
 
     registrar = Registrar(directory)
     registrar.revoke(name, reason)
-    out.print(
+    out.say(
         f"{name} is revoked: the aggregator drops it as soon as it hears of it\n"
-        f"the broker refuses its certificate once it has {registrar.folder / CRL} and was told to read it (mosquitto: SIGHUP)",
-        highlight=False,
-        soft_wrap=True,
+        f"the broker refuses its certificate once it has {registrar.folder / CRL} and was told to read it (mosquitto: SIGHUP)"
     )
     _say_who_tells(registrar)
 
@@ -147,7 +142,7 @@ def broker_files(
     where = address.parse(registrar.settings.broker.url)
     port = where.port if where.tls else address.PORTS["mqtts"]
     for path in files.write(kind, registrar.federation, output, port, seen_as):
-        out.print(str(path), soft_wrap=True)
+        out.say(str(path))
 
 
 @registrar_app.command("serve")
@@ -156,9 +151,7 @@ def registrar_serve(
         Path, typer.Argument(metavar="DIR", help="The registrar's folder, or the federation's that holds it.")
     ],
     insecure: Insecure = False,
-    timeout: Annotated[
-        float, typer.Option(min=0, max=MOST_SECONDS, help="Give up when the broker is down so long; 0: never.")
-    ] = 0.0,
+    timeout: Patience = 0.0,
 ) -> None:
     """Run the registrar, until stopped: it tells the aggregator who belongs, enrols boards with codes and renews certificates.
 
@@ -191,7 +184,7 @@ def registrar_login(
         raise typer.BadParameter("--host belongs to the role broker, which needs at least one")
     text = registrar.broker_certificate(host) if host else registrar.login(role)
     save_private(text.encode(), output)
-    out.print(f"{output}: certificate and key of {role}", highlight=False, soft_wrap=True)
+    out.say(f"{output}: certificate and key of {role}")
 
 
 @enroll.command("new")
@@ -232,7 +225,7 @@ def enroll_new(
         sys.stdout.write(json.dumps(codes) + "\n")
         return
     for code in codes:
-        out.print(code, highlight=False)
+        out.say(code)
 
 
 @enroll.command("list")
@@ -311,8 +304,6 @@ def _data(path: str, x: str, y: str, scale: float, shape: str | None) -> "Data":
 def _say_who_tells(registrar: "Registrar") -> None:
     """Where the aggregator's folder can't be written to from here, it hears by the broker alone."""
     if "roster" in registrar.unreached():
-        out.print(
-            f"the aggregator hears of it from 'fleetgrad registrar serve {quote(str(registrar.folder))}', which must run for that",
-            highlight=False,
-            soft_wrap=True,
+        out.say(
+            f"the aggregator hears of it from 'fleetgrad registrar serve {quote(str(registrar.folder))}', which must run for that"
         )

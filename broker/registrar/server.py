@@ -3,14 +3,12 @@ that enrol and members that renew. All it knows is in the register: the commands
 """
 
 import os
-import sys
 import time
 from pathlib import Path
 
 from fleetgrad.broker.registrar import enrolling, recovery, renewing
 from fleetgrad.broker.registrar.registrar import Registrar, RegistrarError
 from fleetgrad.wire.events import Connected, Message
-from fleetgrad.wire.exits import EXIT_USAGE
 from fleetgrad.wire.files import lock
 from fleetgrad.wire.log import Sparing, log
 from fleetgrad.wire.loop import Loop, Stop
@@ -147,10 +145,6 @@ class Server:
 
 
 def serve(directory: Path, *, insecure: bool = False, timeout: float = 0.0) -> int:
-    """Runs a registrar until SIGTERM or SIGINT; returns the exit code."""
-    try:
-        server = Server(directory, insecure=insecure, timeout=timeout)
-    except ValueError as e:
-        sys.stderr.write(f"fleetgrad: {e}\n")
-        return EXIT_USAGE
-    return server.run()
+    """Runs a registrar until SIGTERM or SIGINT; returns the exit code. Raises ValueError where its folder doesn't let it begin, DiskError
+    where the disk doesn't."""
+    return Server(directory, insecure=insecure, timeout=timeout).run()

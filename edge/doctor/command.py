@@ -13,6 +13,7 @@ from fleetgrad.edge.doctor.board import Board
 from fleetgrad.edge.doctor.findings import Finding
 from fleetgrad.wire.command_line import Format, make_app, make_console, run_app
 from fleetgrad.wire.exits import EXIT_FAILED
+from fleetgrad.wire.link_options import Insecure
 from fleetgrad.wire.settings import MOST_SECONDS
 
 STYLES = {"ok": "green", "note": "yellow", "failed": "red"}
@@ -22,7 +23,7 @@ out, err = make_console(), make_console(stderr=True)
 
 def doctor(
     config: Annotated[Path, typer.Option(help="The device's settings, edge.toml.")],
-    insecure: Annotated[bool, typer.Option("--insecure", help="Allow plain MQTT to another machine.")] = False,
+    insecure: Insecure = False,
     timeout: Annotated[
         float, typer.Option(min=0.1, max=MOST_SECONDS, help="Seconds that each step to the broker may take.")
     ] = 10.0,
@@ -50,21 +51,17 @@ def doctor(
     if format == "json":
         sys.stdout.write(msgspec.json.encode({"ok": not failed, "findings": found}).decode() + "\n")
     else:
-        out.print(f"failed: {', '.join(failed)}" if failed else "Nothing stands in this board's way.")
+        out.say(f"failed: {', '.join(failed)}" if failed else "Nothing stands in this board's way.")
     if failed:
         raise typer.Exit(EXIT_FAILED)
 
 
 def _show(finding: Finding) -> None:
-    said = f"{finding.check:<12} " + (f"{finding.tried}: {finding.said}" if finding.state != "ok" else finding.said)
-    out.print(Text(f"{finding.state:<7}", STYLES[finding.state]), _printable(said), soft_wrap=True)
+    said = finding.said if finding.state == "ok" else f"{finding.tried}: {finding.said}"
+    out.print(Text(f"{finding.state:<7}", STYLES[finding.state]), end=" ")
+    out.say(f"{finding.check:<12} {said}")
     if finding.remedy:
-        out.print(f"{'':<20}  -> {_printable(finding.remedy)}", soft_wrap=True, highlight=False)
-
-
-def _printable(text: str) -> str:
-    """What others may have written, for a terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+        out.say(f"{'':<20} -> {finding.remedy}")
 
 
 def run_command() -> int:
