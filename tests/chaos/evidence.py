@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from fleetgrad.broker import settings
-from fleetgrad.broker.journal import Attempt, Memory, SqliteJournal
+from fleetgrad.broker.journal import Attempt, Memory, SqliteJournal, Version
 from fleetgrad.broker.registry import objects
 from fleetgrad.broker.server import JOURNAL, SEAL
 from fleetgrad.edge.link import outbox, store
@@ -100,7 +100,10 @@ class Evidence:
     spools: dict[str, Path]  # of devices
     logs: Path
     collected: Path
-    summed: list[int] = field(default_factory=list)  # versions whose params could be made again
+    revoked: dict[str, int] = field(default_factory=dict)  # devices, each with the last round that may have counted it
+    summed: dict[int, str] = field(
+        default_factory=dict
+    )  # versions whose params could be made again, with those that they follow
     memory: Memory = field(init=False)
 
     def __post_init__(self) -> None:
@@ -109,16 +112,25 @@ class Evidence:
         self.memory = journal.load()
         journal.close()
 
+    @property
+    def versions(self) -> list[Version]:
+        """All of them, the withdrawn ones too."""
+        return [*self.memory.versions, *self.memory.withdrawn]
+
     def check(self) -> None:
-        """I1 to I9; raises Violation."""
+        """I1 to I9 and I14; raises Violation."""
         memory = self.memory
-        invariants.check_chain(memory.versions)
+        invariants.check_chain(memory.versions, memory.withdrawn)
         invariants.check_attempts(memory.attempts)
         invariants.check_counted_once(memory.contributions)
-        published = [a for a in memory.attempts.values() if a.state == "published"]
-        for attempt in published:
-            counted = invariants.members(memory.contributions, attempt.round, attempt.attempt)
-            invariants.check_members(memory.versions[attempt.version + 1], counted)
+        made = invariants.by_round(self.versions)
+        for attempt in memory.attempts.values():
+            if attempt.state == "published":
+                counted = invariants.members(memory.contributions, attempt.round, attempt.attempt)
+                invariants.check_members(made[attempt.round], counted)
+        for c in memory.contributions.values():
+            if c.round > self.revoked.get(c.device, c.round):
+                raise Violation(f"I14: round {c.round} counts {c.device}, which was revoked before")
         self._check_objects()
         self._check_sums()
         self._check_published_once()
@@ -139,10 +151,11 @@ class Evidence:
     def _check_sums(self) -> None:
         layout = VectorLayout.of(open_plan(self.directory / "plan").manifest)
         key = load_seal_key(self.directory / SEAL)
+        numbered, made = {v.number: v for v in self.versions}, invariants.by_round(self.versions)
         for attempt in self.memory.attempts.values():
             if attempt.state != "published":
                 continue
-            old, new = self.memory.versions[attempt.version], self.memory.versions[attempt.version + 1]
+            old, new = numbered[attempt.version], made[attempt.round]
             params = [self.collected / f"objects-{v.params}" for v in (old, new)]
             counted = invariants.members(self.memory.contributions, attempt.round, attempt.attempt)
             payloads = [(c.device, self.collected / f"spool-{c.round}-{c.attempt}-{c.device}.update") for c in counted]
@@ -150,7 +163,7 @@ class Evidence:
                 continue
             whole = [path.read_bytes() for _, path in payloads]
             sealed = [raw[frames.HEADER_BYTES :][: c.size] for raw, c in zip(whole, counted, strict=True)]
-            made = [
+            updates = [
                 Made(
                     raw, key.open(raw, self._sealed_with(attempt, device, old.params)), self.settings.codec,
                     seeds.codec_keys(self.settings.name, device, attempt.round, attempt.attempt), layout,
@@ -158,8 +171,8 @@ class Evidence:
                 )
                 for (device, _), raw in zip(payloads, sealed, strict=True)
             ]  # fmt: skip
-            invariants.check_sum(new.number, params[0].read_bytes(), params[1].read_bytes(), made)
-            self.summed.append(new.number)
+            invariants.check_sum(new.number, params[0].read_bytes(), params[1].read_bytes(), updates)
+            self.summed[new.number] = old.params
 
     def _sealed_with(self, attempt: Attempt, device: str, params: str) -> bytes:
         ids = name_hash(self.settings.name), attempt.round, attempt.attempt, name_hash(device)
@@ -175,10 +188,8 @@ class Evidence:
                     raise Violation(
                         f"I4: version {version} was published as that of rounds {seen[version]} and {round_}"
                     )
-        if seen and max(seen) > self.memory.versions[-1].number:
-            raise Violation(
-                f"I4: version {max(seen)} was published, the journal ends with {self.memory.versions[-1].number}"
-            )
+        if seen and max(seen) > self.memory.highest:
+            raise Violation(f"I4: version {max(seen)} was published, the journal ends with {self.memory.highest}")
 
     def _check_words(self) -> None:
         """Nothing that happened was unforeseen."""
@@ -196,6 +207,9 @@ class Evidence:
             match line.event:
                 case "training":
                     trained = line.number("round"), line.number("attempt")
+                    versions.append(line.number("version"))
+                    if trained[0] > self.revoked.get(device, trained[0]):
+                        raise Violation(f"I14: {device} was asked in round {trained[0]}, and had been revoked before")
                 case "update_stored":
                     stored = trained
                 case "receipt":
@@ -206,7 +220,7 @@ class Evidence:
                     versions.append(line.number("version"))
                 case "update_quarantined" | "memory_quarantined":
                     raise Violation(f"I6: {device} opened what wasn't whole: {line.fields}")
-        invariants.check_forward(device, versions)
+        invariants.check_forward(device, versions, {v.number for v in self.memory.withdrawn})
         counted = {(c.round, c.attempt) for c in self.memory.contributions.values() if c.device == device}
         for round_ in sorted(accepted):
             if not any(r == round_ for r, _ in counted):

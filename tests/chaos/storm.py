@@ -19,15 +19,20 @@ import numpy as np
 import onnx
 
 from fleetgrad.broker import founding, settings
-from fleetgrad.broker.registrar.registrar import forget_authority
+from fleetgrad.broker.journal import SqliteJournal
+from fleetgrad.broker.registrar.registrar import Registrar
+from fleetgrad.broker.server import JOURNAL
+from fleetgrad.broker.withdrawing import WithdrawalError, withdraw
 from fleetgrad.edge.autodiff import zoo
 from fleetgrad.hardware.fleet import Fleet, free_port
 from fleetgrad.wire.coding.spec import CodecSpec
+from fleetgrad.wire.files import PosixFiles
 from fleetgrad.wire.messages import Training
 from tests import invariants
 from tests.chaos.evidence import Collector, Evidence, lines
 from tests.chaos.proxy import KINDS, ProxyThread
 
+MOST_REVOKED = 2  # devices: the goal must stay within reach
 DEADLINE = 15.0  # seconds of a round
 STOPPED_SECONDS = (0.5, 3.0)  # how long a stopped process stays so
 FAULT_SECONDS = (0.5, 4.0)  # how long a connection suffers
@@ -36,7 +41,7 @@ START_SECONDS = 60.0
 # What strikes how often, in parts.
 FAULTS = {
     "network": 10, "kill device": 4, "kill trainer": 3, "stop device": 3, "stop trainer": 2, "kill aggregator": 2, "stop aggregator": 1,
-    "kill broker": 1, "stop broker": 1,
+    "kill broker": 1, "stop broker": 1, "withdraw version": 1, "revoke device": 1,
 }  # fmt: skip
 
 
@@ -51,6 +56,7 @@ class Storm:
     spared: Collection[str] = ()  # what is never killed or stopped
     collects: bool = True  # payloads and params, which are many in a long run
     struck: Counter[str] = field(default_factory=Counter)
+    revoked: dict[str, int] = field(default_factory=dict)  # with the last round that can have counted them
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -84,7 +90,8 @@ class Storm:
             rng = np.random.default_rng(number)
             x = rng.standard_normal((32 + number, 8)).astype(np.float32)
             np.savez(folder / "data.npz", x=x, y=(x[:, 0] > 0).astype(np.int64) + (x[:, 1] > 0.5))
-        forget_authority(self.directory.parent)
+        # Where 'serve' could read the CA's key it would refuse to start.
+        self.registrar = (self.directory.parent / founding.REGISTRAR).rename(self.directory.parent / "elsewhere")
 
     # --- processes ---------------------------------------------------------------------------------------------------
     def start(self) -> None:
@@ -111,6 +118,7 @@ class Storm:
         began = time.monotonic()
         while self.published() < version:
             time.sleep(0.1)
+            self.resume(time.monotonic())
             self.fleet.check()
             invariants.check_progress(f"version {version}", time.monotonic() - began, seconds)
         return time.monotonic() - began
@@ -125,6 +133,8 @@ class Storm:
             fault = self.random.choice(KINDS)
             seconds = self.random.uniform(*FAULT_SECONDS)
             what = str(fault) if self.proxy.call(lambda: self.proxy.proxy.strike(fault, seconds)) else ""
+        elif verb in ("withdraw", "revoke"):
+            what = kind if (self.withdraw() if verb == "withdraw" else self.revoke()) else ""
         else:
             what = self._strike_process(verb, victim)
         if what:
@@ -150,6 +160,37 @@ class Storm:
             self.fleet.kill(name)
             self._start(name)
         return f"{verb} {victim}"
+
+    def withdraw(self) -> bool:
+        """The operator stops the aggregator, takes the current version back, and starts it again; whether there was one to take back."""
+        if "aggregator" in self.spared:
+            return False
+        self.fleet.kill("aggregator")
+        journal = SqliteJournal(self.directory / JOURNAL)
+        try:
+            withdraw(journal, PosixFiles(self.directory))
+        except WithdrawalError:
+            return False
+        finally:
+            journal.close()
+            self._start("aggregator")
+        return True
+
+    def revoke(self) -> bool:
+        """The registrar revokes a device, which goes on as if it hadn't heard; whether one was left that could be."""
+        left = [name for name in self.names if name not in self.spared and name not in self.revoked]
+        if not left or len(self.revoked) >= MOST_REVOKED:
+            return False
+        name = self.random.choice(left)
+        Registrar(self.registrar).revoke(name)
+        # The round that is open now counts what it has: the one after the last in the log, or one more if that line is still to come.
+        self.revoked[name] = self._last_round() + 2
+        return True
+
+    def _last_round(self) -> int:
+        """The newest round that the aggregator's log tells the end of."""
+        found = [v.number("round") for v in lines(self.fleet.log("aggregator")) if v.event == "version_published"]
+        return max(found, default=0)
 
     def resume(self, now: float) -> None:
         """Lets stopped processes go on whose time has come."""
@@ -187,7 +228,7 @@ class Storm:
     def evidence(self) -> Evidence:
         """After `stop`."""
         spools = {name: self.devices_folder / name / "spool" for name in self.names}
-        return Evidence(self.directory, spools, self.fleet.log("x").parent, self.root / "collected")
+        return Evidence(self.directory, spools, self.fleet.log("x").parent, self.root / "collected", self.revoked)
 
     # --- figures -----------------------------------------------------------------------------------------------------
     def figures(self) -> dict[str, dict[str, Any]]:

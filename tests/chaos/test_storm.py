@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.evidence import Evidence
-from tests.chaos.storm import Storm
+from tests.chaos.storm import START_SECONDS, Storm
 from tests.invariants import Violation
 
 pytestmark = pytest.mark.needs("mosquitto")
@@ -18,6 +18,10 @@ def test_a_hundred_faults_lose_nothing_and_rounds_go_on(tmp_path: Path, seed: in
     storm = Storm(tmp_path / "storm", devices=20, seed=seed)
     try:
         storm.start()
+        storm.rage(FAULTS // 2, EVERY)
+        storm.await_published(storm.published() + 1, START_SECONDS)
+        assert storm.withdraw()
+        assert storm.revoke() or storm.revoked
         storm.rage(FAULTS, EVERY)
         seconds = storm.calm()
     finally:
@@ -27,8 +31,9 @@ def test_a_hundred_faults_lose_nothing_and_rounds_go_on(tmp_path: Path, seed: in
     print(
         f"{len(evidence.memory.versions) - 1} versions, {len(evidence.summed)} summed again, calm after {seconds:.1f} s"
     )
-    print(dict(storm.struck))
+    print(dict(storm.struck), evidence.revoked, [v.number for v in evidence.memory.withdrawn])
     assert evidence.summed
+    assert evidence.memory.withdrawn
     assert len(storm.struck) > 10
     for lie, invariant in LIES:
         spoiled = storm.evidence()
@@ -56,6 +61,19 @@ def left_out(evidence: Evidence) -> Callable[[], object]:
     return lambda: None
 
 
+def number_gone(evidence: Evidence) -> Callable[[], object]:
+    """A version that was withdrawn never was."""
+    evidence.memory.withdrawn.pop()
+    return lambda: None
+
+
+def counted_though_revoked(evidence: Evidence) -> Callable[[], object]:
+    """A device had been revoked rounds before it was last counted."""
+    last = max(evidence.memory.contributions)
+    evidence.revoked = {last[2]: last[0] - 1}
+    return lambda: None
+
+
 def torn(evidence: Evidence) -> Callable[[], object]:
     """The current model isn't what its name says."""
     path = evidence.directory / "objects" / evidence.memory.versions[-1].params
@@ -67,8 +85,7 @@ def torn(evidence: Evidence) -> Callable[[], object]:
 def other_sum(evidence: Evidence) -> Callable[[], object]:
     """A model that was published isn't the sum of its members: one bit of what it follows from was another."""
     evidence.check()
-    before = evidence.memory.versions[evidence.summed[0] - 1].params
-    path = evidence.collected / f"objects-{before}"
+    path = evidence.collected / f"objects-{evidence.summed[min(evidence.summed)]}"
     whole = path.read_bytes()
     path.unlink()  # a hard link of the aggregator's own
     path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
@@ -92,6 +109,8 @@ LIES: list[tuple[Lie, str]] = [
     (forgotten, "I1"),
     (said("\nreceipt device=dev-00 round=99999 verdict=accepted\n"), "I2"),
     (left_out, "I4"),
+    (number_gone, "I4"),
+    (counted_though_revoked, "I14"),
     (other_sum, "I5"),
     (torn, "I6"),
     (said("\nmodel_installed device=dev-00 version=99999\nmodel_installed device=dev-00 version=1\n"), "I8"),
