@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fleetgrad.wire.mqtt.backoff import QUIET_SECONDS, STABLE_SECONDS, TAKEN_MOST, Backoff
+from fleetgrad.wire.mqtt.backoff import QUIET_SECONDS, REFUSED_MOST, STABLE_SECONDS, TAKEN_MOST, Backoff
 
 DEVICES, LIMIT = 10_000, 50.0  # connections a second that the operator allows
 WINDOW = DEVICES / LIMIT
@@ -23,6 +23,19 @@ def herd(seed: int, first: Callable[[Backoff], float], back_at: float) -> Counte
             at += backoff.after(None)
         came[int(at)] += 1
     return came
+
+
+def test_a_broker_that_goes_on_refusing_is_asked_ever_more_rarely_until_it_has_been_content_for_an_hour(
+    seed: int,
+) -> None:
+    backoff = Backoff(random.Random(seed))
+    waits = [backoff.refused() for _ in range(12)]
+    assert all(30 * 2**i <= wait <= 60 * 2**i for i, wait in enumerate(waits[:6]))
+    assert all(REFUSED_MOST / 2 <= wait <= REFUSED_MOST for wait in waits[6:])
+    backoff.after(REFUSED_MOST / 2)
+    assert backoff.refused() >= REFUSED_MOST / 2
+    backoff.after(REFUSED_MOST + 1)
+    assert backoff.refused() <= 60
 
 
 @pytest.mark.parametrize("back_at", [0.0, 30.0, WINDOW / 2, 4 * WINDOW])

@@ -10,6 +10,7 @@ import pytest
 
 from fleetgrad.wire import mqtt
 from fleetgrad.wire.address import Address
+from fleetgrad.wire.mqtt import backoff as backoff_module
 from fleetgrad.wire.mqtt import connection as connection_module
 from fleetgrad.wire.mqtt import session as session_module
 from fleetgrad.wire.mqtt.profiles import Name
@@ -179,6 +180,24 @@ def test_a_publish_that_the_broker_refuses_is_named(make: MakeClient) -> None:
     assert isinstance(refused, mqtt.Refused)
     assert (refused.topic, refused.size) == ("fl1/t/yours", 3)
     assert "Not authorized" in refused.reason
+
+
+def test_what_a_broker_refuses_is_asked_anew_on_another_connection_since_permissions_get_mended(
+    make: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "CHECK_SECONDS", 0.02)
+    monkeypatch.setattr(backoff_module, "REFUSED_FIRST", 0.2)
+    client = make()
+    peer = client.up()
+    client.session.publish("fl1/t/yours", b"two")
+    client.session.publish("fl1/t/mine", b"one")
+    peer.socket.sendall(b"\x40\x03" + peer.expect(PUBLISH).packet_id + b"\x87")
+    peer.puback(peer.expect(PUBLISH))
+    left = client.until(mqtt.Disconnected)
+    assert isinstance(left, mqtt.Disconnected)
+    assert "left, to ask anew for what the broker has refused" in left.reason
+    peer = client.up()
+    assert peer.quiet(0.3)  # with nothing refused a connection stays
 
 
 @pytest.mark.parametrize("how", ["closes", "sends DISCONNECT"])

@@ -20,7 +20,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from fleetgrad.wire.events import Message
 from fleetgrad.wire.mqtt import transport
 from fleetgrad.wire.mqtt.client import Client
-from fleetgrad.wire.mqtt.events import Inbox, Refused
+from fleetgrad.wire.mqtt.events import Inbox
 from fleetgrad.wire.mqtt.profiles import Connack, Limits, Profile, limits
 from fleetgrad.wire.mqtt.sending import Outgoing
 from fleetgrad.wire.mqtt.settings import Endpoint
@@ -71,6 +71,8 @@ class Owner(Protocol):
     def sent(self, connection: "Connection", packet_id: int, publish: Outgoing) -> None: ...
 
     def acknowledged(self, connection: "Connection", packet_id: int, refusal: str) -> None: ...
+
+    def refused(self, connection: "Connection", topic: str, size: int, reason: str) -> None: ...
 
 
 class Connection:
@@ -266,7 +268,7 @@ class Connection:
         self._owner.opened(self, self._limits)
 
     def _on_disconnect(self, _client: paho.Client, _user: Any, flags: Any, reason: Any, _properties: Any) -> None:
-        if self.up_at is None:
+        if self.up_at is None or self.abandoned:
             return
         fault = self._transport.fault if self._transport else None
         told = flags.is_disconnect_packet_from_server
@@ -286,7 +288,7 @@ class Connection:
     def _on_subscribe(self, _client: paho.Client, _user: Any, packet_id: int, codes: Any, _properties: Any) -> None:
         for asked, code in zip(self._filters.pop(packet_id, []), codes, strict=False):
             if code.is_failure:
-                self._inbox.put(Refused(asked, 0, f"the broker refused the subscription: {code}"))
+                self._owner.refused(self, asked, 0, f"the broker refused the subscription: {code}")
 
     def _tls_fault(self) -> bool:
         """Whether TLS ended it before MQTT began; then `reason` says how."""

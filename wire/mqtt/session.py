@@ -67,6 +67,7 @@ class Session:
         self._sending, self._controls = Sending(), deque[Control]()
         self._up: Connection | None = None
         self._refused = False
+        self._leave_at: float | None = None  # the connection under way, on which the broker has refused something
         self._ended = threading.Event()  # the connection under way has, or the session stops
         self._thread = threading.Thread(target=self._supervise, name=f"mqtt-{client_id}", daemon=True)
         self.stopping = threading.Event()
@@ -176,6 +177,10 @@ class Session:
                 connection.wake()
                 thread.join(timeout=CONNECT_SECONDS)
                 return
+            if self._leave_at is not None and time.monotonic() >= self._leave_at:
+                connection.abandon(f"{self._endpoint.address}: left, to ask anew for what the broker has refused")
+                thread.join(timeout=CONNECT_SECONDS)
+                return
             if (silent := time.monotonic() - connection.beat) > STALL_SECONDS:
                 connection.abandon(f"{self._endpoint.address}: the connection has been stuck for {silent:.0f} s")
                 return
@@ -183,7 +188,7 @@ class Session:
     def _forget(self, connection: Connection) -> None:
         """Drops what was under way, and reports publishes that broke three connections running."""
         with self._lock:
-            self._up, self._refused = None, False
+            self._up, self._refused, self._leave_at = None, False, None
             guilty = self._sending.lost(connection.hung_up, time.monotonic())
             self._controls.clear()
             self._lock.notify_all()
@@ -242,6 +247,13 @@ class Session:
             if self._sending.pending == 0:
                 self._lock.notify_all()
         if publish and refusal:
-            self._inbox.put(Refused(publish.topic, len(publish.payload), f"the broker refused it: {refusal}"))
+            self.refused(connection, publish.topic, len(publish.payload), f"the broker refused it: {refusal}")
         if ready:
             self._inbox.put(Ready())
+
+    def refused(self, connection: Connection, topic: str, size: int, reason: str) -> None:
+        """The broker wants no such publish or subscription: this connection is left in a while, since all is asked anew on the next."""
+        with self._lock:
+            if connection is self._up and self._leave_at is None:
+                self._leave_at = time.monotonic() + self.backoff.refused()
+        self._inbox.put(Refused(topic, size, reason))
