@@ -28,12 +28,16 @@ from fleetgrad.wire.plan import Gradients
 from fleetgrad.wire.settings import MOST_SECONDS
 from fleetgrad.wire.signing import load_public_key
 
-app = make_app("Federated learning that runs on boards: the operator's side.\n\nBegin with `fleetgrad demo`.")
+app = make_app(
+    "Federated learning that runs on boards: the operator's side.\n\n"
+    "Begin with `fleetgrad demo`: a whole federation on this machine. A real one: `fleetgrad new` makes its folders and says which commands "
+    "come next: a broker, `registrar serve`, `serve`, and for each board `device add`, whose kit `fleetgrad-edge join` takes. "
+    "`watch` follows it."
+)
 app.add_typer(registrar.devices, name="device")
 app.add_typer(registrar.enroll, name="enroll")
 app.add_typer(registrar.registrar_app, name="registrar")
 app.add_typer(release_cli.releases, name="release")
-app.command("broker-files")(registrar.broker_files)
 out, err = make_console(), make_console(stderr=True)
 
 
@@ -60,7 +64,7 @@ def new(
         Literal["shared", "frozen"],
         typer.Option(help="Running statistics: measured by devices and averaged, or as the model has them."),
     ] = "shared",
-    rounds: Annotated[int, typer.Option(min=1)] = 15,
+    rounds: Annotated[int, typer.Option(min=1, help="How many versions are made.")] = 15,
     codec: Codec = "blk8",
     bits: Bits = None,
     size: Bytes = None,
@@ -78,7 +82,10 @@ def new(
 ) -> None:
     """Make a federation from an ONNX model: the aggregator's folder, the registrar's, and the broker's files.
 
-    Example: `fleetgrad new digits --model model.onnx --broker mqtts://broker.lan --registrar digits-registrar`; it says what comes next.
+    It says what comes next. Settings are in DIR/aggregator/federation.toml, whose other keys have defaults; `fleetgrad-edge check MODEL`
+    says beforehand what of the model trains.
+
+    Example: `fleetgrad new digits --model model.onnx --broker mqtts://broker.lan --registrar digits-registrar`
     """
     from fleetgrad.broker import founding
     from fleetgrad.broker.next_steps import next_steps
@@ -126,7 +133,13 @@ def serve(
     timeout: Patience = 0.0,
     exit_when_done: Annotated[bool, typer.Option("--exit-when-done", help="End after the last round.")] = False,
 ) -> None:
-    """Run the aggregator of a federation, until stopped. Started again, it carries on where it was."""
+    """Run the aggregator of a federation, until stopped.
+
+    Started again, it carries on where it was. The newest model is DIR/aggregator/model.onnx, and rounds.jsonl beside it has a row a round;
+    the log goes to standard error. The broker must run; devices come by `fleetgrad device add`.
+
+    Example: `fleetgrad serve digits`
+    """
     from fleetgrad.broker import server
 
     raise typer.Exit(server.serve(directory, insecure=insecure, timeout=timeout, exit_when_done=exit_when_done))
@@ -139,7 +152,10 @@ def status(
     format: Format = "table",  # noqa: A002
     timeout: Annotated[float, typer.Option(min=0, max=MOST_SECONDS, help="Seconds to wait for the broker.")] = 2.0,
 ) -> None:
-    """Show a federation: what is published, and what its topics say now."""
+    """Show a federation: what is published, and what its topics say now.
+
+    Example: `fleetgrad status digits`
+    """
     from fleetgrad.broker import settings, watching
     from fleetgrad.broker.monitor import ROUNDS, read_rounds
     from fleetgrad.broker.roster import Roster
@@ -186,7 +202,9 @@ def watch(
     certificate: Annotated[str | None, typer.Option(help="Shown to the broker; PEM.")] = None,
     key: Annotated[str | None, typer.Option(help="The certificate's.")] = None,
 ) -> None:
-    """Follow a fleet in the terminal, by its MQTT topics alone.
+    """Follow a fleet in the terminal, by its MQTT topics alone, until Ctrl-C.
+
+    With TLS on another machine than the aggregator's, `fleetgrad registrar login operator` makes what --certificate wants.
 
     Example: `fleetgrad watch digits`, or `fleetgrad watch --broker mqtt://127.0.0.1:1883 --federation digits`
     """
@@ -236,7 +254,7 @@ def _follow(follow: Any) -> None:
 @app.command()
 def demo(
     number: Annotated[int, typer.Option("--devices", min=1, max=500, help="Edge daemons, a process each.")] = 8,
-    rounds: Annotated[int, typer.Option(min=1)] = 15,
+    rounds: Annotated[int, typer.Option(min=1, help="How many versions are made.")] = 15,
     alpha: Annotated[float, typer.Option(help="Dirichlet skew of the labels: 0.1 strong, inf none.")] = 0.5,
     seed: Annotated[int, typer.Option(min=0, help="Of the split and of the first model.")] = 0,
     codec: Codec = "blk8",
@@ -256,17 +274,20 @@ def demo(
     y: ArrayY = "y",
     scale: Annotated[float | None, typer.Option(help="Factor for the samples.")] = None,
     shape: Shape = None,
-    local_epochs: Annotated[int, typer.Option(min=1)] = 4,
-    batch_size: Annotated[int, typer.Option(min=1)] = 16,
-    learning_rate: Annotated[float, typer.Option()] = 0.05,
-    momentum: Annotated[float, typer.Option(min=0, max=0.999)] = 0.9,
+    local_epochs: Annotated[int, typer.Option(min=1, help="Of each device, in a round.")] = 4,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples a step.")] = 16,
+    learning_rate: Annotated[float, typer.Option(help="Of the devices' SGD.")] = 0.05,
+    momentum: Annotated[float, typer.Option(min=0, max=0.999, help="Of the devices' SGD.")] = 0.9,
     name: Annotated[str | None, typer.Option(help="Folder under runs/; default: date and time.")] = None,
     runs: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
     only_set_up: Annotated[bool, typer.Option("--only-set-up", help="Make the federation, start nothing.")] = False,
 ) -> None:
     """Run a whole federation on this machine: a broker, an aggregator and N edge daemons train a CNN on real digits.
 
-    Your own: `fleetgrad demo --model model.onnx --data mine.npz --x images --y labels --scale 0.00392 --shape 1,28,28`
+    It leaves runs/NAME: model.onnx, rounds.jsonl, report.html and every process's log.
+
+    Example: `fleetgrad demo`, or with your own model and data
+    `fleetgrad demo --model model.onnx --data mine.npz --x images --y labels --scale 0.00392 --shape 1,28,28`
     """
     from fleetgrad.broker import demo as demonstration
     from fleetgrad.broker.demo_data import Options
@@ -290,6 +311,9 @@ def demo(
     except FleetError as e:
         err.say(f"fleetgrad: {e}", "red")
         raise typer.Exit(EXIT_FAILED) from e
+
+
+app.command("broker-files")(registrar.broker_files)
 
 
 def main() -> None:

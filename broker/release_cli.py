@@ -34,7 +34,10 @@ def release_key(
 
 @releases.command("show")
 def release_show(directory: Directory) -> None:
-    """Show the root of trust: which keys, and how many of them, sign roots and heads."""
+    """Show the root of trust: which keys, and how many of them, sign roots and heads.
+
+    Example: `fleetgrad release show digits`
+    """
     from fleetgrad.broker import releasing, settings
     from fleetgrad.broker.server import KEY
     from fleetgrad.wire.signing import load_private_key
@@ -120,7 +123,9 @@ def release_export(
     directory: Directory,
     folder: Annotated[Path, typer.Option("--output", "-o", help="A new folder.")],
 ) -> None:
-    """Write what a co-signer on another machine needs: settings, the aggregator's public key, the root of trust. Nothing is secret.
+    """Write what a co-signer on another machine needs: settings, the aggregator's public key, the root of trust.
+
+    Nothing of it is secret. It says what comes next there.
 
     Example: `fleetgrad release export digits -o cosigner`
     """

@@ -37,8 +37,10 @@ def parse_run(arguments: list[str]) -> argparse.Namespace:
     """The flags of `fleetgrad-edge run`."""
     parser = argparse.ArgumentParser(
         prog="fleetgrad-edge run",
-        description="Takes part in a federation until stopped: waits for rounds, trains, uploads.",
-        epilog="'fleetgrad device add NAME' on the operator's machine writes the edge.toml.",
+        description="Takes part in a federation until stopped: waits for rounds, trains, uploads. The log goes to standard error; what must "
+        "survive a restart is in the spool beside edge.toml.",
+        epilog="Example: fleetgrad-edge run --config dev-01/edge.toml, which 'fleetgrad-edge join KIT' has written. Exit codes: 0 stopped; "
+        "1 failed at work; 2 bad settings, keys or data, or the registrar has revoked this device; 3 no broker within --timeout; 130 interrupted.",
     )
     parser.add_argument("--config", type=Path, required=True, metavar="edge.toml", help="the device's settings")
     parser.add_argument(

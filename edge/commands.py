@@ -32,7 +32,11 @@ from fleetgrad.wire.loss import LossName, parse
 from fleetgrad.wire.plan import BatchNorm, Gradients, Optimizer, Profile
 from fleetgrad.wire.sizes import megabytes, parse_size
 
-app = make_app("Trains ONNX models on this board, by itself or in a federation.")
+app = make_app(
+    "Trains ONNX models on this board, by itself or in a federation.\n\n"
+    "By itself: `check` a model, `compile` it, `train` it. In a federation: `join` with the kit that its operator gave, `run`; `status` and "
+    "`doctor` say how it is, `leave` ends it."
+)
 app.command()(membership.join)
 app.command()(membership.leave)
 app.command()(doctor)
@@ -50,7 +54,10 @@ def _size(text: str) -> int:
 
 @app.command("run")
 def run(config: Annotated[Path, typer.Option(help="The device's settings, edge.toml.")]) -> NoReturn:
-    """Take part in a federation until stopped (see `fleetgrad-edge run --help`)."""
+    """Take part in a federation until stopped (see `fleetgrad-edge run --help`).
+
+    Example: `fleetgrad-edge run --config edge.toml`
+    """
     raise typer.BadParameter("'run' must be the first word: fleetgrad-edge run --config edge.toml")
 
 
@@ -78,6 +85,8 @@ def compile_(
     dim: model_options.Dim = None,
 ) -> None:
     """Compile an ONNX model into a plan that a board can train.
+
+    The plan is a folder of ONNX graphs, the weights and manifest.json. A federation needs none: `fleetgrad new` compiles.
 
     Example: `fleetgrad-edge compile model.onnx --loss cross-entropy -o plan/`
     """
@@ -132,7 +141,9 @@ def check(
     dim: model_options.Dim = None,
     format: Format = "table",  # noqa: A002
 ) -> None:
-    """List what of a model can train, or would by --train and such, and what can't, and why. The exit code is 1 when it can't.
+    """List what of a model can train, or would by --train and such, and what can't, and why.
+
+    The exit code is 1 when it can't.
 
     Example: `fleetgrad-edge check model.onnx --last 1`
     """
@@ -180,7 +191,7 @@ def train(
     y: ArrayY = "y",
     scale: Scale = 1.0,
     shape: Shape = None,
-    epochs: Annotated[int, typer.Option(min=1)] = 10,
+    epochs: Annotated[int, typer.Option(min=1, help="Times through the data.")] = 10,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Default: the plan's.")] = None,
     micro_batch: Annotated[
         int | None, typer.Option(min=1, help="Run batches as pieces of so many samples: less memory, the same model.")
@@ -195,7 +206,7 @@ def train(
         int | None, typer.Option(min=0, max=2**64 - 1, help="Order of the samples; drawn and printed without.")
     ] = None,
     eval_fraction: Annotated[float, typer.Option(min=0, max=0.9, help="Held out for evaluation.")] = 0.2,
-    threads: Annotated[int, typer.Option(min=1, max=MOST_THREADS)] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="Of onnxruntime.")] = 1,
     output: Annotated[Path | None, typer.Option(help="Write the trained model here, as ONNX.")] = None,
     format: Format = "table",  # noqa: A002
 ) -> None:
@@ -288,7 +299,9 @@ def status(
     config: Annotated[Path, typer.Option(help="The device's settings, edge.toml.")],
     format: Format = "table",  # noqa: A002
 ) -> None:
-    """Show what is in this board's spool: which model, which updates on their way, what is waited for. The daemon may be running.
+    """Show what is in this board's spool: which model, which updates on their way, what is waited for.
+
+    The daemon may be running. `fleetgrad-edge doctor` says why it takes no part.
 
     Example: `fleetgrad-edge status --config edge.toml`
     """

@@ -117,7 +117,9 @@ def leave(
         float, typer.Option(min=0, max=MOST_SECONDS, help="Seconds to wait for the registrar's word.")
     ] = 15.0,
 ) -> None:
-    """End this board's part in its federation: the registrar is told, signed by the device, and revokes it. Your data stays.
+    """End this board's part in its federation: the registrar is told, signed by the device, and revokes it.
+
+    Stop the daemon first. Your data stays. Without an answer within --timeout the exit code is 3, and it says what to run where the registrar is.
 
     Example: `fleetgrad-edge leave --wipe --config edge/edge.toml`
     """

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 devices = typer.Typer(no_args_is_help=True, help="Add devices to a federation, list and revoke them.")
 enroll = typer.Typer(no_args_is_help=True, help="One-time codes by which boards join that make their own keys.")
-registrar_app = typer.Typer(no_args_is_help=True, help="The registrar on the broker.")
+registrar_app = typer.Typer(
+    no_args_is_help=True, help="Run the registrar, who says which devices belong; make logins at the broker."
+)
 out = make_console()
 
 DataPath = Annotated[str, typer.Option(help="The data's .npz file, as seen from the device's edge.toml.")]
@@ -45,7 +47,8 @@ def device_add(
     insecure: Insecure = False,
 ) -> None:
     """Add a device: writes its kit, one file with its keys and settings, and lists it in the aggregator's roster.
-    What was cut short is completed when it is run again.
+
+    Carry the kit to the board, where `fleetgrad-edge join` takes it. What was cut short is completed when it is run again.
 
     Example: `fleetgrad device add dev-01 --dir digits --data digits-01.npz --scale 0.0625 --shape 1,8,8`
     """
@@ -71,7 +74,10 @@ def device_add(
 
 @devices.command("list")
 def device_list(directory: Folder = Path(), format: Format = "table") -> None:  # noqa: A002
-    """List the devices that the registrar knows, the revoked ones too."""
+    """List the devices that the registrar knows, the revoked ones too.
+
+    Example: `fleetgrad device list --dir digits-registrar`
+    """
     from fleetgrad.broker.registrar.registrar import Registrar
     from fleetgrad.wire.membership import Member
 
@@ -206,7 +212,9 @@ def enroll_new(
     shape: Shape = None,
     format: Format = "table",  # noqa: A002
 ) -> None:
-    """Print one-time codes. Each lets one board join; it is shown here and never again.
+    """Print one-time codes, each of which lets one board join.
+
+    A code is shown here and never again. `fleetgrad registrar serve` answers the boards; without --auto-approve `enroll approve` lets each in.
 
     Example: `fleetgrad enroll new --dir digits-registrar --count 20 --kit fleet.kit`, and on each board
     `fleetgrad-edge join fleet.kit --code CODE`
@@ -230,7 +238,10 @@ def enroll_new(
 
 @enroll.command("list")
 def enroll_list(directory: Folder = Path(), format: Format = "table") -> None:  # noqa: A002
-    """List the codes: not themselves, but their ids, and what was asked with each."""
+    """List the codes: not themselves, but their ids, and what was asked with each.
+
+    Example: `fleetgrad enroll list --dir digits-registrar`; then `approve` or `refuse` who waits.
+    """
     from fleetgrad.broker.registrar.enrolling import state_of
     from fleetgrad.broker.registrar.registrar import Registrar
 
@@ -253,7 +264,10 @@ def enroll_approve(
     code_id: Annotated[str, typer.Argument(metavar="ID", help="The code's id, or its beginning, as `list` shows it.")],
     directory: Folder = Path(),
 ) -> None:
-    """Let the board in that asked with this code."""
+    """Let the board in that asked with this code.
+
+    Example: `fleetgrad enroll approve 3f9c21aa --dir digits-registrar`
+    """
     from fleetgrad.broker.registrar.enrolling import decide
     from fleetgrad.broker.registrar.registrar import Registrar
 
@@ -266,7 +280,10 @@ def enroll_refuse(
     directory: Folder = Path(),
     reason: Annotated[str, typer.Option(help="Told to the board.")] = "",
 ) -> None:
-    """Turn the board away that asked with this code."""
+    """Turn the board away that asked with this code.
+
+    Example: `fleetgrad enroll refuse 3f9c21aa --dir digits-registrar --reason "not one of ours"`
+    """
     from fleetgrad.broker.registrar.enrolling import decide
     from fleetgrad.broker.registrar.registrar import Registrar
 

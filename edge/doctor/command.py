@@ -29,10 +29,11 @@ def doctor(
     ] = 10.0,
     format: Format = "table",  # noqa: A002
 ) -> None:
-    """Find out why this board takes no part: settings, keys, clock, disk, memory, libraries, and the way to the broker, step by step.
-    The daemon may be running, and isn't disturbed. The exit code is 1 when something fails.
+    """Find out why this board takes no part: settings, keys, clock, disk, memory, libraries, and the way to the broker.
 
-    Example: `fleetgrad-edge doctor --config edge.toml`; on a board of the systemd unit `sudo -u fleetgrad` before it.
+    The daemon may be running, and isn't disturbed. The exit code is 1 when something fails. Run it as the daemon's user.
+
+    Example: `fleetgrad-edge doctor --config edge.toml`
     """
     found: list[Finding] = []
 
