@@ -97,8 +97,8 @@ def home(directory: Path) -> Path:
         if (folder / FILE).is_file():
             if not (folder / REGISTRAR_KEY).is_file():
                 raise SettingsError(
-                    f"{folder} was made by an older version: it has no {REGISTRAR_KEY}, so nobody can say who its devices are. "
-                    f"Make a new federation with 'fleetgrad new', from {folder / 'model.onnx'}, and add the devices again"
+                    f"{folder} has no {REGISTRAR_KEY}, so nobody can say who its devices are. If it is lost, copy the registrar's registrar.pub "
+                    f"there; a folder made by an older version never had it: make a new federation from {folder / 'model.onnx'} by 'fleetgrad new'"
                 )
             return folder
     raise SettingsError(f"{directory} holds no {FILE}: 'fleetgrad new {directory} --model MODEL.onnx' makes one")

@@ -230,10 +230,12 @@ class Registrar:
         """A new certificate and key, in PEM, for one of the operator's own processes."""
         if role not in ROLES:
             raise RegistrarError(f"role {role[:64]!r}: expected one of {', '.join(ROLES)}")
+        self.check_clock()
         return role_login(Authority.load(self.folder), role, self.now())
 
     def broker_certificate(self, hosts: list[str]) -> str:
         """A new certificate and key, in PEM, for a broker that is reached by these names and addresses."""
+        self.check_clock()
         key = new_key()
         return pair(Authority.load(self.folder).server(hosts, key.public_key(), self.now()), key_pem(key), hosts[0])
 

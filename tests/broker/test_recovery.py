@@ -124,6 +124,8 @@ def test_a_registrar_whose_clock_is_wrong_signs_nothing_that_would_lock_boards_o
     for act in (
         lambda: place.registrar.add("dev-2"),
         lambda: renewing.notice(place.registrar, "dev-1"),
+        lambda: place.registrar.login("operator"),
+        lambda: place.registrar.broker_certificate(["broker.lan"]),
     ):
         with pytest.raises(CertificateError, match=r"the clock of this machine says .* set the clock"):
             act()
