@@ -22,7 +22,7 @@ from fleetgrad.broker.roster import FOLDER as ROSTER
 from fleetgrad.broker.server import KEY, SEAL
 from fleetgrad.broker.settings import Broker, Settings
 from fleetgrad.edge.autodiff.compiling import compile_model
-from fleetgrad.wire.address import PORTS, parse
+from fleetgrad.wire.address import parse
 from fleetgrad.wire.choice import ALL, Choice
 from fleetgrad.wire.files import sync
 from fleetgrad.wire.kit import Data, install
@@ -115,13 +115,7 @@ def create(
         made = temporary / REGISTRAR if registrar is None else _beside(registrar)
         _make_registrar(made, settings, key, directory, temporary, apart=registrar is not None)
         where = parse(settings.broker.url)
-        broker_files.write(
-            "mosquitto",
-            settings.name,
-            broker,
-            where.port if where.tls else PORTS["mqtts"],
-            directory.resolve() / BROKER,
-        )
+        broker_files.write("mosquitto", settings.name, broker, where, directory.resolve() / BROKER)
         apart = [made] if registrar else []
         for path in (path for folder in (temporary, *apart) for path in (folder, *folder.rglob("*"))):
             sync(path)  # what comes next gives keys to other machines: no power cut may leave half of them here

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from fleetgrad.wire.address import PORTS, Address
 from fleetgrad.wire.membership import ROLES
 from fleetgrad.wire.topics import ROOT, TABLE, Sender
 
@@ -51,14 +52,14 @@ def _filter(federation: str, path: str, device: str) -> str:
     return "/".join([ROOT, federation, *filled])
 
 
-def write(kind: Kind, federation: str, folder: Path, port: int, seen_as: Path | None = None) -> list[Path]:
+def write(kind: Kind, federation: str, folder: Path, where: Address, seen_as: Path | None = None) -> list[Path]:
     """Writes the files for a broker into `folder`; `seen_as` is where the broker will find it. The paths written.
 
-    `port` is the members'; boards enrol at the next one.
+    `where` is the members' address, whose port is used if it has TLS; boards enrol at the next port.
     """
     if kind == "mosquitto":
         files = {
-            "mosquitto.conf": mosquitto_conf(seen_as or folder.resolve(), port),
+            "mosquitto.conf": mosquitto_conf(seen_as or folder.resolve(), where),
             "acl": mosquitto_acl(federation),
             "acl-enrol": mosquitto_enrol_acl(federation),
         }
@@ -71,8 +72,9 @@ def write(kind: Kind, federation: str, folder: Path, port: int, seen_as: Path | 
     return [folder / name for name in files]
 
 
-def mosquitto_conf(folder: Path, port: int) -> str:
+def mosquitto_conf(folder: Path, where: Address) -> str:
     """A configuration with two listeners, both TLS 1.3: for members with certificates, and for boards that enrol."""
+    port, websockets = where.port if where.tls else PORTS["mqtts"], where.tls and where.websocket
     tls = f"certfile {folder}/server.pem\nkeyfile {folder}/server.key\ntls_version tlsv1.3\n"
     return f"""\
 # mosquitto -c {folder}/mosquitto.conf         (started by root, mosquitto becomes the user mosquitto, who must be able to read these files)
@@ -89,7 +91,7 @@ persistence false
 
 # Members: who they are is what their certificate says. After a new crl.pem: SIGHUP (systemctl reload mosquitto).
 listener {port}
-{tls}cafile {folder}/ca.pem
+{"protocol websockets" + chr(10) if websockets else ""}{tls}cafile {folder}/ca.pem
 crlfile {folder}/crl.pem
 require_certificate true
 use_identity_as_username true

@@ -146,8 +146,7 @@ def broker_files(
         raise typer.BadParameter(f"--output {output}: no such folder")
     registrar = Registrar(directory)
     where = address.parse(registrar.settings.broker.url)
-    port = where.port if where.tls else address.PORTS["mqtts"]
-    for path in files.write(kind, registrar.federation, output, port, seen_as):
+    for path in files.write(kind, registrar.federation, output, where, seen_as):
         out.say(str(path))
 
 

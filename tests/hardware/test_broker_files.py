@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import UnionType
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 import paho.mqtt.client as paho
@@ -24,7 +24,7 @@ from fleetgrad.broker.settings import Broker, Settings
 from fleetgrad.edge.autodiff import zoo
 from fleetgrad.hardware.fleet import Fleet, find_mosquitto, free_port
 from fleetgrad.wire import mqtt
-from fleetgrad.wire.address import Address
+from fleetgrad.wire.address import Address, parse
 from fleetgrad.wire.tls import Credentials
 
 SECONDS = 30.0
@@ -66,9 +66,9 @@ READS = {
 class Client:
     """One party's connection to the broker."""
 
-    def __init__(self, name: str, port: int, credentials: Credentials) -> None:
+    def __init__(self, name: str, where: Address, credentials: Credentials) -> None:
         self.inbox = mqtt.Inbox()
-        endpoint = mqtt.Endpoint(Address("localhost", port, "mqtts"), credentials)
+        endpoint = mqtt.Endpoint(where, credentials)
         self.session = mqtt.Session(endpoint, name, inbox=self.inbox, will=None, random=random.Random(name))
         self.session.start()
 
@@ -113,11 +113,11 @@ class Party:
 class Place:
     """A federation's folder with its broker, and two devices' kits installed."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, scheme: Literal["mqtts", "wss"] = "mqtts") -> None:
         onnx.save(zoo.mlp(inputs=8, hidden=4, classes=3), str(root / "m.onnx"))
-        self.port = free_port()
+        self.port, self.scheme = free_port(), scheme
         self.directory = root / "fed"
-        broker = Broker(url=f"mqtts://localhost:{self.port}")
+        broker = Broker(url=f"{scheme}://localhost:{self.port}")
         founding.create(self.directory, root / "m.onnx", Settings(name="fed", broker=broker))
         for name in ("dev-1", "dev-2"):
             founding.enlist(self.directory, name)
@@ -147,25 +147,28 @@ class Place:
             login.write_text(Registrar(self.directory).login(name))
         return Credentials(ca, login)
 
+    def address(self, port: int) -> Address:
+        return parse(f"{self.scheme}://localhost:{port}")
+
     def party(self, name: str, username: str | None = None) -> Party:
         made = Party(self.port if name else self.enrol_port, self.credentials(name), username)
         self.parties.append(made)
         return made
 
     def client(self, name: str) -> Client:
-        made = Client(name, self.port, self.credentials(name))
+        made = Client(name, self.address(self.port), self.credentials(name))
         self.clients.append(made)
         return made
 
     def stranger(self, port: int) -> Client:
-        made = Client("stranger", port, self.credentials(""))
+        made = Client("stranger", self.address(port), self.credentials(""))
         self.clients.append(made)
         return made
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    made = Place(tmp_path)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path, getattr(request, "param", "mqtts"))
     yield made
     for client in made.clients:
         client.session.stop()
@@ -200,6 +203,18 @@ def test_members_need_a_certificate(place: Place) -> None:
     place.start()
     outside = place.stranger(place.port)
     assert "certificate" in outside.await_(mqtt.Disconnected).reason
+
+
+@pytest.mark.needs("mosquitto")
+@pytest.mark.parametrize("place", ["wss"], indirect=True)
+def test_members_of_a_federation_over_websockets_are_known_by_their_certificates_too(place: Place) -> None:
+    place.start()
+    assert isinstance(place.stranger(place.port).await_(mqtt.Connected | mqtt.Disconnected), mqtt.Disconnected)
+    member = place.client("dev-1")
+    member.await_(mqtt.Connected)
+    for topic in ("fl1/fed/birth/dev-1", "fl1/fed/birth/dev-2"):
+        member.session.publish(topic, b"x")
+    assert member.await_(mqtt.Refused).topic == "fl1/fed/birth/dev-2"
 
 
 @pytest.mark.needs("mosquitto")
@@ -244,5 +259,5 @@ def test_a_policy_is_as_long_as_aws_takes_it_or_refused(tmp_path: Path) -> None:
     filled = policies["device"].replace("REGION", "ap-southeast-1").replace("ACCOUNT", "123456789012")
     assert len("".join(filled.split())) == 2040
     with pytest.raises(broker_files.BrokerFilesError, match="would have 2055 characters, and AWS takes 2048"):
-        broker_files.write("aws-iot", "f" * 41, tmp_path, 8883)
+        broker_files.write("aws-iot", "f" * 41, tmp_path, parse("mqtts://broker.lan"))
     assert not list(tmp_path.iterdir())
