@@ -190,6 +190,10 @@ def registrar_login(
     text = registrar.broker_certificate(host) if host else registrar.login(role)
     save_private(text.encode(), output)
     out.say(f"{output}: certificate and key of {role}")
+    if host:
+        out.say(
+            "it takes the place of both server.pem and server.key among the broker's files; then start the broker again"
+        )
 
 
 @enroll.command("new")
