@@ -42,7 +42,7 @@ class Sparing:
     _kinds: dict[str, dict[str, "_Kind"]] = field(default_factory=dict)
 
     def __call__(self, event: str, **fields: object) -> None:
-        if "reason" not in fields:
+        if not fields.get("reason"):
             log(event, **fields)
             return
         kinds = self._kinds.setdefault(event, {})

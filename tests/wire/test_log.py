@@ -33,6 +33,14 @@ def test_of_lines_that_strangers_cause_few_are_written_and_the_others_counted(
     )
 
 
+def test_lines_without_a_reason_or_with_an_empty_one_are_all_written(capsys: pytest.CaptureFixture[str]) -> None:
+    say = log.Sparing(lambda: 0.0)
+    for round_ in range(2 * log.AT_ONCE):
+        say("receipt", round=round_, verdict="accepted", reason="")
+        say("training", round=round_)
+    assert capsys.readouterr().err.count("\n") == 4 * log.AT_ONCE
+
+
 def test_however_many_reasons_a_stranger_makes_up_the_lines_are_bounded(capsys: pytest.CaptureFixture[str]) -> None:
     say = log.Sparing(lambda: 0.0)
     for i in range(20_000):
