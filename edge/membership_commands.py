@@ -151,7 +151,9 @@ def leave(
         if told:
             out.print(f"the registrar has revoked {settings.device.id}: nothing that it sent counts from now on")
         else:
-            err.say(f"the registrar {why}: have 'fleetgrad device revoke {settings.device.id}' run there")
+            err.say(
+                f"the registrar {why}: have 'fleetgrad device revoke {settings.device.id}' run there, unless the board gets a new kit of that name"
+            )
         if wipe:
             removed, elsewhere = leaving.wipe(config, settings, folder)
             out.say(f"removed from {folder}: {', '.join(removed)}; what else lies there is yours")
