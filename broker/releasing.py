@@ -54,13 +54,17 @@ def load(directory: Path, federation: str, aggregator: PrivateKey) -> Releasing:
 
 
 def make_key(path: Path, name: str) -> PublicKey:
-    """A new key NAME.key and its public part NAME.pub in the folder `path`; raises KeyRefused if there is one.
+    """A new key NAME.key and its public part NAME.pub in the folder `path`; raises KeyRefused if there is one, ReleaseError
+    where there can be no folder.
 
     A key without its public part is one whose making was cut short: it is completed.
     """
     check_name(name, "key name")
     private, public = path / f"{name}.key", path / f"{name}.pub"
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ReleaseError(f"folder {path} for a key can't be made: {e.strerror}") from e
     if public.exists() or not private.exists():
         save_private_key(PrivateKey.generate(), private)
     key = load_private_key(private).public

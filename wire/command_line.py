@@ -13,6 +13,13 @@ from fleetgrad.wire.exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NO_BROKER, 
 
 PIPED_COLUMNS = 100_000  # where there is no terminal whose width would cut a table: programs read it line by line
 
+PATH_FAULTS = (
+    FileNotFoundError,
+    FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
+    PermissionError,
+)  # of what was given
 EXTRAS = {"onnx": "compile", "amqtt": "demo", "sklearn": "demo", "matplotlib": "demo"}  # module: the extra that has it
 
 # The base of typer's usage errors, which typer doesn't export.
@@ -29,7 +36,7 @@ class Terminal(Console):
         """A text as it stands, but for control characters, which others may have written: nothing in it is coloured by what it looks
         like, and whoever reads it breaks its lines."""
         shown = "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
-        self.print(shown, style=style or None, highlight=False, soft_wrap=True)
+        self.print(shown, style=style or None, markup=False, highlight=False, soft_wrap=True)
 
 
 def make_console(stderr: bool = False) -> Terminal:
@@ -70,7 +77,8 @@ def make_app(help: str) -> typer.Typer:  # noqa: A002
 def run_app(app: typer.Typer, name: str, errors: Terminal, codes: Mapping[type[Exception], int] | None = None) -> int:
     """Runs a command line; its exit code. `codes` says what else an exception class means than the usual.
 
-    The usual: ValueError, which every fault of input is, 2; ConnectionError 3; other OSError 1.
+    The usual: ValueError, which every fault of input is, 2, and so is a path that is missing, forbidden or of the wrong kind;
+    ConnectionError 3; other OSError 1.
     """
     os.umask(
         os.umask(0o022) | 0o022
@@ -86,7 +94,7 @@ def run_app(app: typer.Typer, name: str, errors: Terminal, codes: Mapping[type[E
                 return chosen
         if isinstance(e, ConnectionError):
             return EXIT_NO_BROKER
-        return EXIT_USAGE if isinstance(e, ValueError) else EXIT_FAILED
+        return EXIT_USAGE if isinstance(e, (ValueError, *PATH_FAULTS)) else EXIT_FAILED
     except ModuleNotFoundError as e:
         if (e.name or "").partition(".")[0] not in EXTRAS:
             raise

@@ -159,7 +159,7 @@ def _parse_private(pem: bytes, where: str, kind: type[T], without: str) -> T:
     try:
         key = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as e:
-        raise KeyRefused(f"{where} isn't an unencrypted private key in PEM: {e}") from e
+        raise KeyRefused(f"{where} isn't an unencrypted private key in PEM{_why(e)}") from e
     if not isinstance(key, kind):
         needed = kind.__name__.removesuffix("PrivateKey")
         raise KeyRefused(f"{where} holds a {type(key).__name__}, an {needed} key is needed")
@@ -183,11 +183,17 @@ def parse_public_key(pem: bytes, where: str) -> PublicKey:
     return _parse_public(pem, where)
 
 
+def _why(error: Exception) -> str:
+    """What the library says of a text, unless that is no more than that it is no PEM."""
+    said = str(error)
+    return "" if "Unable to load PEM" in said else f": {said}"
+
+
 def _read_public(pem: bytes, where: str) -> object:
     try:
         return serialization.load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm, InternalError) as e:
-        raise KeyRefused(f"{where} isn't a public key in PEM: {e}") from e
+        raise KeyRefused(f"{where} isn't a public key in PEM{_why(e)}") from e
 
 
 def _parse_public(pem: bytes, where: str) -> PublicKey:

@@ -489,6 +489,12 @@ def test_what_no_board_could_use_costs_no_name_and_no_code(run: Run, model: Path
     assert not json.loads(run("device", "list", "--dir", folder, "--format", "json")[1])[0]["revoked"]
 
 
+def test_a_key_that_has_no_place_is_refused_in_words(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    code, _, err = run("release", "key", "root-1", "-o", tmp_path / "file")
+    assert (code, "for a key can't be made: File exists" in err) == (2, True), err
+
+
 @pytest.mark.parametrize("seconds", ["inf", "nan", "-1", "1e12"])
 def test_nobody_waits_for_longer_than_a_year(run: Run, tmp_path: Path, seconds: str) -> None:
     for words in (
