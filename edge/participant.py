@@ -275,6 +275,7 @@ class Participant:
         self._attempt.remember(revoked=False)
         self._report.reason = ""
         self._hear(now)
+        self._delivery.pause(now)  # no longer: what rested is asked about at once
         return [ev.Log("readmitted", {}), self._subscribe()]
 
     def _on_receipt(self, upload: Upload, receipt: Receipt) -> ev.Effect:

@@ -108,3 +108,13 @@ def test_a_memory_of_before_there_was_such_a_word_is_read() -> None:
     device.store.held[key] = msgspec.json.encode(old)
     found, notes = memory.load(device.store.load(), random.Random(1))
     assert (found.revoked, notes) == (False, [])
+
+
+def test_what_rested_is_asked_about_at_once_when_it_is_heard_again() -> None:
+    device = revoked()
+    device.head(version=1, params=b"other " * 1000)  # which it doesn't read: it would say that round 1 is over
+    device.now += 5.0
+    device.select(round=2)  # the aggregator asks it again, for whatever round
+    assert "readmitted" in device.logs()
+    device.handle(ev.Tick())
+    assert device.queries() == [(1, 1)]
