@@ -264,13 +264,12 @@ class Admission:
 
     def _verdict(self, name: str, header: frames.Header, attempt: Open | None) -> tuple[Verdict, str] | None:
         """The last word on an update and its reason; None while there is none."""
-        memory = self.ledger.memory
         counted = self.ledger.counted(header.round, header.attempt, name)
         if counted:
             same = counted.payload == header.payload_sha256.hex()
             return ("accepted", "") if same else ("duplicate", "another update was counted")
         if attempt is None or not attempt.has(header):
-            known = memory.attempts.get((header.round, header.attempt))
+            known = self.ledger.attempt(header.round, header.attempt)
             if known is None:
                 return "refused", f"round {header.round} was never opened"
             if known.state == "abandoned":

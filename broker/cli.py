@@ -157,7 +157,7 @@ def status(
     Example: `fleetgrad status digits`
     """
     from fleetgrad.broker import settings, watching
-    from fleetgrad.broker.monitor import ROUNDS, read_rounds
+    from fleetgrad.broker.results import ROUNDS, read_rounds
     from fleetgrad.broker.roster import Roster
 
     directory = settings.home(directory)

@@ -16,7 +16,8 @@ from rich.table import Table
 
 from fleetgrad.broker import founding, report, watching
 from fleetgrad.broker.demo_data import FEDERATION, DemoError, Held, Options, evaluation_data, set_up
-from fleetgrad.broker.monitor import MODEL, ROUNDS, read_rounds
+from fleetgrad.broker.monitor import MODEL
+from fleetgrad.broker.results import ROUNDS, read_rounds
 from fleetgrad.broker.screen import Screen
 from fleetgrad.broker.settings import FOLDER, Data
 from fleetgrad.edge.data.dataset import fit

@@ -20,7 +20,11 @@ from fleetgrad.wire.messages import RoundState
 APPLICATION_ID = 0x464C4752  # "FLGR"
 SCHEMA = 4
 CLOSED_SHOWN = 64
-KEPT_ROUNDS = 2  # whose contributions are kept in memory
+# What a running aggregator has in memory, whatever its age; all else stays on the disk.
+KEPT_ATTEMPTS = 2 * CLOSED_SHOWN
+KEPT_COUNTED = 2  # the last attempts, with their contributions
+KEPT_LINE = 16  # versions that lead to the current one: more than lie on the disk, or are shown to co-signers
+ENDED = ("published", "abandoned")
 
 
 class JournalError(ValueError):
@@ -90,8 +94,8 @@ Row = Boot | Config | Attempt | Contribution | Version | Withdrawn
 
 @dataclass(slots=True)
 class Memory:
-    """The journal's content as the round machine reads it at start. `versions` is the line that leads to the current one, oldest first;
-    `withdrawn` are the others, oldest first."""
+    """The journal's content, all of it or what is recent. `versions` is the line that leads to the current one, oldest first; `withdrawn` are
+    the others, oldest first."""
 
     boot: int = 0
     configs: dict[str, str] = field(default_factory=dict)
@@ -119,14 +123,17 @@ class Memory:
         """What shows where versions come from, the withdrawn ones too: records of all but the one with the highest number, oldest first."""
         return [v.record for v in sorted((*self.versions, *self.withdrawn), key=lambda v: v.number)[:-1]]
 
-    def first_of(self, rounds: int) -> int:
-        """The oldest of the last `rounds` rounds."""
-        return max(self.attempts, default=(1, 1))[0] - rounds + 1
+    def counted_from(self) -> tuple[int, int]:
+        """The first attempt whose contributions are kept."""
+        return min(sorted(self.attempts)[-KEPT_COUNTED:], default=(0, 0))
 
-    def keep(self, rounds: int) -> None:
-        """Forgets contributions to older rounds than the last `rounds`."""
-        first = self.first_of(rounds)
-        self.contributions = {key: row for key, row in self.contributions.items() if row.round >= first}
+    def keep(self) -> None:
+        """Forgets what isn't recent."""
+        self.attempts = dict(sorted(self.attempts.items())[-KEPT_ATTEMPTS:])
+        first = self.counted_from()
+        self.contributions = {key: row for key, row in self.contributions.items() if key[:2] >= first}
+        self.versions = self.versions[-KEPT_LINE:]
+        self.withdrawn = [v for v in self.withdrawn if v.number > self.versions[0].number]
 
     def apply(self, row: Row) -> None:
         match row:
@@ -147,31 +154,38 @@ class Memory:
 
 
 class Journal(Protocol):
-    """`load` at start, with the contributions of the last `rounds` rounds; each `commit` is durable when it returns, or raises and
-    changed nothing."""
+    """`load` gives all of it, or as much as Memory.keep leaves; each `commit` is durable when it returns, or raises and changed nothing."""
 
-    def load(self, rounds: int | None = None) -> Memory: ...
+    def load(self, *, recent: bool = False) -> Memory: ...
     def commit(self, rows: list[Row]) -> None: ...
+    def attempt(self, round_: int, attempt: int) -> Attempt | None: ...
     def counted(self, round_: int, attempt: int, device: str) -> Contribution | None: ...
 
 
 class Ledger:
-    """A journal with its content in memory, kept the same; but for contributions to older rounds, which are looked up."""
+    """A journal with its recent content in memory, kept the same; older attempts and contributions are looked up."""
 
     def __init__(self, journal: Journal) -> None:
-        self._journal, self.memory = journal, journal.load(KEPT_ROUNDS)
+        self._journal, self.memory = journal, journal.load(recent=True)
 
     def commit(self, rows: list[Row]) -> None:
         """Durable and remembered when it returns; raises DiskError and changes nothing."""
         self._journal.commit(rows)
         for row in rows:
             self.memory.apply(row)
-        if any(isinstance(row, Version) for row in rows):
-            self.memory.keep(KEPT_ROUNDS)
+        if any(isinstance(row, Attempt) and row.state in ENDED for row in rows):
+            self.memory.keep()
+
+    def attempt(self, round_: int, attempt: int) -> Attempt | None:
+        """An attempt, if it ever began; raises DiskError."""
+        attempts = self.memory.attempts
+        if (round_, attempt) >= min(attempts, default=(0, 0)):
+            return attempts.get((round_, attempt))
+        return self._journal.attempt(round_, attempt)
 
     def counted(self, round_: int, attempt: int, device: str) -> Contribution | None:
         """A device's contribution to an attempt; raises DiskError."""
-        if (round_, attempt) not in self.memory.attempts or round_ >= self.memory.first_of(KEPT_ROUNDS):
+        if (round_, attempt) >= self.memory.counted_from():
             return self.memory.contributions.get((round_, attempt, device))
         return self._journal.counted(round_, attempt, device)
 
@@ -248,23 +262,57 @@ class SqliteJournal:
                 raise self._damaged(f"CRC32C of a row of '{TABLE[of]}' doesn't match")
             yield of(*found)
 
-    def load(self, rounds: int | None = None) -> Memory:
+    def load(self, *, recent: bool = False) -> Memory:
+        """All rows are proven that are read, and SQLite's own structure is as a whole."""
         memory = Memory()
         try:
             (sound,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
             if sound != "ok":
                 raise self._damaged(sound)
-            rows: list[Row] = [*self._rows(Boot, "ORDER BY number"), *self._rows(Config), *self._rows(Attempt)]
+            last = f"ORDER BY round DESC, attempt DESC LIMIT {KEPT_ATTEMPTS if recent else -1}"
+            rows: list[Row] = [*self._rows(Boot, "ORDER BY number"), *self._rows(Config), *self._rows(Attempt, last)]
             for row in rows:
                 memory.apply(row)
-            first = 0 if rounds is None else memory.first_of(rounds)
-            rows = [*self._rows(Contribution, "WHERE round >= ?", (first,))]
-            rows += [*self._rows(Version, "ORDER BY number"), *self._rows(Withdrawn)]
-            for row in rows:
-                memory.apply(row)
+            first = memory.counted_from() if recent else (0, 0)
+            for counted in self._rows(Contribution, "WHERE (round, attempt) >= (?, ?)", first):
+                memory.apply(counted)
+            gone = {row.number for row in self._rows(Withdrawn)}
+            for version in self._rows(Version, "ORDER BY number DESC"):
+                (memory.withdrawn if version.number in gone else memory.versions).append(version)
+                if recent and len(memory.versions) == KEPT_LINE:
+                    break
+            memory.versions.reverse()
+            memory.withdrawn.reverse()
         except sqlite3.Error as e:
             raise self._error(e) from e
         return memory
+
+    def attempt(self, round_: int, attempt: int) -> Attempt | None:
+        try:
+            return next(self._rows(Attempt, "WHERE round = ? AND attempt = ?", (round_, attempt)), None)
+        except sqlite3.Error as e:
+            raise self._error(e) from e
+
+    def line(self) -> list[int]:
+        """The numbers of the versions that weren't withdrawn, oldest first."""
+        try:
+            left = "SELECT number FROM version WHERE number NOT IN (SELECT number FROM withdrawn) ORDER BY number"
+            return [number for (number,) in self._db.execute(left)]
+        except sqlite3.Error as e:
+            raise self._error(e) from e
+
+    def origin(self, number: int) -> tuple[Version, str | None, list[Contribution]]:
+        """A version, the policy of its round, if that is known, and what was counted in it, by devices' names."""
+        try:
+            version = next(self._rows(Version, "WHERE number = ?", (number,)))
+            round_ = msgspec.json.decode(version.record)["round"]
+            ran = next(self._rows(Attempt, "WHERE round = ? ORDER BY attempt DESC LIMIT 1", (round_,)))
+            policy = next((row.policy for row in self._rows(Config, "WHERE sha256 = ?", (ran.config,))), None)
+            key = (ran.round, ran.attempt)
+            counted = self._rows(Contribution, "WHERE round = ? AND attempt = ? ORDER BY device", key)
+            return version, policy, list(counted)
+        except sqlite3.Error as e:
+            raise self._error(e) from e
 
     def counted(self, round_: int, attempt: int, device: str) -> Contribution | None:
         try:

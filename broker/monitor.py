@@ -1,13 +1,13 @@
-"""What people look at after a round: rounds.jsonl, the retained metrics, the model as ONNX.
+"""What people look at after a round: a row of results.py, the retained metrics, the model as ONNX.
 
-Each version is evaluated on a thread of its own, so that the round machine keeps answering. A row is written once, whatever
-is killed: at start, versions of the journal that have no row are reported again.
+Each version is evaluated on a thread of its own, so that the round machine keeps answering. At start, versions of the journal that
+have no row are reported again.
 """
 
 import math
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -16,29 +16,31 @@ from numpy.typing import NDArray
 
 from fleetgrad.broker.closing import report
 from fleetgrad.broker.events import Published
-from fleetgrad.broker.journal import Memory, Version
+from fleetgrad.broker.journal import Contribution, Memory, Version
 from fleetgrad.broker.registry import objects
+from fleetgrad.broker.results import Results
 from fleetgrad.broker.settings import Data
 from fleetgrad.edge.autodiff.exporting import export_model
 from fleetgrad.edge.data import npz
 from fleetgrad.edge.data.dataset import Dataset
 from fleetgrad.edge.training.plan_dir import Plan
 from fleetgrad.edge.training.trainer import Trainer, TrainingError
-from fleetgrad.wire.files import Files, PosixFiles, put
+from fleetgrad.wire.files import Files, PosixFiles
 from fleetgrad.wire.log import log
 from fleetgrad.wire.messages import Metrics, Policy
-from fleetgrad.wire.strict import MALFORMED
 
-ROUNDS, MODEL = "rounds.jsonl", "model.onnx"
+MODEL = "model.onnx"
+Origin = tuple[Version, str | None, list[Contribution]]
 
 
 class Monitor:
     """Evaluates and reports versions in order; `report` is called with each row on the monitor's thread."""
 
-    def __init__(self, directory: Path, plan: Plan, data: Data | None, report: Callable[[Metrics], None]) -> None:
-        self._directory, self._plan, self._report = directory, plan, report
+    def __init__(
+        self, directory: Path, plan: Plan, data: Data | None, results: Results, report: Callable[[Metrics], None]
+    ) -> None:
+        self._directory, self._plan, self._results, self._report = directory, plan, results, report
         self._files: Files = PosixFiles(directory)
-        self._rows = read_rounds(directory / ROUNDS)
         self._trainer = Trainer(plan)
         self._data: Dataset | None = None
         if data:
@@ -53,10 +55,11 @@ class Monitor:
         """Queues a version."""
         self._work.put(published)
 
-    def catch_up(self, memory: Memory, step_bytes: int, chunk_bytes: int) -> None:
-        """Queues versions of the journal that were published just before a crash and have no row, and the model that a withdrawal has
+    def catch_up(self, memory: Memory, missing: Iterable[Origin], step_bytes: int, chunk_bytes: int) -> None:
+        """Queues the versions `missing`, which were published just before a crash and have no row, and the model that a withdrawal has
         made current again."""
-        for published in unreported(memory, {row.version for row in self._rows}, step_bytes, chunk_bytes):
+        current = memory.current.number if memory.versions else 0
+        for published in unreported(missing, current, step_bytes, chunk_bytes):
             self.add(published)
         if memory.taken_back is not None:
             self._work.put(memory.current)
@@ -102,54 +105,18 @@ class Monitor:
             codec=p.codec, bits=None if p.bits is None else round(p.bits, 4),
             scores={name: round(value, 6) for name, value in scores.items() if math.isfinite(value)},
         )  # fmt: skip
-        self._rows.append(row)
-        put(self._files, ROUNDS, b"".join(msgspec.json.encode(r) + b"\n" for r in self._rows))
+        self._results.add(row)
         log("version_evaluated", round=p.round, version=p.version, accuracy=accuracy, loss=round(loss, 5))
         self._report(row)
 
 
-def unreported(memory: Memory, known: set[int], step_bytes: int, chunk_bytes: int) -> Iterator[Published]:
+def unreported(missing: Iterable[Origin], current: int, step_bytes: int, chunk_bytes: int) -> Iterator[Published]:
     """What there is to say of versions that have no row; of the time that their rounds took, nothing.
 
     `step_bytes` is of the current version; which deltas were offered to older ones is forgotten, so their params count.
     """
-    for version in memory.versions[1:]:
-        if version.number in known:
-            continue
+    for version, policy, members in missing:
         round_ = msgspec.json.decode(version.record)["round"]
-        attempt = max(a for r, a in memory.attempts if r == round_)
-        policy = memory.configs.get(memory.attempts[round_, attempt].config)
-        members = [c for (r, a, _), c in memory.contributions.items() if (r, a) == (round_, attempt)]
         ran = msgspec.json.decode(policy, type=Policy) if policy else None
-        step = step_bytes if version is memory.current else version.size
+        step = step_bytes if version.number == current else version.size
         yield report(version, round_, ran, members, None, step, chunk_bytes)
-
-
-def read_rounds(path: Path) -> list[Metrics]:
-    """The rows of a rounds.jsonl; none if there is no such file. Raises ValueError if it holds anything else."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        return []
-    try:
-        return [msgspec.json.decode(line, type=Metrics) for line in lines]
-    except MALFORMED as e:
-        raise ValueError(
-            f"{path} isn't a list of rounds: {e}. Put it back from a copy, or remove it: it is written anew from the journal"
-        ) from e
-
-
-def check_reported(directory: Path, memory: Memory) -> None:
-    """Raises ValueError where a version was reported that the journal doesn't know: devices that hold it would take nothing from here."""
-    if memory.highest > 0 and not (directory / ROUNDS).exists():
-        log(
-            "reports_missing",
-            file=directory / ROUNDS,
-            so="whether the journal is older than what was published can't be told",
-        )
-    newest = max((row.version for row in read_rounds(directory / ROUNDS)), default=0)
-    if newest > max(memory.highest, 0):
-        raise ValueError(
-            f"the journal in {directory} knows versions up to {max(memory.highest, 0)}, and {ROUNDS} tells of version {newest}: the journal was "
-            "lost, or is older than the rest of the folder. Put the newest one back, or make another federation with 'fleetgrad new'"
-        )

@@ -14,8 +14,9 @@ from fleetgrad.broker import events as ev
 from fleetgrad.broker import releasing
 from fleetgrad.broker import settings as settings_file
 from fleetgrad.broker.journal import JournalError, SqliteJournal
-from fleetgrad.broker.monitor import Monitor, check_reported
+from fleetgrad.broker.monitor import Monitor
 from fleetgrad.broker.registry import objects
+from fleetgrad.broker.results import Results
 from fleetgrad.broker.roster import Roster
 from fleetgrad.broker.rounds import Rounds
 from fleetgrad.wire import mqtt, seal, signing
@@ -58,8 +59,8 @@ class Server:
         for ref in (bundle, initial):
             check_chunks(ref.size, self._link.chunk_bytes)
         self._largest = max(bundle.size, initial.size)
-        memory = journal.load()
-        check_reported(directory, memory)
+        memory, results = journal.load(recent=True), Results(directory)
+        results.check(memory)
         for version in memory.versions[-1:]:
             objects.fitting(files, version.params, plan)
         layout = VectorLayout.of(plan.manifest)
@@ -87,8 +88,10 @@ class Server:
         self._loop = Loop(broker, client, timeout, log, will=mqtt.Will(*self._rounds.will()), random=seed)
         self._loop.inbox.limit(self._topics.every("update").partition("+")[0], MOST_CHUNKS)
         self._session = self._loop.session
-        self._monitor = Monitor(directory, plan, config.data, self._loop.inbox.put)
-        self._monitor.catch_up(memory, self._rounds.step_bytes, self._link.chunk_bytes)
+        self._monitor = Monitor(directory, plan, config.data, results, self._loop.inbox.put)
+        reported = results.versions()
+        missing = (journal.origin(number) for number in journal.line() if number and number not in reported)
+        self._monitor.catch_up(memory, missing, self._rounds.step_bytes, self._link.chunk_bytes)
         self._backlog: deque[ev.Publish] = deque()
         self._sparing = Sparing()
 

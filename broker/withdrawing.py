@@ -6,11 +6,9 @@ taken back. The next head that the aggregator signs says `withdrawn`, without wh
 
 from dataclasses import dataclass, replace
 
-from fleetgrad.broker.journal import Attempt, Journal, Row, Version, Withdrawn
+from fleetgrad.broker.journal import ENDED, Attempt, Journal, Row, Version, Withdrawn
 from fleetgrad.broker.registry import objects
 from fleetgrad.wire.files import Files
-
-ENDED = ("published", "abandoned")
 
 
 class WithdrawalError(ValueError):
@@ -31,7 +29,7 @@ def withdraw(journal: Journal, files: Files, number: int | None = None) -> Outco
 
     Raises WithdrawalError where there is no such version, or the params of the one before are gone or damaged; JournalError, DiskError.
     """
-    memory = journal.load(1)
+    memory = journal.load(recent=True)
     line = memory.versions
     if not line:
         raise WithdrawalError("nothing to withdraw: no version was published yet")
@@ -40,7 +38,10 @@ def withdraw(journal: Journal, files: Files, number: int | None = None) -> Outco
     if at is None:
         known = f"the current one is {line[-1].number}"
         why = "it was withdrawn before" if any(v.number == number for v in memory.withdrawn) else "there is none"
+        why = f"only what is newer than version {line[0].number} can be" if number < line[0].number else why
         raise WithdrawalError(f"can't withdraw version {number}: {why}; {known}")
+    if at == 0 and number > 0:
+        raise WithdrawalError(f"can't withdraw version {number}: what it came from isn't kept any more")
     if at == 0:
         raise WithdrawalError(f"can't withdraw version {number}: it is the first, nothing is before it to go back to")
     current = line[at - 1]

@@ -32,6 +32,7 @@ RESULTS = ROOT / "native" / "bench" / "RESULTS.md"
 BENCHES = {
     "aggregate": "fleetgrad.broker.bench.aggregate",
     "link": "fleetgrad.broker.bench.link",
+    "years": "fleetgrad.broker.bench.years",
     "step": "fleetgrad.edge.bench.step",
     "training": "fleetgrad.edge.bench.training",
     "memory": "fleetgrad.edge.bench.memory",

@@ -20,11 +20,10 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from fleetgrad.broker.announcing import GENESIS
-from fleetgrad.broker.journal import Attempt, Contribution, Version
+from fleetgrad.broker.journal import ENDED, Attempt, Contribution, Version
 from fleetgrad.wire.messages import Head
 from tests.simulation.training import Made, merge
 
-ENDED = ("published", "abandoned")
 Attempts = Mapping[tuple[int, int], Attempt]
 Contributions = Mapping[tuple[int, int, str], Contribution]
 

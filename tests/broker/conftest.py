@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fleetgrad.broker import events as ev
 from fleetgrad.broker.attempt import RoundSettings
-from fleetgrad.broker.journal import Contribution, Journal, Memory, Row
+from fleetgrad.broker.journal import Attempt, Contribution, Journal, Memory, Row
 from fleetgrad.broker.releasing import Releasing
 from fleetgrad.broker.rounds import Rounds
 from fleetgrad.wire import frames, seeds
@@ -44,13 +44,16 @@ SEAL = SealKey.from_bytes(bytes(range(32)))
 class MemoryJournal:
     rows: list[Row] = field(default_factory=list)
 
-    def load(self, rounds: int | None = None) -> Memory:
+    def load(self, *, recent: bool = False) -> Memory:
         memory = Memory()
         for row in self.rows:
             memory.apply(row)
-        if rounds is not None:
-            memory.keep(rounds)
+        if recent:
+            memory.keep()
         return memory
+
+    def attempt(self, round_: int, attempt: int) -> Attempt | None:
+        return self.load().attempts.get((round_, attempt))
 
     def counted(self, round_: int, attempt: int, device: str) -> Contribution | None:
         return self.load().contributions.get((round_, attempt, device))

@@ -10,8 +10,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from fleetgrad.broker.closing import KEPT_VERSIONS
+from fleetgrad.broker.gathering import RECORDS
 from fleetgrad.broker.journal import (
-    KEPT_ROUNDS,
+    CLOSED_SHOWN,
+    KEPT_ATTEMPTS,
+    KEPT_COUNTED,
+    KEPT_LINE,
     Attempt,
     Boot,
     Config,
@@ -24,7 +29,7 @@ from fleetgrad.broker.journal import (
     Version,
     Withdrawn,
 )
-from fleetgrad.broker.monitor import check_reported
+from fleetgrad.broker.results import Results, read_rounds
 from fleetgrad.wire.files import DiskError
 from fleetgrad.wire.messages import Metrics
 
@@ -50,23 +55,52 @@ def test_rows_are_read_back_as_they_were_committed(tmp_path: Path) -> None:
     assert memory.versions == [ROWS[5]]
 
 
-def test_memory_keeps_the_contributions_of_the_last_rounds_and_the_journal_all(tmp_path: Path) -> None:
+def test_memory_keeps_what_is_recent_however_long_it_runs_and_the_journal_all(tmp_path: Path) -> None:
     journal = SqliteJournal(tmp_path / "j")
-    ledger = Ledger(journal)
-    for number in range(1, 8):
-        ledger.commit([Attempt(number, 1, "open", number - 1, "cc")])
-        ledger.commit([Contribution(number, 1, f"dev-{i}", f"{number}{i}", 10, 20, 3, 0.5, 8.5) for i in range(3)])
-        ledger.commit([Version(number, "aa", 40, "00", "bb", "{}"), Attempt(number, 1, "published", number - 1, "cc")])
-        assert len(ledger.memory.contributions) <= 3 * KEPT_ROUNDS
-    for held in (ledger, Ledger(journal)):
-        assert {c.round for c in held.memory.contributions.values()} == {6, 7}
-        for number in range(1, 8):
-            found = held.counted(number, 1, "dev-2")
+    ledger, rounds = Ledger(journal), 2 * KEPT_ATTEMPTS
+    ledger.commit([Version(0, "aa", 40, "00", "s0", "{}")])
+    for number in range(1, rounds + 1):
+        for attempt, end in ((1, "abandoned"), (2, "published")):
+            key = number, attempt
+            ledger.commit([Attempt(*key, "open", number - 1, "cc")])
+            counted = [Contribution(*key, f"dev-{i}", f"{key}{i}", 10, 20, 3, 0.5, 8.5) for i in range(3)]
+            version = Version(number, "aa", 40, "00", f"s{number}", f'{{"round":{number}}}')
+            done: list[Row] = [version] if end == "published" else []
+            ledger.commit([*counted, *done, Attempt(*key, end, number - 1, "cc")])  # type: ignore[arg-type]
+        if number % 40 == 0:
+            ledger.commit([Withdrawn(number), Withdrawn(number - 1)])
+        held = ledger.memory
+        assert len(held.attempts) <= KEPT_ATTEMPTS
+        assert len(held.contributions) <= 3 * KEPT_COUNTED
+        assert len(held.versions) <= KEPT_LINE + 1
+        assert len(held.withdrawn) <= KEPT_LINE
+    again = Ledger(journal)
+    held.keep()
+    assert again.memory == held
+    for memory in (ledger, again):
+        assert memory.memory.highest == rounds
+        for number in range(1, rounds + 1):
+            found, before = memory.counted(number, 2, "dev-2"), memory.attempt(number, 1)
             assert found is not None
-            assert found.payload == f"{number}2"
-        for unknown in ((1, 1, "dev-3"), (2, 2, "dev-1"), (9, 1, "dev-1")):
-            assert held.counted(*unknown) is None
-    assert len(journal.load().contributions) == 21
+            assert before is not None
+            assert (found.payload, before.state) == (f"{(number, 2)}2", "abandoned")
+        for unknown in ((1, 1, "dev-3"), (2, 3, "dev-1"), (rounds + 1, 1, "dev-1")):
+            assert memory.counted(*unknown) is None
+        assert memory.attempt(2, 3) is memory.attempt(rounds + 1, 1) is None
+    whole = journal.load()
+    assert (len(whole.contributions), len(whole.attempts)) == (6 * rounds, 2 * rounds)
+    assert journal.line() == [v.number for v in whole.versions]
+    version, policy, members = journal.origin(3)
+    assert (version, policy, [m.payload for m in members]) == (
+        whole.versions[3],
+        None,
+        [f"(3, 2){i}" for i in range(3)],
+    )
+
+
+def test_what_is_kept_is_enough_for_the_disk_and_for_co_signers() -> None:
+    assert max(KEPT_VERSIONS, RECORDS) < KEPT_LINE
+    assert CLOSED_SHOWN < KEPT_ATTEMPTS
 
 
 def test_a_commit_that_a_full_disk_refuses_changes_nothing_and_the_next_one_is_taken(tmp_path: Path) -> None:
@@ -171,20 +205,46 @@ def test_a_journal_that_is_older_than_what_was_reported_is_refused(
     (tmp_path / "rounds.jsonl").write_bytes(msgspec.json.encode(row) + b"\n")
     versions = [Version(i, "ab", 40, "bb", "cc", "{}") for i in range(4)]
     for known in (versions[3:], versions[2:3]):
-        check_reported(tmp_path, Memory(versions=known))
-    check_reported(tmp_path, Memory(versions=versions[:1], withdrawn=versions[1:3]))
+        Results(tmp_path).check(Memory(versions=known))
+    Results(tmp_path).check(Memory(versions=versions[:1], withdrawn=versions[1:3]))
     for known in ([], versions[:2]):
         with pytest.raises(ValueError, match="tells of version 2"):
-            check_reported(tmp_path, Memory(versions=known))
+            Results(tmp_path).check(Memory(versions=known))
     (tmp_path / "rounds.jsonl").write_bytes(b"\x00" * 30)
     with pytest.raises(ValueError, match=r"rounds\.jsonl isn't a list of rounds.*remove it"):
-        check_reported(tmp_path, Memory(versions=versions))
+        Results(tmp_path).check(Memory(versions=versions))
     (tmp_path / "rounds.jsonl").unlink()
     capsys.readouterr()
-    check_reported(tmp_path, Memory())
+    Results(tmp_path).check(Memory())
     assert not capsys.readouterr().err, "a federation that has just been made has none"
-    check_reported(tmp_path, Memory(versions=versions))
+    Results(tmp_path).check(Memory(versions=versions))
     assert "reports_missing" in capsys.readouterr().err
+
+
+def test_half_a_row_that_a_crash_left_is_cut_off_and_nothing_is_written_twice(tmp_path: Path) -> None:
+    path = tmp_path / "rounds.jsonl"
+    rows = [
+        Metrics(round=i, version=i, members=3, accuracy=None, loss=0.5, bytes_up=1, bytes_down=1, seconds=None)
+        for i in range(1, 5)
+    ]
+    for i, row in enumerate(rows):
+        results = Results(tmp_path)
+        assert (results.newest, results.versions()) == (i, set(range(1, i + 1)))
+        results.add(row)
+        whole = path.read_bytes()
+        for torn in (b"{", b'{"round":9,"ver', msgspec.json.encode(rows[0])):
+            path.write_bytes(whole + torn)
+            assert read_rounds(path) == rows[: i + 1]
+    whole = path.read_bytes()[: -len(msgspec.json.encode(rows[0]))]
+    results.add(rows[0])  # over what the last crash has left, by who wrote last
+    assert path.read_bytes() == whole + msgspec.json.encode(rows[0]) + b"\n"
+    path.unlink()  # by someone, while it runs
+    results.add(rows[1])
+    results.add(rows[2])
+    assert read_rounds(path) == rows[1:3]
+    path.write_bytes(whole + b"x\n" + whole)
+    with pytest.raises(ValueError, match="isn't a list of rounds"):
+        Results(tmp_path)
 
 
 def test_foreign_files_are_refused(tmp_path: Path) -> None:

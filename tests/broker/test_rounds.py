@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fleetgrad.broker import events as ev
+from fleetgrad.broker import journal
 from fleetgrad.broker.attempt import RoundSettings
 from fleetgrad.broker.cohort import Device
 from fleetgrad.wire import frames
@@ -232,3 +233,25 @@ def test_the_merged_model_is_the_weighted_mean() -> None:
     expected = (30 * delta(1) + 90 * delta(2)) / 120
     # blk8 rounds to a 127th of its block's largest value, about 3.5 deviations of 0.01.
     assert np.abs(model - expected).max() < 5 * 0.01 / 127
+
+
+def test_what_is_said_of_old_attempts_doesnt_hang_on_what_is_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = RoundSettings(FEDERATION, Policy(), rounds=9, goal=2, minimum=0.5, deadline=60.0)
+    told = []
+    for kept in (journal.KEPT_ATTEMPTS, 1):
+        monkeypatch.setattr(journal, "KEPT_ATTEMPTS", kept)
+        monkeypatch.setattr(journal, "KEPT_COUNTED", min(kept, 2))
+        world = World(settings=settings)
+        world.birth("dev-1")
+        world.advance(61.0)  # nothing comes
+        for round_, attempt in ((1, 2), (2, 1), (3, 1)):
+            for i, device in enumerate(("dev-1", "dev-2")):
+                world.send(device, world.update(device, world.payload(i), round=round_, attempt=attempt))
+        asked = [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (3, 1), (4, 2), (7, 1)]
+        answers = [world.query("dev-1", world.payload(9), round=r, attempt=a)[0] for r, a in asked]
+        told.append([(a.verdict, a.reason) for a in answers if isinstance(a, Receipt)])
+        assert len(world.rounds._memory.attempts) <= kept + 1
+    assert told[0] == told[1]
+    assert [verdict for verdict, _ in told[0]] == [
+        "stale", "duplicate", "refused", "duplicate", "refused", "duplicate", "refused", "refused",
+    ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ import pytest
 from fleetgrad.broker import events as ev
 from fleetgrad.broker import serving
 from fleetgrad.broker.attempt import RoundSettings
+from fleetgrad.broker.journal import SqliteJournal
 from fleetgrad.broker.monitor import unreported
 from fleetgrad.broker.offering import MAX_DELTAS
 from fleetgrad.broker.server import misfit
@@ -17,7 +19,7 @@ from fleetgrad.wire import deltas, frames
 from fleetgrad.wire.chunks import Assembly
 from fleetgrad.wire.messages import HEAD, WANT, WINDOW, Head, Link, ObjectRef, Policy, Want
 from fleetgrad.wire.signing import sign_message, verify_message
-from tests.broker.conftest import COUNT, FEDERATION, KEYS, World
+from tests.broker.conftest import COUNT, FEDERATION, KEYS, MemoryJournal, World
 
 CHUNK = 4096
 SNAPSHOT = 4 * COUNT
@@ -153,7 +155,7 @@ def test_there_is_a_delta_from_the_version_before_however_few_hold_it() -> None:
     assert offer.deltas[0].base == before
 
 
-def test_bytes_down_are_those_of_the_step_that_members_are_offered() -> None:
+def test_bytes_down_are_those_of_the_step_that_members_are_offered(tmp_path: Path) -> None:
     world = world_of(retained=True)
     a_round(world, 1)
     (delta,) = head_of(world).deltas
@@ -163,10 +165,12 @@ def test_bytes_down_are_those_of_the_step_that_members_are_offered() -> None:
     assert world.effects.index(said[0]) < world.effects.index(chunks[0])
 
     world.start()
-    memory = world.journal.load()
-    caught_up = list(unreported(memory, set(), world.rounds.step_bytes, CHUNK))
+    assert isinstance(world.journal, MemoryJournal)
+    journal = SqliteJournal(tmp_path / "j")
+    journal.commit(world.journal.rows)
+    assert journal.line() == [0, 1]
+    caught_up = list(unreported([journal.origin(1)], 1, world.rounds.step_bytes, CHUNK))
     assert caught_up == [dataclasses.replace(said[0], seconds=None)], "the same after a crash, but for the time"
-    assert list(unreported(memory, {1}, world.rounds.step_bytes, CHUNK)) == []
 
     world.files.unlink(f"objects/{delta.base}")  # no delta can be made any more
     world.start()

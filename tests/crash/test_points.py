@@ -51,7 +51,7 @@ def test_the_points_are_before_and_after_each_operation_of_both_sides() -> None:
     """What the run does is counted, and the run does every kind of operation that the disk has."""
     asked = {name for name in vars(Files) if not name.startswith("_")}
     assert asked == {*OPERATIONS, *READING}, "the disk has operations that these tests don't know"
-    for seam, reading in ((Journal, {"load", "counted"}), (Store, {"load"})):
+    for seam, reading in ((Journal, {"load", "attempt", "counted"}), (Store, {"load"})):
         assert {n for n in vars(seam) if not n.startswith("_")} == {*reading, "commit"}
     for victim in SCENARIOS:
         kinds = Counter(" ".join(act.split()[:2]) for act in count(victim)[0])

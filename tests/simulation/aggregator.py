@@ -12,7 +12,7 @@ import msgspec
 
 from fleetgrad.broker import events
 from fleetgrad.broker.attempt import RoundSettings
-from fleetgrad.broker.journal import Attempt, Boot, Contribution, Memory, Row, Version, Withdrawn
+from fleetgrad.broker.journal import ENDED, Attempt, Boot, Contribution, Memory, Row, Version, Withdrawn
 from fleetgrad.broker.rounds import Rounds
 from fleetgrad.broker.withdrawing import WithdrawalError, withdraw
 from fleetgrad.wire import release
@@ -22,7 +22,7 @@ from fleetgrad.wire.membership import Member, Revoked
 from fleetgrad.wire.messages import COMMAND, Bitmap, Command, ObjectRef, Policy, Receipt, Select
 from fleetgrad.wire.signing import PublicKey, verify_message
 from tests import invariants
-from tests.invariants import ENDED, Violation
+from tests.invariants import Violation
 from tests.simulation.identities import key_of
 from tests.simulation.process import Process
 
@@ -42,15 +42,19 @@ class CheckedJournal:
         self.memory = Memory()
         self.models: list[bytes] = []  # by their versions' numbers
 
-    def load(self, rounds: int | None = None) -> Memory:
+    def load(self, *, recent: bool = False) -> Memory:
         memory = Memory()
         memory.boot = self.memory.boot
         memory.configs = dict(self.memory.configs)
         memory.attempts, memory.contributions = dict(self.memory.attempts), dict(self.memory.contributions)
         memory.versions, memory.withdrawn = list(self.memory.versions), list(self.memory.withdrawn)
-        if rounds is not None:
-            memory.keep(rounds)
+        if recent:
+            memory.keep()
         return memory
+
+    def attempt(self, round_: int, attempt: int) -> Attempt | None:
+        self.owner.saw("attempt looked up")
+        return self.memory.attempts.get((round_, attempt))
 
     def counted(self, round_: int, attempt: int, device: str) -> Contribution | None:
         self.owner.saw("contribution looked up")
