@@ -1,5 +1,6 @@
 """Log lines: an event and its fields, one line each on standard error, as `update_accepted device=dev-07 round=3`."""
 
+import contextlib
 import re
 import sys
 import time
@@ -28,9 +29,11 @@ def _shown(odd: re.Match[str]) -> str:
 
 
 def log(event: str, **fields: object) -> None:
-    """Writes one line."""
-    sys.stderr.write(line(event, **fields) + "\n")
-    sys.stderr.flush()
+    """Writes one line, or none where standard error can't take it (its disk is full, its reader is gone): no process ends for its log."""
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr:
+            sys.stderr.write(line(event, **fields) + "\n")
+            sys.stderr.flush()
 
 
 @dataclass(slots=True)

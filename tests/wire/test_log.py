@@ -1,5 +1,9 @@
 """Log lines: one an event, whatever strangers put into its fields."""
 
+import errno
+import io
+import sys
+
 import pytest
 
 from fleetgrad.wire import log
@@ -31,6 +35,25 @@ def test_of_lines_that_strangers_cause_few_are_written_and_the_others_counted(
         capsys.readouterr().err
         == f"message_dropped reason=\"device 'y0' isn't in the roster\" left_out={1000 - log.AT_ONCE}\n"
     )
+
+
+class Full(io.StringIO):
+    """A file on a disk that has no room."""
+
+    tries = 0
+
+    def write(self, text: str) -> int:
+        self.tries += 1
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_no_process_ends_because_its_log_cant_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    full, closed = Full(), io.StringIO()
+    closed.close()
+    for stream in (full, closed, None):
+        monkeypatch.setattr(sys, "stderr", stream)
+        log.log("update_accepted", device="dev-1")
+    assert full.tries == 1
 
 
 def test_lines_without_a_reason_or_with_an_empty_one_are_all_written(capsys: pytest.CaptureFixture[str]) -> None:
