@@ -20,7 +20,7 @@ from fleetgrad.edge.config import EdgeConfig, beginning, load
 from fleetgrad.edge.daemon import CLOCK
 from fleetgrad.edge.data import npz
 from fleetgrad.edge.doctor import findings
-from fleetgrad.edge.doctor.findings import NEW_KIT, Finding
+from fleetgrad.edge.doctor.findings import NEW_KIT, Finding, failed
 from fleetgrad.edge.link import slots, standing
 from fleetgrad.edge.link.inbox import FOLDER as OBJECTS
 from fleetgrad.edge.link.store import Held, StoreError, look
@@ -28,6 +28,7 @@ from fleetgrad.edge.link.trust import followed_root, held_head
 from fleetgrad.edge.renewing import NEXT_IDENTITY
 from fleetgrad.wire import bundle
 from fleetgrad.wire.certificates import common_name, load_certificate
+from fleetgrad.wire.command_line import fault
 from fleetgrad.wire.files import replace_file
 from fleetgrad.wire.kit import joined
 from fleetgrad.wire.messages import Head
@@ -72,13 +73,8 @@ def examine(path: Path) -> Iterator[Finding | Board]:
     try:
         board = Board(*load(path))
     except SettingsError as e:
-        yield Finding(
-            "settings",
-            f"read {path}",
-            "failed",
-            str(e),
-            "mend it; 'fleetgrad-edge join KIT' writes another, in a new folder",
-        )
+        mend = "mend it; 'fleetgrad-edge join KIT' writes another, in a new folder"
+        yield failed("settings", f"read {path}", str(e), mend)
         return
     config = board.config
     yield Finding("settings", f"read {path}", "ok", f"{config.device.id} of {config.federation.name}")
@@ -123,8 +119,8 @@ def _identity(board: Board) -> Finding:
         if joined(folder) or (folder / federation.registrar_key).exists():
             board.registrar = load_public_key(folder / federation.registrar_key)
         board.root = beginning(federation, folder)
-    except ValueError as e:
-        return Finding("identity", tried, "failed", str(e), COPY)
+    except (ValueError, OSError) as e:
+        return failed("identity", tried, fault(e), COPY)
     return Finding("identity", tried, "ok", f"key {key.public.kid}, root of trust {board.root.version}")
 
 
@@ -133,8 +129,7 @@ def _certificate(board: Board, floor: Floor) -> Finding:
     try:
         found = load_certificate(path.read_text("ascii"), str(path))
     except (OSError, ValueError) as e:
-        said = f"{path}: {e.strerror}" if isinstance(e, OSError) else str(e)
-        return Finding("certificate", f"read {path}", "failed", said, COPY)
+        return failed("certificate", f"read {path}", fault(e), COPY)
     begins, ends = found.not_valid_before_utc.timestamp(), found.not_valid_after_utc.timestamp()
     floor.time = max(floor.time, begins)
     return findings.certificate(
@@ -149,17 +144,16 @@ def _data(board: Board) -> tuple[int, Finding]:
     try:
         found = npz.count(path, data.x, data.y)
     except ValueError as e:
-        return 0, Finding("data", tried, "failed", str(e), "put the file there, or mend [data] in edge.toml")
+        return 0, failed("data", tried, str(e), "put the file there, or mend [data] in edge.toml")
     return found, Finding("data", tried, "ok", f"{found} samples")
 
 
 def _disk(board: Board) -> Iterator[Finding]:
     spool = board.spool.resolve()
     if spool.exists() and not spool.is_dir():
-        yield Finding(
+        yield failed(
             "disk",
             f"look at the disk of {spool}",
-            "failed",
             "it is no folder",
             "set spool in [device] of edge.toml to a folder",
         )
@@ -177,12 +171,9 @@ def _disk(board: Board) -> Iterator[Finding]:
         finally:
             file.unlink()
     except OSError as e:
-        remedy = (
-            "run this as the daemon's user, or give it the folder"
-            if e.errno == errno.EACCES
-            else "a disk that fails loses updates"
+        yield failed(
+            "writing", tried, e.strerror or str(e), "a disk that fails loses updates: see 'dmesg', try another"
         )
-        yield Finding("writing", tried, "failed", e.strerror or str(e), remedy)
         return
     yield Finding("writing", tried, "ok", "done")
 
@@ -204,8 +195,14 @@ def _spool(board: Board) -> Iterator[Finding]:
     try:
         report = spool_report.read(board.config, board.folder, board.root)
         board.held = look(board.spool)
-    except StoreError as e:
-        yield Finding("spool", f"read {board.spool}", "note", str(e), findings.START)
+    except (StoreError, OSError) as e:
+        said, tried = fault(e), f"read {board.spool}"
+        new = isinstance(e, StoreError) and findings.FORBIDDEN not in said
+        yield (
+            Finding("spool", tried, "note", said, findings.START)
+            if new
+            else failed("spool", tried, said, findings.START)
+        )
         return
     try:
         board.root = followed_root(board.held, board.root)
@@ -235,9 +232,11 @@ def _trainer() -> tuple[_Probe | None, Finding]:
             [sys.executable, "-m", "fleetgrad.edge.doctor.probe"], capture_output=True, text=True, timeout=PROBE_SECONDS, check=False,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
+    except OSError as e:
+        return None, failed("trainer", tried, fault(e), remedy)
     except subprocess.TimeoutExpired:
-        return None, Finding(
-            "trainer", tried, "failed", f"it hasn't started after {PROBE_SECONDS:g} s", "see what else this board does"
+        return None, failed(
+            "trainer", tried, f"it hasn't started after {PROBE_SECONDS:g} s", "see what else this board does"
         )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [""])[-1]
@@ -246,11 +245,11 @@ def _trainer() -> tuple[_Probe | None, Finding]:
             if done.returncode < 0
             else f"it ended with code {done.returncode}"
         )
-        return None, Finding("trainer", tried, "failed", f"{died}: {last}"[:500], remedy)
+        return None, failed("trainer", tried, f"{died}: {last}"[:500], remedy)
     try:
         found = msgspec.json.decode(done.stdout, type=_Probe)
     except msgspec.MsgspecError as e:
-        return None, Finding("trainer", tried, "failed", f"it said what it shouldn't: {e}", remedy)
+        return None, failed("trainer", tried, f"it said what it shouldn't: {e}", remedy)
     said = f"onnxruntime {found.onnxruntime}; the C core runs {found.capability} of {', '.join(found.capabilities)}"
     return found, Finding("trainer", tried, "ok", said)
 

@@ -3,6 +3,8 @@
 A finding is ok, a note (the board takes part, or nobody can tell yet) or failed (it can't take part before that is mended).
 """
 
+import errno
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,11 +24,14 @@ from fleetgrad.wire.sizes import megabytes
 
 State = Literal["ok", "note", "failed"]
 
+FORBIDDEN = os.strerror(errno.EACCES)
+AS_USER = "run this as the daemon's user ('sudo -u fleetgrad'), who must own all of the board's folder"
 RENEWED_AT = 2 / 3  # of a certificate's life
 VOLATILE = {"tmpfs": "lies in memory", "ramfs": "lies in memory", "overlay": "lies in a container's own layer"}
 NEW_KIT = (
     "a new kit: 'fleetgrad device add NAME' where the registrar is; here 'fleetgrad-edge leave --wipe', then 'join'"
 )
+REVOKED = "ask who runs the registrar: a revoked board comes back with a kit of another name, after 'fleetgrad-edge leave --wipe'"
 START = "start it: 'systemctl start fleetgrad-edge', or 'fleetgrad-edge run --config edge.toml'"
 REGISTRAR = "'fleetgrad registrar serve' must run for that"
 
@@ -53,6 +58,11 @@ class Heard:
     retains: bool = True
 
 
+def failed(check: str, tried: str, said: str, remedy: str) -> Finding:
+    """What keeps the board from taking part: `remedy` is what to do, unless it is only that this user mayn't read or write it."""
+    return Finding(check, tried, "failed", said, AS_USER if FORBIDDEN in said else remedy)
+
+
 def user(own: int, owner: int, names: Mapping[int, str]) -> Finding:
     """Whether who runs this is who the board's folder belongs to."""
     tried, name = "compare this user with the owner of the board's folder", names.get(owner, str(owner))
@@ -68,12 +78,10 @@ def certificate(where: str, name: str, begins: float, ends: float, device: str, 
     """The board's TLS certificate, by a time that has passed for certain. All in Unix seconds."""
     tried, passed = f"read {where}", max(now, floor)
     if name != device:
-        return Finding(
-            "certificate", tried, "failed", f"it is {name}'s, and this is {device}: brokers go by it", NEW_KIT
-        )
+        return failed("certificate", tried, f"it is {name}'s, and this is {device}: brokers go by it", NEW_KIT)
     if passed >= ends:
         said = f"it ended on {day(ends)}; this board's clock says {day(now)}"
-        return Finding("certificate", tried, "failed", said, f"a clock that is ahead: set it. Else {NEW_KIT}")
+        return failed("certificate", tried, said, f"a clock that is ahead: set it. Else {NEW_KIT}")
     if passed >= begins + RENEWED_AT * (ends - begins):
         said = f"it ends on {day(ends)}, and should have been renewed by now"
         return Finding("certificate", tried, "note", said, f"the daemon asks for the next: {REGISTRAR}")
@@ -96,7 +104,7 @@ def place(spool: str, kind: str, free: int, needed: int) -> Finding:
     tried = f"look at the disk of {spool}"
     if free < needed:
         said = f"{megabytes(free)} are free, training needs {megabytes(needed)}"
-        return Finding("disk", tried, "failed", said, "make room, or lower free-space in [device] of edge.toml")
+        return failed("disk", tried, said, "make room, or lower free-space in [device] of edge.toml")
     said = f"{megabytes(free)} are free on {kind or 'a file system of unknown kind'}"
     if kind in VOLATILE:
         return Finding(
@@ -118,7 +126,7 @@ def room(manifest: Manifest | None, batch: int, limit: int | None, before: int |
         needed = before + memory.growth(manifest, batch)
         pieces = None if limit is None else memory.micro_batch(manifest, batch, limit, before)
     except memory.DoesNotFit as e:
-        return Finding("memory", tried, "failed", str(e), "raise max-rss in [device] of edge.toml")
+        return failed("memory", tried, str(e), "raise max-rss in [device] of edge.toml")
     except PlanError as e:
         return Finding("memory", tried, "note", str(e))
     said = f"batches of {batch} take about {megabytes(needed)} besides the data; {megabytes(available)} are available"
@@ -136,7 +144,7 @@ def spool(report: Report) -> Finding:
     tried = f"read {report.spool}"
     if report.revoked:
         said = "the registrar has revoked this device"
-        return Finding("spool", tried, "failed", said, f"ask who runs the registrar; a board comes back with {NEW_KIT}")
+        return failed("spool", tried, said, REVOKED)
     model = "no model yet" if report.installed is None else f"version {report.installed} is installed"
     said = f"{model}; waits for {report.waits_for}; {len(report.updates)} updates on their way"
     if report.damaged:
@@ -156,9 +164,7 @@ def daemon(running: bool | None, not_connected: str) -> Finding:
         said = "none runs" + (f"; the last one wasn't connected: {not_connected}" if not_connected else "")
         return Finding("daemon", tried, "note", said, START)
     if not_connected:
-        return Finding(
-            "daemon", tried, "failed", f"it runs, and isn't connected: {not_connected}", "see the lines on the broker"
-        )
+        return failed("daemon", tried, f"it runs, and isn't connected: {not_connected}", "see the lines on the broker")
     return Finding("daemon", tried, "ok", "it runs")
 
 
@@ -178,19 +184,17 @@ def membership(heard: Heard, registrar: PublicKey, federation: str, device: str,
     try:
         said = verify_member(registrar, federation, heard.member, device)
     except Untrusted as e:
-        return Finding("membership", tried, "failed", f"it isn't the registrar's that this board knows: {e}", NEW_KIT)
+        return failed("membership", tried, f"it isn't the registrar's that this board knows: {e}", NEW_KIT)
     if said.revoked:
         reason = f": {said.reason}" if said.reason else ""
-        return Finding(
+        return failed(
             "membership",
             tried,
-            "failed",
             f"this device was revoked{reason}",
-            f"ask who runs the registrar; a board comes back with {NEW_KIT}",
+            REVOKED,
         )
     if said.public().raw not in [key.raw for key in own]:
-        return Finding(
-            "membership", tried, "failed", f"the registrar names the key {said.public().kid}, this board has {', '.join(k.kid for k in own)}",
+        return failed("membership", tried, f"the registrar names the key {said.public().kid}, this board has {', '.join(k.kid for k in own)}",
             "a renewal that was lost mends itself while the daemon runs; else another board has this name: " + NEW_KIT,
         )  # fmt: skip
     return Finding("membership", tried, "ok", f"a member, key {said.public().kid}")
@@ -201,19 +205,17 @@ def head(heard: Heard, root: Root, held: Head | None) -> Finding:
     tried = "ask the broker for the newest head"
     if heard.head is None:
         if heard.refused:
-            return Finding(
+            return failed(
                 "head",
                 tried,
-                "failed",
                 "; ".join(heard.refused),
                 "the broker's permissions: 'fleetgrad broker-files' writes them",
             )
         if not heard.retains:
             return Finding("head", tried, "note", "this broker retains nothing: the aggregator says it to who asks")
-        return Finding(
+        return failed(
             "head",
             tried,
-            "failed",
             "there is none on the broker",
             "has 'fleetgrad serve' run, on this broker, for a federation of this name? mosquitto doesn't say where its permissions are what is missing",
         )
@@ -224,10 +226,9 @@ def head(heard: Heard, root: Root, held: Head | None) -> Finding:
         if held:
             release.check_follows(found, held)
     except Untrusted as e:
-        return Finding(
+        return failed(
             "head",
             tried,
-            "failed",
             f"this board doesn't take it: {e}",
             "is it another federation's of the same name? " + NEW_KIT,
         )
@@ -250,7 +251,7 @@ def aggregator(heard: Heard) -> Finding:
         said = "it says nothing" if heard.retains else "this broker retains nothing"
         return Finding("aggregator", tried, "failed" if heard.retains else "note", said, remedy)
     if state.state == "offline":
-        return Finding("aggregator", tried, "failed", "it is offline", remedy)
+        return failed("aggregator", tried, "it is offline", remedy)
     said = (
         state.state
         if state.round is None

@@ -16,7 +16,7 @@ import msgspec
 from fleetgrad.edge.daemon import CLOCK
 from fleetgrad.edge.doctor import findings
 from fleetgrad.edge.doctor.board import Board
-from fleetgrad.edge.doctor.findings import Finding, Heard
+from fleetgrad.edge.doctor.findings import Finding, Heard, failed
 from fleetgrad.wire import mqtt
 from fleetgrad.wire.messages import AggregatorStatus
 from fleetgrad.wire.mqtt import transport
@@ -36,9 +36,7 @@ def examine(board: Board, insecure: bool, patience: float) -> Iterator[Finding]:
     try:
         endpoint = config.broker.endpoint(board.folder, insecure=insecure, floor=floor)
     except ValueError as e:
-        yield Finding(
-            "broker", "read how to reach the broker", "failed", str(e), "mend [broker] in edge.toml, or its files"
-        )
+        yield failed("broker", "read how to reach the broker", str(e), "mend [broker] in edge.toml, or its files")
         return
     address = endpoint.address
     yield (found := _name(address.host))
@@ -47,8 +45,7 @@ def examine(board: Board, insecure: bool, patience: float) -> Iterator[Finding]:
     try:
         socket.create_connection((address.host, address.port), timeout=patience).close()
     except OSError as e:
-        yield Finding(
-            "port", f"connect to {address}", "failed", e.strerror or str(e),
+        yield failed("port", f"connect to {address}", e.strerror or str(e),
             "does the broker run, on that port? does a firewall let this board out?",
         )  # fmt: skip
         return
@@ -58,10 +55,9 @@ def examine(board: Board, insecure: bool, patience: float) -> Iterator[Finding]:
         try:
             transport.connect(address, endpoint.credentials, Floor(floor), patience).close()
         except transport.OpenFailed as e:
-            yield Finding(
+            yield failed(
                 "tls",
                 tried,
-                "failed",
                 str(e.strerror),
                 "[broker] url and ca in edge.toml must be this broker's; 'fleetgrad registrar login broker' makes its certificate",
             )
@@ -90,9 +86,7 @@ def _name(host: str) -> Finding:
         found = sorted({str(row[4][0]) for row in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)})
     except (OSError, UnicodeError) as e:
         said = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
-        return Finding(
-            "name", tried, "failed", said, "is [broker] url in edge.toml right? does this board reach a name server?"
-        )
+        return failed("name", tried, said, "is [broker] url in edge.toml right? does this board reach a name server?")
     return Finding("name", tried, "ok", ", ".join(found))
 
 
@@ -105,12 +99,10 @@ def _retained(board: Board, endpoint: mqtt.Endpoint, patience: float) -> Iterato
         try:
             first = inbox.get(timeout=patience)
         except queue.Empty:
-            yield Finding(
-                "login", tried, "failed", f"no answer within {patience:g} s", "is it an MQTT broker? see its log"
-            )
+            yield failed("login", tried, f"no answer within {patience:g} s", "is it an MQTT broker? see its log")
             return
         if not isinstance(first, mqtt.Connected):
-            yield Finding("login", tried, "failed", first.reason, "see the broker's log")
+            yield failed("login", tried, first.reason, "see the broker's log")
             return
         retains = "" if first.retained else ", which retains nothing"
         yield Finding("login", tried, "ok", f"taken{retains}; a chunk may have {first.chunk_bytes} bytes")
@@ -119,7 +111,7 @@ def _retained(board: Board, endpoint: mqtt.Endpoint, patience: float) -> Iterato
     finally:
         session.stop()
     if reason:
-        yield Finding("topics", "subscribe to what is for this device", "failed", reason, PERMISSIONS)
+        yield failed("topics", "subscribe to what is for this device", reason, PERMISSIONS)
         return
     device, federation = board.config.device.id, board.config.federation.name
     if board.registrar:

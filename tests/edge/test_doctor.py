@@ -226,6 +226,34 @@ def test_each_fault_of_a_board_is_found_by_its_own_check(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
+def test_what_this_user_may_not_read_is_said_to_be_the_daemons_users(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object) -> bytes:
+        raise PermissionError(13, os.strerror(13))
+
+    (folder / "spool").mkdir()
+    SqliteStore(folder / "spool").close()
+    for check, owner, name in (
+        ("identity", Path, "read_bytes"),
+        ("writing", boards, "replace_file"),
+        ("spool", boards, "look"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, forbidden)
+            told = found(folder)[check]
+        assert (told.state, "sudo -u fleetgrad" in told.remedy) == ("failed", True), told
+    assert found(folder)["spool"].state == "ok"
+
+
+def test_a_trainer_that_does_not_start_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    for program in ("/bin/false", "/no/such/python"):
+        monkeypatch.setattr(sys, "executable", program)
+        probe, told = boards._trainer()
+        assert (probe, told.state, "pip install" in told.remedy) == (None, "failed", True)
+
+
+@pytest.mark.usefixtures("quick")
 def test_settings_that_cannot_be_read_end_it(folder: Path) -> None:
     toml = folder / "edge.toml"
     toml.write_text(toml.read_text() + "\ncolour = 1\n")
