@@ -4,10 +4,10 @@ do; nothing is decided here.
 It stays small: neither onnxruntime nor the command line's libraries are imported (the trainer child has them).
 """
 
+import contextlib
 import importlib.metadata
 import os
 import random
-import shutil
 import subprocess
 import sys
 import threading
@@ -98,12 +98,18 @@ class TrainerChild:
 
     def _send(self, job: ev.Train) -> None:
         if self._child is None:
-            self._child = subprocess.Popen(
-                [sys.executable, "-m", "fleetgrad.edge.trainer"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                process_group=0,  # a terminal's Ctrl-C is for the daemon alone
-            )
+            try:
+                self._child = subprocess.Popen(
+                    [sys.executable, "-m", "fleetgrad.edge.trainer"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    process_group=0,  # a terminal's Ctrl-C is for the daemon alone
+                )
+            except OSError as e:  # a disk that can't be read, or no memory for another process
+                self._job = None
+                reason = f"the trainer can't be started: {e.strerror}"
+                self._inbox.put(ev.TrainingFailed(job.round, job.attempt, reason))
+                return
             threading.Thread(target=self._read, args=(self._child,), daemon=True, name="trainer-replies").start()
         device = self._config.device
         here = {"spool": str(self._spool), "data": self._data}
@@ -144,7 +150,7 @@ class Daemon:
             f"fleetgrad {importlib.metadata.version('fleetgrad')}", beginning(config.federation, folder),
         )  # fmt: skip
         budget, floor = parse_size(config.device.written_a_day), parse_size(config.device.free_space)
-        self._wear = Wear(files, self._store, budget, floor, lambda: shutil.disk_usage(spool).free)
+        self._wear = Wear(files, self._store, budget, floor, files.free)
         self._participant = Participant(
             identity, self._wear.files, self._wear, seed, config.device.limits(), self._wear.no_room
         )
@@ -200,7 +206,7 @@ class Daemon:
                 case ev.Message() if item.topic == self._topics.member(self._config.device.id):
                     if self._renewing and self._renew(self._renewing.take_member(item.payload)):
                         return EXIT_USAGE
-                case ev.Connected() | ev.Disconnected() | ev.Message() | ev.Tick():
+                case ev.Connected() | ev.Disconnected() | ev.Message() | ev.Tick() | ev.TrainingFailed():
                     event = item
                     self._note_link(item)
             if self._renewing and self._loop.connected:
@@ -213,7 +219,8 @@ class Daemon:
             if event is not None:
                 now = time.monotonic()
                 if isinstance(event, ev.Trained):
-                    self._wear.add(outbox.bytes_of(self._files, event.round, event.attempt))
+                    with contextlib.suppress(DiskError, FileNotFoundError):  # then a day's count is a little short
+                        self._wear.add(outbox.bytes_of(self._files, event.round, event.attempt))
                 self._execute([*self._wear.tick(now), *self._participant.handle(event, now)])
                 self._session.backoff.window = self._participant.reconnect_seconds
 

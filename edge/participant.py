@@ -208,10 +208,10 @@ class Participant:
         if held and msgspec.structs.replace(held, sequence=head.sequence) == head:
             return self._birth() if was_stale else []  # signed anew, and nothing else is new
         self._hear(now)
-        effects = self._end_if_closed(now)
+        self._notes += self._end_if_closed(now)
         self._delivery.cut(head.link.chunk_bytes, now)
         fetch, here = self._model.aim(held, self._connected, now)
-        return [*effects, *fetch, *(self._birth() if was_stale or here else [])]
+        return [*self._noted(), *fetch, *(self._birth() if was_stale or here else [])]
 
     def _on_root(self, raw: bytes) -> list[ev.Effect]:
         """Follows the chain; the head comes again with the subscription, in case the new keys are what it lacked."""
@@ -333,35 +333,41 @@ class Participant:
         if not self._attempt.trains(failed.round, failed.attempt):
             return []
         self._attempt.unstored = failed
-        ended = self._end(delivered=False)
+        self._notes += self._end(delivered=False)
+        self._notes.append(ev.Log("training_failed", {"round": failed.round, "reason": failed.reason}))
         self._report.reason = failed.reason[:500]
         damage = self._model.check(self._connected, now)
         if not damage and failed.lasting and self._head:  # a file that rotted is no reason to refuse the plan
             self._refused = self._head.plan.sha256
-        note = ev.Log("training_failed", {"round": failed.round, "reason": failed.reason})
-        return [*ended, note, *damage, *self._birth()]
+        return [*self._noted(), *damage, *self._birth()]
 
     def _on_tick(self, now: float) -> list[ev.Effect]:
-        effects: list[ev.Effect] = []
+        """What is done is noted at once: it holds, whatever the disk does to what comes after."""
         if self._speaking.disk_waits(now):
-            return effects
+            return []
         job = self._attempt.job
         if job and now >= job.deadline:
             self._report.reason = f"not done within {job.select.deadline:g} s"
             note = ev.Log("deadline_passed", {"round": job.select.round})
-            effects += [*self._end(delivered=False), note, *self._birth()]
-        effects += self._end_if_closed(now)
+            self._note(*self._end(delivered=False), note, *self._birth())
+        self._note(*self._end_if_closed(now))
         self._model.install()
         unstored = self._attempt.unstored
         if isinstance(unstored, ev.Trained):
-            effects += self._on_trained(unstored, now)
+            self._note(*self._on_trained(unstored, now))
         elif unstored:
-            effects += self._on_failed(unstored, now)
+            self._note(*self._on_failed(unstored, now))
         if self._connected and self.state in RESTING and self._speaking.silent(now):
-            effects += [self._subscribe(), *self._birth()]
+            self._note(self._subscribe(), *self._birth())
         if self._speaking.birth_due(now):
-            effects += self._birth()
-        return effects + (self._model.tick(now) + self._delivery.tick(now) if self._connected else [])
+            self._note(*self._birth())
+        if self._connected:
+            self._note(*self._model.inbox.tick(now))
+            self._note(*self._delivery.tick(now))
+        return self._noted()
+
+    def _note(self, *done: ev.Effect) -> None:
+        self._notes += done  # not where they are made: that may hand out the notes
 
     def _noted(self) -> list[ev.Effect]:
         """Log lines of what was done already, whatever became of what followed it."""

@@ -6,8 +6,10 @@ it syncs the file, renames it into place and syncs the directory:
     write NAME.tmp -> fsync NAME.tmp -> rename NAME.tmp NAME -> fsync directory
 """
 
+import contextlib
 import fcntl
 import os
+import shutil
 import threading
 import weakref
 from collections.abc import Callable
@@ -22,9 +24,12 @@ PUBLIC, PRIVATE = 0o644, 0o600  # modes of files; a umask may take more away
 class DiskError(OSError):
     """A file operation that failed; the message names the act, the file and the reason (disk full, no permission)."""
 
+    def __str__(self) -> str:
+        return self.strerror or super().__str__()
+
 
 class Files(Protocol):
-    """The operations; each raises DiskError, and FileNotFoundError where a file to read or rename is missing."""
+    """The operations; each raises DiskError, and FileNotFoundError where a file to read, sync or rename is missing."""
 
     def write(self, name: str, data: bytes | bytearray | memoryview) -> None: ...
     def fsync(self, name: str) -> None: ...
@@ -44,6 +49,12 @@ def put(files: Files, name: str, data: bytes | bytearray | memoryview) -> None:
     files.fsync(temporary)
     files.rename(temporary, name)
     files.fsync_directory(name.rpartition("/")[0])
+
+
+def discard(files: Files, name: str) -> None:
+    """Removes what nothing names any more. Where the disk refuses, it stays, for whoever looks next for what nothing names."""
+    with contextlib.suppress(DiskError):
+        files.unlink(name)
 
 
 def sync(path: Path) -> None:
@@ -156,7 +167,7 @@ class PosixFiles:
         self._act("rename", old, lambda: self.path(old).replace(self.path(new)))
 
     def fsync_directory(self, name: str) -> None:
-        self._act("sync folder", name, lambda: sync(self.path(name)))
+        self._act("sync folder", name, lambda: sync(self.path(name)), may_miss=False)
 
     def unlink(self, name: str) -> None:
         """Removes a file; one that isn't there is fine."""
@@ -184,18 +195,28 @@ class PosixFiles:
 
     def names(self, directory: str) -> list[str]:
         """Names of the files (not folders) in a directory, sorted; none if there is no such directory."""
-        folder = self.path(directory)
         found: list[str] = []
-        if folder.is_dir():
-            self._act("list", directory, lambda: found.extend(p.name for p in folder.iterdir() if p.is_file()))
+        with contextlib.suppress(FileNotFoundError):
+            self._act(
+                "list", directory, lambda: found.extend(p.name for p in self.path(directory).iterdir() if p.is_file())
+            )
         return sorted(found)
 
-    def _act(self, verb: str, name: str, act: Callable[[], object]) -> None:
+    def free(self) -> int:
+        """Bytes that are free where the root lies."""
+        found: list[int] = []
+        self._act("look at", "", lambda: found.append(shutil.disk_usage(self.root).free), may_miss=False)
+        return found[0]
+
+    def _act(self, verb: str, name: str, act: Callable[[], object], may_miss: bool = True) -> None:
+        """Does it; `may_miss`: that the file isn't there is the caller's to judge, and no fault of the disk."""
         try:
             act()
-        except (FileNotFoundError, DiskError):
+        except DiskError:
             raise
         except OSError as e:
+            if may_miss and isinstance(e, FileNotFoundError):
+                raise
             raise DiskError(e.errno, f"can't {verb} {self.root / name}: {e.strerror}") from e
 
 

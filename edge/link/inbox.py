@@ -16,7 +16,7 @@ from fleetgrad.edge.events import Effect, Log, Subscribe, Unsubscribe
 from fleetgrad.edge.link import partial
 from fleetgrad.wire import deltas, frames
 from fleetgrad.wire.chunks import Assembly, absent
-from fleetgrad.wire.files import DiskError, Files, put
+from fleetgrad.wire.files import DiskError, Files, discard, put
 from fleetgrad.wire.frames import Header
 from fleetgrad.wire.messages import Delta, Head, Link, ObjectRef
 from fleetgrad.wire.signing import Untrusted
@@ -62,42 +62,49 @@ class Inbox:
     _link: Link = field(default_factory=Link)
     _deltas: tuple[Delta, ...] = ()
     _params: str = ""
+    _aimed: bool = True
     _spoiled: set[str] = field(default_factory=set)  # deltas that came whole and led nowhere
     _fetch: Fetch | None = None
     _open: list[str] = field(default_factory=list)
 
     def load(self, ref: ObjectRef) -> bool:
-        """Takes stock of a stored object; one that doesn't match its hash is thrown away."""
+        """Takes stock of a stored object; one that doesn't match its hash is thrown away, one that can't be read is fetched again."""
         name = object_name(ref.sha256)
         try:
             raw = self.files.read(name)
-        except FileNotFoundError:
+        except (FileNotFoundError, DiskError):
             self.held.discard(ref.sha256)
             return False
         if len(raw) == ref.size and hashlib.sha256(raw).hexdigest() == ref.sha256:
             self.held.add(ref.sha256)
             return True
         self.held.discard(ref.sha256)
-        self.files.unlink(name)
+        discard(self.files, name)
         return False
 
-    def want(self, head: Head, connected: bool, now: float) -> list[Effect]:
-        """Sets what is needed; objects that no one needs any more are removed by `keep`."""
+    def need(self, head: Head) -> None:
+        """Sets what is needed, which no disk can refuse; `go_on` is to follow. Objects that no one needs any more are removed by `keep`."""
         self._link, self._deltas, self._params = head.link, head.deltas, head.params.sha256
         self.wanted = [r for r in (head.plan, head.params) if r.sha256 not in self.held]
-        return self._aim(connected, now)
+        self._aimed = False
 
     def keep(self, needed: set[str]) -> None:
         """Removes stored objects but those needed."""
         for sha256 in self.files.names(FOLDER):
             if sha256 not in needed:
-                self.files.unlink(f"{FOLDER}/{sha256}")
+                discard(self.files, f"{FOLDER}/{sha256}")
         self.held &= needed
 
     # --- which object -------------------------------------------------------------------------------------------------
-    def _aim(self, connected: bool, now: float) -> list[Effect]:
-        """Goes after the next object that is wanted; the one under way is kept if it still is."""
-        ref, delta = self._next()
+    def go_on(self, connected: bool, now: float) -> list[Effect]:
+        """Goes after the next object that is wanted; the one under way is kept if it still is. What a disk that fails has kept from
+        it, `tick` makes up for."""
+        self._aimed = False
+        effects = self._go_after(*self._next(), connected, now)
+        self._aimed = True
+        return effects
+
+    def _go_after(self, ref: ObjectRef | None, delta: Delta | None, connected: bool, now: float) -> list[Effect]:
         fetch = self._fetch
         if fetch and (fetch.ref, fetch.delta, fetch.assembly.header.chunk_bytes) == (
             ref,
@@ -112,8 +119,9 @@ class Inbox:
             self.retry_at = None
             return effects
         header = frames.object_header(ref.size, bytes.fromhex(ref.sha256), self._link.chunk_bytes)
-        self._fetch = Fetch(ref, Assembly(header), delta)
-        effects += self._restore(self._fetch, header)
+        fetch = Fetch(ref, Assembly(header), delta)
+        effects += self._restore(fetch, header)
+        self._fetch = fetch
         return effects + (self.resume(now) if connected else [])
 
     def _next(self) -> tuple[ObjectRef | None, Delta | None]:
@@ -156,6 +164,12 @@ class Inbox:
             effects.append(self.ask(fetch.ref, fetch.assembly.header.chunk_bytes, bytes(fetch.assembly.received)))
         fetch.unanswered += 1
         return effects
+
+    def tick(self, now: float) -> list[Effect]:
+        """While connected: asks again for chunks that are overdue."""
+        effects = [] if self._aimed else self.go_on(connected=True, now=now)
+        due = self.retry_at is not None and now >= self.retry_at
+        return effects + (self.resume(now) if due else [])
 
     def disconnected(self) -> None:
         self._open, self.retry_at = [], None
@@ -213,7 +227,7 @@ class Inbox:
         if not reason and fetch.delta:
             try:
                 raw = deltas.apply(self.files.read(object_name(fetch.delta.base)), raw)
-            except (deltas.DeltaError, FileNotFoundError) as e:
+            except (deltas.DeltaError, OSError) as e:
                 reason = f"delta: {e}"
             if not reason and hashlib.sha256(raw).hexdigest() != self._params:
                 reason = "delta to other params than the head's"
@@ -223,20 +237,17 @@ class Inbox:
                 self._spoiled.add(fetch.ref.sha256)
             self._fetch = None
             effects.append(Log("object_dropped", {"object": fetch.ref.sha256[:16], "reason": reason}))
-            effects += self._aim(connected=False, now=now)
+            effects += self.go_on(connected=False, now=now)
             self.retry_at = now + RETRY_SECONDS
             return effects, False
         got = self._params if fetch.delta else fetch.ref.sha256
-        try:
-            put(self.files, object_name(got), raw)
-        except DiskError as e:
-            self.retry_at = now + RETRY_SECONDS
-            return [*effects, Log("disk_failed", {"reason": str(e)})], False
+        self.retry_at = now  # should the disk refuse it
+        put(self.files, object_name(got), raw)
         if fetch.delta:
             effects.append(Log("delta_applied", {"object": got[:16], "bytes": fetch.ref.size, "of": len(raw)}))
         self.held.add(got)
         self.wanted = [r for r in self.wanted if r.sha256 != got]
-        return [*effects, *self._aim(connected=True, now=now)], True
+        return [*effects, *self.go_on(connected=True, now=now)], True
 
     def _next_topics(self, fetch: Fetch) -> list[str]:
         missing = absent(fetch.assembly.received, fetch.assembly.header.nchunks)

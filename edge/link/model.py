@@ -33,7 +33,8 @@ class Model:
             for ref in (head.plan, head.params):
                 if ref.sha256 not in self.inbox.held:
                     self.inbox.load(ref)  # whole, though a power cut came before it was committed
-            self.notes += self.inbox.want(head, connected=False, now=0.0)
+            self.inbox.need(head)
+            self.notes += self.inbox.go_on(connected=False, now=0.0)
             self.inbox.keep(self.slots.needed | {head.plan.sha256, head.params.sha256})
             self.install()
 
@@ -54,14 +55,17 @@ class Model:
 
     def take_head(self, raw: bytes, now: float) -> Head | None:
         """The head, remembered, if it is new: `aim` is to follow. Raises Untrusted."""
-        return self.trust.take_head(raw, now)
+        head = self.trust.take_head(raw, now)
+        if head:
+            self.inbox.need(head)
+        return head
 
     def aim(self, before: Head | None, connected: bool, now: float) -> tuple[list[Effect], bool]:
         """Goes after the head's model, as one has come after `before`; whether another one than that is here already."""
         head = self.head
         if head is None:
             return [], False
-        effects = self.inbox.want(head, connected, now)
+        effects = self.inbox.go_on(connected, now)
         self.install()  # where the release has another version of the same model, or goes back to one that is here
         here = self.here is not None and before is not None and head.params != before.params
         return effects + ([_installed(head)] if here else []), here
@@ -82,12 +86,10 @@ class Model:
     def check(self, connected: bool, now: float) -> list[Effect]:
         """Reads all that is held; what the disk has damaged is fetched again."""
         damage = self.slots.check()
-        return damage + self.inbox.want(self.head, connected, now) if damage and self.head else damage
-
-    def tick(self, now: float) -> list[Effect]:
-        """While connected: asks again for chunks that are overdue."""
-        due = self.inbox.retry_at is not None and now >= self.inbox.retry_at
-        return self.inbox.resume(now) if due else []
+        if damage and self.head:
+            self.inbox.need(self.head)
+            damage += self.inbox.go_on(connected, now)
+        return damage
 
 
 def _installed(head: Head) -> Effect:

@@ -18,7 +18,7 @@ from fleetgrad.edge.link.store import Drop, Held, Put, Row
 from fleetgrad.wire import frames
 from fleetgrad.wire.chunks import has
 from fleetgrad.wire.coding.spec import CodecSpec
-from fleetgrad.wire.files import Files
+from fleetgrad.wire.files import Files, discard
 from fleetgrad.wire.messages import Attempt, Bitmap, Count, Round, Sha256, Version
 from fleetgrad.wire.seeds import Keys
 from fleetgrad.wire.signing import PrivateKey
@@ -126,7 +126,7 @@ def remove(files: Files, record: Record, before: Residual | None, carried: Resid
     """Removes the files of an update that has ended, and of what was carried `before`, but for those that are carried now."""
     kept = _names(carried) if carried else set()
     for name in sorted((record.files | (_names(before) if before else set())) - kept - {""}):
-        files.unlink(name)
+        discard(files, name)
 
 
 def _names(carried: Residual) -> set[str]:
@@ -141,7 +141,7 @@ def sweep(files: Files, records: Iterable[Record], carried: Residual | None) -> 
     for folder in (FOLDER, residual.FOLDER):
         for name in files.names(folder):
             if f"{folder}/{name}" not in kept:
-                files.unlink(f"{folder}/{name}")
+                discard(files, f"{folder}/{name}")
 
 
 class PayloadLost(ValueError):

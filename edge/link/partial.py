@@ -5,11 +5,12 @@
 A file is written once, whole; at most one object has any, and they go when it is complete or another one is fetched.
 """
 
+import contextlib
 import struct
 from collections.abc import Iterator
 
 from fleetgrad.wire import frames
-from fleetgrad.wire.files import Files, put
+from fleetgrad.wire.files import DiskError, Files, discard, put
 from fleetgrad.wire.frames import Header
 from fleetgrad.wire.signing import Untrusted
 
@@ -27,7 +28,8 @@ def load(files: Files, sha256: str, header: Header) -> Iterator[tuple[Header, me
     """The chunks that are stored of a body with this header; what is damaged or of another length is left out."""
     for name in files.names(FOLDER):
         if name.partition(".")[0] == sha256:
-            yield from _frames(files.read(f"{FOLDER}/{name}"), header)
+            with contextlib.suppress(DiskError):
+                yield from _frames(files.read(f"{FOLDER}/{name}"), header)
 
 
 def _frames(raw: bytes, header: Header) -> Iterator[tuple[Header, memoryview]]:
@@ -48,4 +50,4 @@ def sweep(files: Files, kept: str = "") -> None:
     """Removes the parts of all objects but one."""
     for name in files.names(FOLDER):
         if not kept or name.partition(".")[0] != kept or not name.rpartition(".")[2].isdigit():
-            files.unlink(f"{FOLDER}/{name}")
+            discard(files, f"{FOLDER}/{name}")

@@ -5,6 +5,7 @@ select for a later attempt of its round, or the spool's cap ends it, with a log 
 """
 
 import hashlib
+import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from tests import invariants
 from tests.invariants import Violation
 from tests.simulation.book import Book, Entry
 from tests.simulation.clock import Timer
+from tests.simulation.failing import FailingFiles
 from tests.simulation.identities import BoardKey
 from tests.simulation.process import Process
 from tests.simulation.store import SimulatedStore
@@ -73,6 +75,7 @@ class Device(Process):
         self.confirmed: dict[tuple[bytes, int], bytes] = {}  # the last bitmap by the same, of this life
         self.rotten: set[str] = set()  # objects and, by their hash, payloads that the disk has damaged
         self.versions: list[int] = []  # as it reported them
+        self.files = FailingFiles(self.disk, random.Random(f"{world.scenario.seed} {self.name} failing disk"))
         self.store = SimulatedStore(self)
         self.limits = Limits(world.scenario.spool)
         self.free = ROOM
@@ -101,7 +104,7 @@ class Device(Process):
         return machine
 
     def _worn(self) -> Wear:
-        return Wear(self.disk, self.store, WRITTEN_A_DAY, FLOOR, lambda: self.free)
+        return Wear(self.files, self.store, WRITTEN_A_DAY, FLOOR, lambda: self.free)
 
     def renew(self) -> None:
         """It signs by its next identity from now on."""
@@ -111,6 +114,11 @@ class Device(Process):
 
     def empty_card(self) -> None:
         self.free = ROOM
+
+    def mend_disk(self) -> None:
+        if self.files.fault:
+            self.note(f"disk is well again, after {self.files.refused} refusals")
+            self.files.fault = ""
 
     def on_message(self, topic: str, payload: bytes) -> None:
         self._heard(topic, payload)
@@ -303,9 +311,9 @@ class Device(Process):
         def act() -> None:
             try:
                 if job.residual_output:
-                    put(self.disk, job.residual_output, raw)
-                    put(self.disk, job.plain_output, payload)
-                put(self.disk, job.output, sealed)
+                    put(self.files, job.residual_output, raw)
+                    put(self.files, job.plain_output, payload)
+                put(self.files, job.output, sealed)
             except DiskError as e:
                 self.saw("disk full under the trainer")
                 self._timer = world.clock.after(5.0, lambda: self._trainer_done(job, params))
@@ -366,7 +374,11 @@ class Device(Process):
     def checked(self, event: Any) -> None:
         if event is None:
             self._check_start()
-        if isinstance(event, events.Message) and event.topic == self.world.topics.head and not self.disk.full:
+        if (
+            isinstance(event, events.Message)
+            and event.topic == self.world.topics.head
+            and not (self.disk.full or self.files.fault)
+        ):
             self._check_job()
         self._keep_book()
         found = self.spooled()

@@ -29,7 +29,7 @@ FAULTS = {  # each with the counter that shows it was injected; the sample of CI
     "crash between two effects": "crash before effect", "crash inside a write": "crash inside write",
     "device crash": "device died", "trainer crash": "trainer died", "co-signer crash": "cosignerprocess died",
     "co-signer's loss": "co-signer lost for good", "power cut": "power cut", "torn pages": "file torn by a power cut",
-    "disk full": "disk full", "no room to train": "no room to train", "bit flip of an update at rest": "payload damaged",
+    "disk full": "disk full", "no room to train": "no room to train", "disk read-only": "disk read-only", "I/O errors": "disk with errors", "bit flip of an update at rest": "payload damaged",
     "bit flip of an upload at rest": "upload damaged", "bit flip of a model at rest": "object damaged",
     "damaged residual": "residual damaged", "another clock in each life": "clock elsewhere after a restart",
     "clone": "clone trains", "straggler, x50": "straggler trains",

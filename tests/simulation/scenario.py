@@ -36,6 +36,7 @@ class Faults:
     kills: float = 0.0
     partitions: float = 0.0
     full_disks: float = 0.0
+    failing_disks: float = 0.0  # of devices: read-only for a while, or with errors
     amnesias: float = 0.0
     forgettings: float = 0.0  # of what is retained, all or a part, by a broker that goes on
     trainer_deaths: float = 0.0
@@ -133,6 +134,7 @@ def draw(seed: int) -> Scenario:
             kills=1 / r.uniform(80, 400),
             partitions=1 / r.uniform(80, 400),
             full_disks=1 / r.uniform(150, 600),
+            failing_disks=1 / random.Random(f"failing disks {seed}").uniform(100, 600),
             amnesias=1 / r.uniform(100, 400),
             forgettings=1 / forgetting,
             trainer_deaths=1 / r.uniform(80, 400),

@@ -1,4 +1,4 @@
-"""The device's store as SQLite keeps its promise: each commit is there as a whole, or not at all, whatever dies; a full disk refuses it."""
+"""The device's store as SQLite keeps its promise: each commit is there as a whole, or not at all, whatever dies; a full disk, or one that fails, refuses it."""
 
 from typing import TYPE_CHECKING
 
@@ -6,13 +6,13 @@ from fleetgrad.edge.link.store import Drop, Held, Key, Put, Row
 from fleetgrad.wire.files import DiskError
 
 if TYPE_CHECKING:
-    from tests.simulation.process import Process
+    from tests.simulation.device import Device
 
 
 class SimulatedStore:
-    """Implements edge.link.store.Store for one process; the rows outlive its crashes."""
+    """Implements edge.link.store.Store for one device; the rows outlive its crashes."""
 
-    def __init__(self, owner: "Process") -> None:
+    def __init__(self, owner: "Device") -> None:
         self.owner = owner
         self.rows: dict[Key, bytes] = {}
         self.damaged: dict[Key, str] = {}
@@ -25,6 +25,7 @@ class SimulatedStore:
         if self.owner.disk.full:
             self.owner.saw("device's commit refused by a full disk")
             raise DiskError("can't write edge.sqlite: database or disk is full")
+        self.owner.files.check("write", "edge.sqlite")
         for row in rows:
             self.damaged.pop((row.kind, row.key), None)
             match row:

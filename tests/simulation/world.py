@@ -25,6 +25,7 @@ from tests.simulation.aggregator import Aggregator
 from tests.simulation.clock import Clock
 from tests.simulation.cosigner import CosignerProcess, releasing_with
 from tests.simulation.device import Device
+from tests.simulation.failing import Fault
 from tests.simulation.identities import key_of
 from tests.simulation.network import Network, Weather
 from tests.simulation.process import Process
@@ -117,6 +118,7 @@ class World:
             self._every_now_and_then(faults.damages, process.damage)
             if isinstance(process, Device):
                 self._every_now_and_then(faults.full_cards, partial(self._fill_card, process))
+                self._every_now_and_then(faults.failing_disks, partial(self._fail_disk, process))
                 if not process.clone:
                     self._every_now_and_then(faults.renewals, partial(self._renew, process))
         if len(self.cosigners) > 1:
@@ -155,6 +157,13 @@ class World:
         self.trace.saw("no room to train")
         device.free = 0
         self.clock.after(self.random.uniform(2, 40), device.empty_card)
+
+    def _fail_disk(self, device: Device) -> None:
+        fault: Fault = self.random.choice(("read-only", "errors"))
+        self.trace.saw(f"disk with {fault}" if fault == "errors" else "disk read-only")
+        device.note(f"disk fails: {fault}")
+        device.files.fault = fault
+        self.clock.after(self.random.uniform(2, 40), device.mend_disk)
 
     def _renew(self, device: Device) -> None:
         """The registrar names a device's next identity; aggregator and device hear of it in either order."""
@@ -209,6 +218,7 @@ class World:
             self.network.heal(process.client)
             if isinstance(process, Device):
                 process.empty_card()
+                process.mend_disk()
                 if process.clone:
                     process.leave("the clone is found and switched off")
 

@@ -1,6 +1,7 @@
 """The disk seam: what `put` leaves behind when it is stopped anywhere, and errors that name the act and the file."""
 
 import errno
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -197,3 +198,23 @@ def test_more_files_than_are_kept_open_are_written_in_parts_by_turns(tmp_path: P
     assert all(files.read(f"spool/{i}") == bytes([i, i + 1, i + 2]) for i in range(count))
     del files
     assert handles() <= before
+
+
+def test_a_folder_that_is_gone_or_cannot_be_looked_at_is_a_fault_of_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = PosixFiles(tmp_path / "root")
+    with pytest.raises(DiskError, match=r"^can't sync folder .*/root/objects: No such file or directory$"):
+        files.fsync_directory("objects")
+    assert files.names("objects") == []
+    assert files.free() > 0
+
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "iterdir", broken)
+    monkeypatch.setattr(shutil, "disk_usage", broken)
+    with pytest.raises(DiskError, match=r"^can't list .*/root/objects: Input/output error$"):
+        files.names("objects")
+    with pytest.raises(DiskError, match=r"^can't look at .*/root: Input/output error$"):
+        files.free()
