@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from fleetgrad.wire.exits import EXIT_INTERRUPTED, EXIT_USAGE
+from fleetgrad.wire.exits import EXIT_INTERRUPTED, refused
 
 
 def _seconds(text: str) -> float:
@@ -70,7 +70,7 @@ def run_daemon(arguments: list[str]) -> int:
         settings, folder = config.load(options.config)
     except SettingsError as e:
         sys.stderr.write(f"fleetgrad-edge: {e}\n")
-        return EXIT_USAGE
+        return refused(e)
     if options.max_rss:
         device = msgspec.structs.replace(settings.device, max_rss=options.max_rss)
         settings = msgspec.structs.replace(settings, device=device)

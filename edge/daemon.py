@@ -28,7 +28,7 @@ from fleetgrad.edge.renewing import Renewing, Step
 from fleetgrad.edge.reporting import Identity
 from fleetgrad.wire import files, mqtt, signing
 from fleetgrad.wire.events import earliest
-from fleetgrad.wire.exits import EXIT_FAILED, EXIT_USAGE
+from fleetgrad.wire.exits import EXIT_FAILED, EXIT_USAGE, refused
 from fleetgrad.wire.files import DiskError, PosixFiles
 from fleetgrad.wire.log import Sparing, log
 from fleetgrad.wire.loop import Loop, Stop
@@ -280,7 +280,7 @@ def run(config: EdgeConfig, folder: Path, *, insecure: bool = False, timeout: fl
         daemon = Daemon(config, folder, insecure=insecure, timeout=timeout)
     except ValueError as e:
         sys.stderr.write(f"fleetgrad-edge: {e}\n")
-        return EXIT_USAGE
+        return refused(e)
     except DiskError as e:  # a full disk may have room when whoever starts us tries again
         sys.stderr.write(f"fleetgrad-edge: {e.strerror or e}\n")
         return EXIT_FAILED
