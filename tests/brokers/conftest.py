@@ -7,18 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
-import onnx
 import pytest
 
-from fleetgrad.broker import founding, settings, watching
-from fleetgrad.broker.registrar.registrar import forget_authority
-from fleetgrad.edge.autodiff import zoo
+from fleetgrad.broker import settings, watching
 from fleetgrad.hardware.fleet import Fleet
-from fleetgrad.wire.messages import Training
 from tests.brokers import servers
 from tests.conftest import TOOLS
-from tests.fleet.conftest import Federation, samples
+from tests.fleet.conftest import Federation, found
 
 KINDS: dict[str, type[servers.Broker]] = {
     "mosquitto": servers.Mosquitto, "nats": servers.Nats, "nats-cluster": servers.NatsCluster,
@@ -75,35 +70,6 @@ def _rewrite(path: Path, way: Any) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-@pytest.fixture
-def model(tmp_path: Path, kind: str) -> Path:
-    """Many chunks long, but for a cluster of NATS: it elects a leader for each subscription, half a second a chunk."""
-    path = tmp_path / "mlp.onnx"
-    onnx.save(zoo.mlp(inputs=8, hidden=64 if kind == "nats-cluster" else 512, classes=3), str(path))
-    return path
-
-
-def found(root: Path, model: Path) -> Federation:
-    """A federation of two devices whose folder says nothing yet of its broker."""
-    founding.create(
-        root / "federation",
-        model,
-        settings.Settings(
-            name="test",
-            training=Training(local_epochs=1),
-            round=settings.Round(rounds=ROUNDS, minimum=1.0),
-            data=settings.Data(path="eval.npz"),
-        ),
-    )
-    federation = Federation(root, 0, Fleet(root / "logs"), ROUNDS)
-    np.savez(federation.directory / "eval.npz", **samples(200, 99))
-    for number, device in enumerate(DEVICES):
-        folder = founding.enlist(root / "federation", device)
-        np.savez(folder / "data.npz", **samples(150 + 20 * number, number))
-    forget_authority(root / "federation")
-    return federation
-
-
 def make_broker(kind: str, folder: Path) -> servers.Broker:
     (folder / "broker").mkdir()
     return KINDS[kind](folder / "broker", Fleet(folder / "broker-logs"))
@@ -127,9 +93,14 @@ def early(
 
 
 @pytest.fixture
-def site(tmp_path: Path, model: Path, kind: str, early: dict[str, servers.Broker]) -> Iterator[Site]:
-    """A federation on a started broker of the kind that the test names."""
-    federation = found(tmp_path, model)
+def site(tmp_path: Path, kind: str, early: dict[str, servers.Broker]) -> Iterator[Site]:
+    """A federation on a started broker of the kind that the test names.
+
+    Its model is many chunks long, but for a cluster of NATS: it elects a leader for each subscription, half a second a chunk.
+    """
+    hidden = 64 if kind == "nats-cluster" else 512
+    found(tmp_path, DEVICES, hidden=hidden, round=settings.Round(rounds=ROUNDS, minimum=1.0))
+    federation = Federation(tmp_path, 0, Fleet(tmp_path / "logs"), ROUNDS)
     broker = early.pop(kind, None)
     if broker is None:
         broker = make_broker(kind, tmp_path)

@@ -18,24 +18,20 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from fleetgrad.broker import founding, settings
-from fleetgrad.broker.registrar.registrar import forget_authority
-from fleetgrad.edge.autodiff import zoo
+from fleetgrad.broker import settings
 from fleetgrad.hardware.fleet import Fleet, find_mosquitto, free_port
 from fleetgrad.wire import frames
 from fleetgrad.wire.coding.spec import CodecSpec
-from fleetgrad.wire.messages import WINDOW, Training
+from fleetgrad.wire.messages import WINDOW
 from tests.brokers.conftest import SECONDS
 from tests.brokers.tap import Tap
-from tests.fleet.conftest import Federation, samples
+from tests.fleet.conftest import Federation, found
 
 pytestmark = pytest.mark.needs("mosquitto")
 DEVICE = "dev-1"
@@ -55,26 +51,17 @@ class Site:
         lines += [f"persistence_location {root / 'memory'}/", *(["user root"] if os.geteuid() == 0 else [])]
         self.config.write_text("\n".join(lines) + "\n")
         self.start_broker()
-        onnx.save(zoo.mlp(inputs=8, hidden=HIDDEN, classes=3), str(root / "mlp.onnx"))
-        founding.create(
-            root / "federation",
-            root / "mlp.onnx",
-            settings.Settings(
-                name="test",
-                broker=settings.Broker(url=f"mqtt://127.0.0.1:{self.port}", chunk_bytes=CHUNK_BYTES),
-                training=Training(local_epochs=1),
-                round=settings.Round(rounds=1, minimum=1.0),
-                codec=CodecSpec(name="raw32"),
-                data=settings.Data(path="eval.npz"),
-            ),
+        found(
+            root,
+            [DEVICE],
+            hidden=HIDDEN,
+            broker=settings.Broker(url=f"mqtt://127.0.0.1:{self.port}", chunk_bytes=CHUNK_BYTES),
+            round=settings.Round(rounds=1, minimum=1.0),
+            codec=CodecSpec(name="raw32"),
         )
         self.federation = Federation(root, self.port, Fleet(root / "logs"), 1)
-        np.savez(self.federation.directory / "eval.npz", **samples(200, 99))
-        folder = founding.enlist(root / "federation", DEVICE)
-        np.savez(folder / "data.npz", **samples(150, 1))
-        self.tap, self.edge = Tap(self.port), folder / "edge.toml"
+        self.tap, self.edge = Tap(self.port), self.federation.folder(DEVICE) / "edge.toml"
         self.edge.write_text(self.edge.read_text().replace(f":{self.port}", f":{self.tap.port}"))
-        forget_authority(root / "federation")
 
     def start_broker(self) -> None:
         path = find_mosquitto()

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,6 +154,23 @@ def samples(count: int, seed: int) -> dict[str, Any]:
     return {"x": x, "y": (x[:, 0] > 0).astype(np.int64) + (x[:, 1] > 0.5)}
 
 
+def found(root: Path, devices: Sequence[str], *, hidden: int, **fields: Any) -> None:
+    """A federation in root/federation, by the fields of its settings, of devices that have their data; its CA is gone."""
+    directory, model = root / "federation", root / "mlp.onnx"
+    onnx.save(zoo.mlp(inputs=8, hidden=hidden, classes=3), str(model))
+    plain: dict[str, Any] = {
+        "name": "test",
+        "training": Training(local_epochs=1),
+        "data": settings.Data(path="eval.npz"),
+    }
+    founding.create(directory, model, settings.Settings(**(plain | fields)))
+    np.savez(directory / "aggregator" / "eval.npz", **samples(200, 99))
+    for number, device in enumerate(devices):
+        folder = founding.enlist(directory, device)
+        np.savez(folder / "data.npz", **samples(150 + 20 * number, number))
+    forget_authority(directory)
+
+
 MakeFederation = Callable[..., Federation]
 MakeSecured = Callable[..., Secured]
 
@@ -182,24 +199,15 @@ def make_federation(tmp_path: Path) -> Iterator[MakeFederation]:
     ) -> Federation:
         root = tmp_path / name
         root.mkdir()
-        onnx.save(zoo.mlp(inputs=8, hidden=hidden, classes=3), str(root / "mlp.onnx"))
         port = free_port()
-        founding.create(
-            root / "federation",
-            root / "mlp.onnx",
-            settings.Settings(
-                name="test",
-                broker=settings.Broker(url=f"mqtt://127.0.0.1:{port}"),
-                training=Training(local_epochs=epochs),
-                round=settings.Round(rounds=rounds),
-                data=settings.Data(path="eval.npz"),
-            ),
+        found(
+            root,
+            DEVICES,
+            hidden=hidden,
+            broker=settings.Broker(url=f"mqtt://127.0.0.1:{port}"),
+            training=Training(local_epochs=epochs),
+            round=settings.Round(rounds=rounds),
         )
-        np.savez(root / "federation" / "aggregator" / "eval.npz", **samples(200, 99))
-        for number, device in enumerate(DEVICES):
-            folder = founding.enlist(root / "federation", device)
-            np.savez(folder / "data.npz", **samples(150 + 20 * number, number))
-        forget_authority(root / "federation")
         federation = Federation(root, port, Fleet(root / "logs"), rounds, kind)
         made.append(federation)
         return federation
