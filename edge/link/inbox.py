@@ -222,11 +222,11 @@ class Inbox:
 
     def _complete(self, fetch: Fetch, now: float) -> tuple[list[Effect], bool]:
         effects = self._close()
-        raw = bytes(fetch.assembly.body)
+        raw: bytes | bytearray = fetch.assembly.body  # not copied: it may be as large as the model
         reason = "" if hashlib.sha256(raw).hexdigest() == fetch.ref.sha256 else "SHA-256 doesn't match"
         if not reason and fetch.delta:
             try:
-                raw = deltas.apply(self.files.read(object_name(fetch.delta.base)), raw)
+                raw = deltas.apply(self.files.read(object_name(fetch.delta.base)), bytes(raw))
             except (deltas.DeltaError, OSError) as e:
                 reason = f"delta: {e}"
             if not reason and hashlib.sha256(raw).hexdigest() != self._params:
