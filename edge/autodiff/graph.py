@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from fleetgrad.edge.autodiff.errors import Unsupported
+from fleetgrad.edge.autodiff.errors import Unsupported, first_line
 
 OPSET = 21  # of every graph that leaves this room
 IR_VERSION = 10  # the first that carries opset 21
@@ -101,7 +101,11 @@ class Builder:
     def ops(self, kind: str, *inputs: str, outputs: int, domain: str = "", **attributes: Any) -> list[str]:
         """Emits a node with several outputs and returns their names."""
         names = [self.name(kind) for _ in range(outputs)]
-        self.nodes.append(helper.make_node(kind, list(inputs), names, name=names[0], domain=domain, **attributes))
+        try:
+            node = helper.make_node(kind, list(inputs), names, name=names[0], domain=domain, **attributes)
+        except ValueError as e:  # a rule has added to an attribute that is about 2^63
+            raise Unsupported(f"its gradient has an attribute that ONNX can't hold: {first_line(e)}") from e
+        self.nodes.append(node)
         return names
 
     def constant(self, value: Any, dtype: type | None = None) -> str:

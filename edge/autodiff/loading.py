@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import Message
-from onnx import external_data_helper
+from onnx import external_data_helper, numpy_helper
 
 from fleetgrad.edge.autodiff.errors import ModelError, first_line
 from fleetgrad.edge.autodiff.registry import reads
@@ -52,6 +52,8 @@ def load(model: bytes | Path | onnx.ModelProto) -> onnx.ModelProto:
         onnx.checker.check_model(found)
     except Exception as e:
         raise ModelError(f"{where} isn't a valid ONNX model: {first_line(e)}") from e
+    if odd := next(_odd(found), None):
+        raise ModelError(f"{where} isn't a valid ONNX model: {odd}")
     values = [
         *(v.name for v in (*found.graph.input, *found.graph.initializer)),
         *(name for node in found.graph.node for name in node.output),
@@ -68,7 +70,7 @@ def _settle(model: onnx.ModelProto) -> None:
     """
     used = {o.name for o in model.graph.output}
     for node in reversed(list(model.graph.node)):
-        if node.op_type in {"QuantizeLinear", "DequantizeLinear"} and node.output[0] not in used:
+        if node.op_type in {"QuantizeLinear", "DequantizeLinear"} and used.isdisjoint(node.output):
             model.graph.node.remove(node)
         else:
             used |= reads(node)
@@ -91,3 +93,15 @@ def _garbled(message: Message) -> Iterator[tuple[str, bytes]]:
                 yield field.name, item
             elif isinstance(item, Message):
                 yield from _garbled(item)
+
+
+def _odd(model: onnx.ModelProto) -> Iterator[str]:
+    """What onnx's checker lets pass: tensors whose numbers don't fill their shape, constants without a value."""
+    for tensor in external_data_helper._get_all_tensors(model):
+        try:
+            numpy_helper.to_array(tensor)
+        except Exception as e:  # noqa: BLE001 - onnx and NumPy raise whatever a wrong size or type leads to
+            yield f"its tensor {tensor.name!r} of {list(tensor.dims)} values of type {tensor.data_type} can't be read: {first_line(e)}"
+    for node in model.graph.node:
+        if node.op_type == "Constant" and not node.attribute:
+            yield f"its constant {node.output[0]!r} has no value"

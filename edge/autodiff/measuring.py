@@ -4,6 +4,7 @@ The model runs with batches of 2 and 3, on zeros (integer inputs on ones), and a
 times the batch. So whatever arithmetic an exporter wrote around Reshape, its result is known.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 
@@ -32,7 +33,7 @@ def feeds_of(inputs: Sequence[onnx.ValueInfoProto], dims: Mapping[str, int]) -> 
             f"no input has a dynamic dimension {unused[0]!r} beside the batch (there are: {', '.join(sorted(free)) or 'none'})"
         )
     found = [_feed(value, dims) for value in inputs]
-    declared = {v.type.tensor_type.shape.dim[0].dim_value for v in inputs} - {0}
+    declared = {n for v in inputs if (n := v.type.tensor_type.shape.dim[0].dim_value) > 0}
     if len(declared) > 1:
         shown = ", ".join(f"{v.name!r} has {v.type.tensor_type.shape.dim[0].dim_value or 'any'}" for v in inputs)
         raise ModelError(f"the first dimension of every input must be the batch, here they differ: {shown}")
@@ -68,6 +69,10 @@ def _feed(value: onnx.ValueInfoProto, dims: Mapping[str, int]) -> plan.Feed:
             f"may be dynamic: give the others a size, as in --dim {next(iter(unknown.values()))}=64"
         )
     size = tuple(dims[free[i]] if i in free else d.dim_value for i, d in enumerate(tensor.shape.dim))
+    if len(size) > plan.MAX_RANK + 1 or math.prod((max(1, size[0]), *size[1:])) > plan.MAX_FLOATS:
+        raise ModelError(
+            f"input {value.name!r} has shape {list(size)}: {plan.MAX_RANK} dimensions and the batch, and {plan.MAX_FLOATS:,} values are the most"
+        )
     return plan.Feed(name=value.name, shape=size[1:], dtype=dtype)  # type: ignore[arg-type]
 
 

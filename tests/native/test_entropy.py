@@ -109,22 +109,24 @@ def test_small_numbers_of_either_sign_decode_to_positive_zero_in_ec_dz(isa: str)
 def test_ec_dither_is_right_on_average(seed: int) -> None:
     rng = np.random.default_rng(seed)
     print(f"seed {seed}")
-    values, rounds = sgd(rng, 4096), 400
+    values, rounds = sgd(rng, 4096), 560
     total, step = np.zeros(values.size), 0.0
     for i in range(rounds):
         coded, out = round_trip(values, "dither", 1.0, key=seed * 65536 + i)
         total += out
         step = max(step, step_of(coded))
     # An error is uniform over a step: its deviation is step / sqrt(12), that of the mean of all coordinates' errors less again.
+    # One normal number in 1e10 is beyond 6.5 deviations, so one of 4096 is in three runs of ten million.
     z = (total / rounds - values) / (step / np.sqrt(12 * rounds))
-    assert np.abs(z).max() < 5.5
+    assert np.abs(z).max() < 6.5
     assert abs(z.sum()) / np.sqrt(z.size) < 5
 
 
 @settings(max_examples=6, deadline=None)
 @given(number=st.integers(0, 2**40), bits=st.sampled_from([0.5, 1.0, 2.0, 4.0]))
 def test_the_mean_of_a_hundred_clients_has_a_hundredth_of_the_error(number: int, bits: float) -> None:
-    values = sgd(np.random.default_rng(number), 8192)
+    # The ratio of n values is the mean of n squares of normal numbers: its deviation is sqrt(2 / n), and 0.05 is eight of them.
+    values = sgd(np.random.default_rng(number), 51_200)
     one, total = 0.0, np.zeros(values.size)
     for client in range(100):
         _, out = round_trip(values, "dither", bits, key=number + client)
