@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,11 +26,29 @@ def load_toml(path: Path, type: type[T]) -> T:  # noqa: A002
     except UnicodeDecodeError as e:
         raise SettingsError(f"settings file {path}: not UTF-8: {e.reason} at byte {e.start}") from e
     try:
-        return msgspec.convert(tomllib.loads(text), type, strict=True)
+        found = tomllib.loads(text)
+        if key := next(_null(found), None):
+            line = _line_of(text, key.split("."))
+            raise SettingsError(
+                f"settings file {f'{path}:{line}' if line else path}: key '{key}': a character 0 stands in no path, address or name"
+            )
+        return msgspec.convert(found, type, strict=True)
     except tomllib.TOMLDecodeError as e:
         raise SettingsError(f"settings file {path}: {e}") from e
     except msgspec.ValidationError as e:
         raise SettingsError(_explain(path, text, str(e))) from e
+
+
+def _null(value: object, key: str = "") -> Iterator[str]:
+    """Keys of texts with a character 0, which no file's name can have."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _null(inner, f"{key}.{name}" if key else name)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _null(inner, key)
+    elif isinstance(value, str) and "\0" in value:
+        yield key
 
 
 def toml_lines(table: msgspec.Struct) -> list[str]:

@@ -6,9 +6,9 @@ Each call is one transaction; several processes may use it (the commands beside 
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fleetgrad.wire.database import passing, readable, transaction
 from fleetgrad.wire.files import DiskError
@@ -75,6 +75,9 @@ class Code:
     data: str = "{}"
 
 
+T = TypeVar("T", Device, Code)
+
+
 class Register:
     """The database; made when it is missing. Raises RegisterError, and DiskError where it is the disk's fault or another process's turn."""
 
@@ -87,6 +90,9 @@ class Register:
                 self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(SCHEMA)
+            (sound,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+            if sound != "ok":
+                raise sqlite3.DatabaseError(f"malformed: {sound}")
         except sqlite3.Error as e:
             raise self._error(e) from e
         except OSError as e:
@@ -111,15 +117,16 @@ class Register:
 
     def _rows(self, sql: str, args: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
         try:
-            return self._db.execute(sql, args).fetchall()
+            with readable():
+                return self._db.execute(sql, args).fetchall()
         except sqlite3.Error as e:
             raise self._error(e) from e
 
     def device(self, name: str) -> Device | None:
-        return next(map(_device, self._rows("SELECT * FROM devices WHERE name = ?", (name,))), None)
+        return next(self._whole(Device, self._rows("SELECT * FROM devices WHERE name = ?", (name,))), None)
 
     def devices(self) -> list[Device]:
-        return [_device(row) for row in self._rows("SELECT * FROM devices ORDER BY name")]
+        return [*self._whole(Device, self._rows("SELECT * FROM devices ORDER BY name"))]
 
     def put(self, d: Device) -> None:
         """Writes a device whole."""
@@ -153,24 +160,26 @@ class Register:
     def revoked_serials(self) -> list[int]:
         """Serial numbers of the certificates of revoked devices."""
         rows = self._rows("SELECT c.serial FROM certificates c JOIN devices d ON c.device = d.name WHERE d.revoked")
-        return [int(serial, 16) for (serial,) in rows]
+        try:
+            return [int(serial, 16) for (serial,) in rows]
+        except (TypeError, ValueError) as e:
+            raise RegisterError(f"register {self._path} is damaged: a certificate's serial number is {e}") from e
 
     def code(self, id_: str) -> Code | None:
-        return next(map(_code, self._rows("SELECT * FROM codes WHERE id = ?", (id_,))), None)
+        return next(self._whole(Code, self._rows("SELECT * FROM codes WHERE id = ?", (id_,))), None)
 
     def codes(self) -> list[Code]:
-        return [_code(row) for row in self._rows("SELECT * FROM codes ORDER BY expires, id")]
+        return [*self._whole(Code, self._rows("SELECT * FROM codes ORDER BY expires, id"))]
 
     def put_code(self, c: Code) -> None:
         row = (c.id, c.key, c.expires, int(c.auto), c.wrong, c.state, c.request, c.device, c.reason, c.data)
         self._rows("INSERT OR REPLACE INTO codes VALUES (?,?,?,?,?,?,?,?,?,?)", row)
 
-
-def _device(row: tuple[Any, ...]) -> Device:
-    name, key, serial, not_after, revoked, *rest = row
-    return Device(name, key, serial, not_after, bool(revoked), *rest)
-
-
-def _code(row: tuple[Any, ...]) -> Code:
-    id_, key, expires, auto, *rest = row
-    return Code(id_, key, expires, bool(auto), *rest)
+    def _whole(self, of: type[T], rows: list[tuple[Any, ...]]) -> Iterator[T]:
+        """The rows of a table; raises RegisterError at one with a value that is never written there."""
+        for row in rows:
+            if [type(value) for value in row] != [int if f.type is bool else f.type for f in fields(of)]:
+                raise RegisterError(
+                    f"register {self._path} is damaged: a row of its {of.__name__.lower()}s holds {row!r:.200}"
+                )
+            yield of(*(f.type(v) for f, v in zip(fields(of), row, strict=True)))  # type: ignore[operator]

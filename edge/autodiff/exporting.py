@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from fleetgrad.edge.autodiff import prologue
-from fleetgrad.edge.autodiff.errors import ModelError
+from fleetgrad.edge.autodiff.errors import ModelError, first_line
+from fleetgrad.edge.training import gate
+from fleetgrad.edge.training.plan_dir import open_plan
 from fleetgrad.wire import plan
 
 LITTLE = np.dtype("<f4")
@@ -45,20 +47,28 @@ def export_model(plan_dir: Path, params: NDArray[np.float32], path: Path) -> Non
     """Writes the user's model with `params` (the flat vector, float32 [length]) as one self-contained ONNX file, which has his
     own initializers: adapters are merged into their weights.
 
-    Raises ModelError when the vector's length or type isn't the plan's or `path` is no place for a file.
+    Raises ModelError when the vector's length or type isn't the plan's or `path` is no place for a file, PlanError when the
+    folder's files aren't those of a plan.
     """
     check_target(path)
-    manifest = plan.decode((plan_dir / plan.MANIFEST).read_bytes())
+    opened = open_plan(plan_dir)
+    manifest, raw = opened.manifest, opened.path(plan.INFER).read_bytes()
+    gate.check(plan.INFER, raw, manifest)
     if params.dtype != np.float32 or params.shape != (manifest.length,):
         raise ModelError(
             f"can't export: the vector is {params.dtype} {list(params.shape)}, the plan has float32 [{manifest.length}]"
         )
-    model = onnx.ModelProto.FromString((plan_dir / plan.INFER).read_bytes())
-    own = {t.name: t for t in model.graph.initializer}
-    for tensor in manifest.tensors:
-        values = params[tensor.offset : tensor.offset + tensor.size].reshape(tensor.shape)
-        own[tensor.name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values, LITTLE), tensor.name))
-    prologue.fold(model)
+    try:
+        model = onnx.ModelProto.FromString(raw)
+        own = {t.name: t for t in model.graph.initializer}
+        for tensor in manifest.tensors:
+            values = params[tensor.offset : tensor.offset + tensor.size].reshape(tensor.shape)
+            own[tensor.name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values, LITTLE), tensor.name))
+        prologue.fold(model)
+    except Exception as e:  # protobuf's and onnxruntime's errors share no base
+        raise ModelError(
+            f"can't export: {opened.path(plan.INFER)} isn't a model with the plan's weights: {first_line(e)}"
+        ) from e
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_bytes(model.SerializeToString(deterministic=True))

@@ -1,5 +1,6 @@
 """Low-rank adapters: gradients by torch, a start that changes nothing, weights that are whole again, and what takes none."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,8 @@ def randomised(folder: Path) -> tuple[plan.Manifest, np.ndarray, dict[str, np.nd
         assert not tensors[adapter.b].any()
         tensors[adapter.b][:] = random.standard_normal(tensors[adapter.b].shape) / 4
     vector.tofile(folder / plan.PARAMS)
+    files = {**manifest.files, plan.PARAMS: hashlib.sha256(vector.tobytes()).hexdigest()}
+    (folder / plan.MANIFEST).write_bytes(plan.encode(msgspec.structs.replace(manifest, files=files)))
     return manifest, vector, tensors
 
 

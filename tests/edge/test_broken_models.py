@@ -1,17 +1,20 @@
 """Files that are damaged, or that no exporter writes: each is one ModelError, whatever onnx, NumPy and onnxruntime say to it."""
 
 import contextlib
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from fleetgrad.edge.autodiff import ModelError, compile_model, survey, zoo
+from fleetgrad.edge.autodiff import ModelError, compile_model, export_model, survey, zoo
 from fleetgrad.edge.autodiff.errors import Unsupported
 from fleetgrad.edge.autodiff.graph import Builder
+from fleetgrad.wire import plan
 
 
 def dense() -> onnx.ModelProto:
@@ -103,3 +106,22 @@ def test_a_quantizers_node_without_an_output_is_one_that_nothing_reads() -> None
 def test_an_attribute_that_a_rule_can_not_count_with_is_an_objection() -> None:
     with pytest.raises(Unsupported, match="attribute that ONNX can't hold: Value out of range: 9223372036854775808"):
         Builder({}, []).op("Gemm", "a", "b", transB=2**63)
+
+
+def test_a_plan_whose_model_is_damaged_is_not_exported(tmp_path: Path) -> None:
+    folder, out = tmp_path / "p", tmp_path / "out.onnx"
+    made = compile_model(dense(), loss="mse", output=folder)
+    params, whole = np.zeros(made.length, np.float32), (folder / plan.INFER).read_bytes()
+    (folder / plan.INFER).write_bytes(whole[:-1])
+    with pytest.raises(plan.PlanError, match=f"{plan.INFER} isn't what the manifest says"):
+        export_model(folder, params, out)
+    # With the right hash, and a length that is wrong where the gate doesn't look: protobuf's own parser finds it.
+    model = onnx.ModelProto.FromString(whole)
+    model.graph.value_info.add(name="note")
+    raw = model.SerializeToString().replace(b"\x0a\x04note", b"\x0a\x05note")
+    files = {**made.files, plan.INFER: hashlib.sha256(raw).hexdigest()}
+    (folder / plan.INFER).write_bytes(raw)
+    (folder / plan.MANIFEST).write_bytes(plan.encode(msgspec.structs.replace(made, files=files)))
+    with pytest.raises(ModelError, match=r"can't export: .* isn't a model with the plan's weights"):
+        export_model(folder, params, out)
+    assert not out.exists()

@@ -125,8 +125,8 @@ def test_ec_dither_is_right_on_average(seed: int) -> None:
 @settings(max_examples=6, deadline=None)
 @given(number=st.integers(0, 2**40), bits=st.sampled_from([0.5, 1.0, 2.0, 4.0]))
 def test_the_mean_of_a_hundred_clients_has_a_hundredth_of_the_error(number: int, bits: float) -> None:
-    # The ratio of n values is the mean of n squares of normal numbers: its deviation is sqrt(2 / n), and 0.05 is eight of them.
-    values = sgd(np.random.default_rng(number), 51_200)
+    # The ratio of n values is the mean of n squares of normal numbers: its deviation is sqrt(2 / n), and 0.05 is almost eight of them.
+    values = sgd(np.random.default_rng(number), 50_000)
     one, total = 0.0, np.zeros(values.size)
     for client in range(100):
         _, out = round_trip(values, "dither", bits, key=number + client)

@@ -39,6 +39,8 @@ def test_a_file_becomes_its_struct(tmp_path: Path) -> None:
         ('name = "a"\nother = 1\n', ":2: key 'other': unknown key"),
         ('name = "a"\nname = "b"\n', "Cannot overwrite"),
         ("name = \n", "Invalid value"),
+        ('[[name]]\na = [["b\\u0000"]]\n', "key 'name.a': a character 0"),
+        ('name = "a"\n[training]\nrate = "\\u0000"\n', ":3: key 'training.rate': a character 0 stands in no path"),
     ],
 )  # fmt: skip
 def test_a_wrong_key_is_named_with_its_line(tmp_path: Path, text: str, said: str) -> None:
