@@ -102,8 +102,9 @@ def encode(
     for attempt in range(ATTEMPTS):
         last = attempt == ATTEMPTS - 1 or search.stuck or search.best[0] < NEAR_BITS
         request.struct.least, request.struct.most = (bound * search.target for bound in (1 - TOLERANCE, 1 + TOLERANCE))
-        if last:
+        if last or search.between:
             request.struct.most = 0.0  # as near as it gets: a vector with few different values has few rates
+        if last:
             search.step = search.best[1]
         coded = _encode(request, values, search.step, out, scratch)
         if isinstance(coded, float):
@@ -150,6 +151,14 @@ class _Search:
         # The least miss, and its step: another table more or less makes the bits jump.
         self.best = (math.inf, self.step)
         self.stuck = False  # the step is at a bound, or found twice
+        self.sides: dict[
+            bool, tuple[float, float]
+        ] = {}  # log2 of the step, and bits over the request, of the last streams over and under it
+
+    @property
+    def between(self) -> bool:
+        """Whether the step lies between those of two whole streams: what is foreseen needn't bound it."""
+        return len(self.sides) == 2
 
     def run(self, groups: NDArray[np.uint32], near: float) -> None:
         """Moves the step until these pairs of blocks say that the target was as near as that share of it, and once more."""
@@ -162,6 +171,14 @@ class _Search:
 
     def aim(self, over: float) -> None:
         """Takes from the target what a stream at it had over the request: what is foreseen of a vector is off by about as much at any step."""
+        self.sides[over > 0] = math.log2(self.step), over
+        if (
+            self.between
+        ):  # what is foreseen may be off by more at one of them, and would lead from each to the other for ever
+            (low, more), (high, less) = self.sides[True], self.sides[False]
+            self.best = min((abs(miss), self._bounded(2.0**at)) for at, miss in self.sides.values())
+            self.step = self._bounded(2.0 ** (low + (high - low) * more / (more - less)))
+            return
         at_target, self.target = self.target, self.target - over
         self.best = (math.inf, self.step)
         self.learn(at_target)
