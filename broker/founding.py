@@ -6,7 +6,6 @@ DIR/aggregator/plan/            what devices train  DIR/broker/             cert
 DIR/registrar/                  the fleet's CA (broker/registrar/registrar.py), here or wherever it is to be
 """
 
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,7 +23,7 @@ from fleetgrad.broker.settings import Broker, Settings
 from fleetgrad.edge.autodiff.compiling import compile_model
 from fleetgrad.wire.address import parse
 from fleetgrad.wire.choice import ALL, Choice
-from fleetgrad.wire.files import sync
+from fleetgrad.wire.files import aside, sync
 from fleetgrad.wire.kit import Data, install
 from fleetgrad.wire.mqtt import BrokerSettings
 from fleetgrad.wire.plan import Activations, Manifest, Optimizer, Recompute
@@ -75,7 +74,7 @@ def create(
     if not model.is_file():
         raise FoundingError(f"model {model}: no such file")
     parent = directory.resolve().parent
-    temporary = parent / f".{directory.name}.{os.getpid()}.tmp"
+    temporary = aside(directory.resolve())
     made: Path | None = None
     aggregator = temporary / settings_file.FOLDER
     settings = msgspec.structs.replace(
@@ -172,7 +171,7 @@ def _beside(path: Path) -> Path:
             f"--registrar {path} exists: the registrar gets a folder of its own (remove it if a 'fleetgrad new' that was cut short left it)"
         )
     path.resolve().parent.mkdir(parents=True, exist_ok=True)
-    return path.resolve().parent / f".{path.name}.{os.getpid()}.tmp"
+    return aside(path.resolve())
 
 
 def enlist(directory: Path, name: str, data: Data | None = None) -> Path:

@@ -2,12 +2,12 @@
 have equal bytes."""
 
 import io
-import os
 import shutil
 import zipfile
 from pathlib import Path
 
 from fleetgrad.wire import plan
+from fleetgrad.wire.files import aside
 from fleetgrad.wire.messages import MAX_OBJECT_BYTES
 from fleetgrad.wire.plan import Manifest, PlanError
 
@@ -41,7 +41,7 @@ def read_manifest(path: Path) -> Manifest:
 
 def unpack(raw: bytes, directory: Path) -> None:
     """Writes a bundle's files as the new folder `directory`, which appears whole or not at all; raises PlanError."""
-    temporary = directory.with_name(f"{directory.name}.{os.getpid()}.tmp")
+    temporary = aside(directory)
     try:
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
             entries = archive.infolist()
@@ -51,7 +51,6 @@ def unpack(raw: bytes, directory: Path) -> None:
                 )
             if sum(e.file_size for e in entries) > MAX_OBJECT_BYTES:
                 raise PlanError(f"plan bundle unpacks to more than {MAX_OBJECT_BYTES} bytes")
-            shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             for entry in entries:
                 (temporary / entry.filename).write_bytes(archive.read(entry))

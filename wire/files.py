@@ -8,6 +8,7 @@ it syncs the file, renames it into place and syncs the directory:
 
 import contextlib
 import fcntl
+import glob
 import os
 import shutil
 import threading
@@ -66,10 +67,25 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def aside(path: Path) -> Path:
+    """Where what appears as `path`, whole or not at all, is written first: beside it, under this process's number.
+
+    What processes that were killed left there for `path`, keys maybe, is removed where it can be.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{TEMPORARY}"):
+        number = left.name.removesuffix(TEMPORARY).rpartition(".")[2]
+        if number.isdecimal() and (int(number) == os.getpid() or not Path("/proc", number).exists()):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    left.unlink()
+    return path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+
+
 def replace_file(path: Path, raw: bytes, mode: int = PUBLIC) -> None:
     """Makes `path`, anywhere, hold `raw` with that mode at most: after a crash it is the old file or the new one, whole. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
-    temporary.unlink(missing_ok=True)
+    temporary = aside(path)
     try:
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(raw)

@@ -1,6 +1,5 @@
 """Writes a co-signer's folder, from the aggregator's."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from fleetgrad.broker.cosigner.server import FILE, Federation
 from fleetgrad.broker.releasing import ReleaseError
 from fleetgrad.broker.server import KEY
 from fleetgrad.wire.address import parse
+from fleetgrad.wire.files import aside
 from fleetgrad.wire.mqtt import BrokerSettings
 from fleetgrad.wire.release import Root
 from fleetgrad.wire.settings import toml_lines
@@ -35,7 +35,7 @@ def export(directory: Path, folder: Path) -> Root:
     )  # fmt: skip
     federation = Federation(name=settings.name)
     lines = ["[federation]", *toml_lines(federation), "", "[broker]", *toml_lines(broker)]
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = aside(folder)
     try:
         temporary.mkdir()
         (temporary / FILE).write_text("\n".join(lines) + "\n")

@@ -1,6 +1,5 @@
 """What leaves the compiler as files: the plan's folder, its inference graph, and the trained model as one ONNX file."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from fleetgrad.edge.autodiff.errors import ModelError, first_line
 from fleetgrad.edge.training import gate
 from fleetgrad.edge.training.plan_dir import open_plan
 from fleetgrad.wire import plan
+from fleetgrad.wire.files import aside
 
 LITTLE = np.dtype("<f4")
 
@@ -69,7 +69,7 @@ def export_model(plan_dir: Path, params: NDArray[np.float32], path: Path) -> Non
         raise ModelError(
             f"can't export: {opened.path(plan.INFER)} isn't a model with the plan's weights: {first_line(e)}"
         ) from e
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = aside(path)
     try:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
         temporary.replace(path)

@@ -1,6 +1,7 @@
 """The disk seam: what `put` leaves behind when it is stopped anywhere, and errors that name the act and the file."""
 
 import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fleetgrad.wire.files import HANDLES, TEMPORARY, DiskError, Files, PosixFiles, put
+from fleetgrad.wire.files import HANDLES, TEMPORARY, DiskError, Files, PosixFiles, put, replace_file
 
 
 class Stopped(Exception):
@@ -218,3 +219,18 @@ def test_a_folder_that_is_gone_or_cannot_be_looked_at_is_a_fault_of_the_disk(
         files.names("objects")
     with pytest.raises(DiskError, match=r"^can't look at .*/root: Input/output error$"):
         files.free()
+
+
+def test_what_a_killed_process_left_of_a_file_or_folder_goes_when_it_is_written_again(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    folder = tmp_path / f".key.{gone.pid}.tmp"
+    folder.mkdir()
+    (folder / "half").write_bytes(b"secret")
+    (tmp_path / f".key.{os.getpid()}.tmp").write_bytes(b"secret")  # of a process that had this one's number
+    alive, other, no_number = (tmp_path / name for name in (".key.1.tmp", f".k.{gone.pid}.tmp", ".key.x.tmp"))
+    for path in (alive, other, no_number):
+        path.write_bytes(b"of another")
+    replace_file(tmp_path / "key", b"whole")
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "key", alive, other, no_number])
+    assert (tmp_path / "key").read_bytes() == b"whole"
