@@ -350,7 +350,11 @@ class Device(Process):
         """Whether it is idle, owes nothing and has reported that it holds a version."""
         machine = self.machine
         return (
-            isinstance(machine, Participant) and machine.state == "idle" and self.version == version and not self.owed
+            isinstance(machine, Participant)
+            and machine.state == "idle"
+            and self.version == version
+            and not self.owed
+            and not (machine._delivery.fates.pending and self.kept_by_the_book)
         )
 
     def at_rest_apart(self) -> bool:

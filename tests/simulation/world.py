@@ -257,6 +257,10 @@ class World:
             raise Violation(f"I10: {MOST_STEPS} events and no end: {self._where()}")
 
     def _settled(self) -> bool:
+        if (
+            not self.aggregator.finished
+        ):  # as after a version that was withdrawn when all was over: a co-signer must say so first
+            return False
         last = self.aggregator.journal.memory.current.number
         return all(d.clone or d.at_rest_with(last) or d.at_rest_apart() for d in self.devices)
 
