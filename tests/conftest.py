@@ -1,4 +1,4 @@
-"""What every suite shares: tools that a test needs, and the seed of this run's sample."""
+"""What every suite shares: tools that a test needs, and the seed of this run's sample, hypothesis's too."""
 
 import hashlib
 import importlib.util
@@ -7,7 +7,16 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+SAMPLE = os.environ.get("FLEETGRAD_SAMPLE", "none")  # 'full', or a text that seeds this run's sample (the commit)
+SEED = int.from_bytes(hashlib.sha256(SAMPLE.encode()).digest()[:4], "little")
+
+hypothesis.settings.register_profile(
+    "sample", max_examples=2000 if SAMPLE == "full" else 100, deadline=None, database=None, print_blob=True
+)
+hypothesis.settings.load_profile("sample")
 
 TOOLS: dict[str, Callable[[], bool]] = {
     "nats": lambda: shutil.which("nats-server", path=os.environ.get("PATH", "") + ":/usr/sbin") is not None,
@@ -40,6 +49,13 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"FLEETGRAD_REQUIRE names unknown tools: {', '.join(sorted(unknown))}")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Seeds each property from the sample: the same commit draws the same examples."""
+    for item in items:
+        if SAMPLE != "full" and isinstance(item, pytest.Function) and hypothesis.is_hypothesis_test(item.obj):
+            hypothesis.seed(SEED)(item.obj)
+
+
 def need(tool: str) -> None:
     """Skips the test, or the file that is being imported, without a tool; fails if it is required."""
     if not TOOLS[tool]():
@@ -57,13 +73,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session")
 def sample() -> str:
     """'full', or a text that seeds this run's sample (the commit)."""
-    return os.environ.get("FLEETGRAD_SAMPLE", "none")
+    return SAMPLE
 
 
 @pytest.fixture(scope="session")
-def seed(sample: str) -> int:
+def seed() -> int:
     """An integer drawn from the commit; printed by the tests that use it."""
-    return int.from_bytes(hashlib.sha256(sample.encode()).digest()[:4], "little")
+    return SEED
 
 
 @pytest.fixture(scope="session")
