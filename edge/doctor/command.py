@@ -1,20 +1,22 @@
-"""`fleetgrad-edge doctor`: the verb. It imports nothing of onnxruntime, which may be what is broken."""
+"""`fleetgrad-edge doctor`: the verb. It imports nothing of onnxruntime, which may be what is broken, and the rest when it is called:
+the other verbs share a process with this text, and a training's memory is counted with all that the process holds.
+"""
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 from rich.text import Text
 
-from fleetgrad.edge.doctor import board, link
-from fleetgrad.edge.doctor.board import Board
-from fleetgrad.edge.doctor.findings import Finding
 from fleetgrad.wire.command_line import Format, make_app, make_console, run_app
 from fleetgrad.wire.exits import EXIT_FAILED
 from fleetgrad.wire.link_options import Insecure
 from fleetgrad.wire.settings import MOST_SECONDS
+
+if TYPE_CHECKING:
+    from fleetgrad.edge.doctor.findings import Finding
 
 STYLES = {"ok": "green", "note": "yellow", "failed": "red"}
 
@@ -35,9 +37,12 @@ def doctor(
 
     Example: `fleetgrad-edge doctor --config edge.toml`
     """
+    from fleetgrad.edge.doctor import board, link
+    from fleetgrad.edge.doctor.board import Board
+
     found: list[Finding] = []
 
-    def tell(finding: Finding) -> None:
+    def tell(finding: "Finding") -> None:
         found.append(finding)
         if format == "table":
             _show(finding)
@@ -57,7 +62,7 @@ def doctor(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _show(finding: Finding) -> None:
+def _show(finding: "Finding") -> None:
     said = finding.said if finding.state == "ok" else f"{finding.tried}: {finding.said}"
     out.print(Text(f"{finding.state:<7}", STYLES[finding.state]), end=" ")
     out.say(f"{finding.check:<12} {said}")

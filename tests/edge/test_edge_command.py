@@ -36,6 +36,14 @@ def test_the_commands_start_without_any_extra(module: str, word: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_what_only_the_link_needs_is_not_loaded_to_train() -> None:
+    """It would count as training's memory."""
+    heavy = ("sqlite3", "cryptography", "paho", "ssl", "http.client")
+    code = f"import sys\nimport fleetgrad.edge.commands\nprint([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_a_plan_trains_without_onnx(tmp_path: Path) -> None:
     compile_model(zoo.mlp(inputs=4, classes=2), loss="cross-entropy", output=tmp_path / "plan")
     rng = np.random.default_rng(0)
