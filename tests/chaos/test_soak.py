@@ -32,3 +32,16 @@ def test_a_short_run_judges_no_memory_and_says_so() -> None:
     rows = judge(samples(seconds, 9e6), seconds)
     assert check(rows) == []
     assert unjudged(rows).startswith("no process's memory was judged")
+
+
+def test_handles_that_never_close_are_found_and_those_of_uploads_under_way_are_not() -> None:
+    seconds = 2 * 3600.0
+    under_way, leaking = samples(seconds, 0), samples(seconds, 0)
+    for i, (_, sample) in enumerate(under_way["aggregator"]):
+        sample["handles"] += 20 * (i % 4 == 3)  # the last one, too
+    assert under_way["aggregator"][-1][1]["handles"] == 30
+    assert check(judge(under_way, seconds)) == []
+    for i, (_, sample) in enumerate(leaking["aggregator"]):
+        sample["handles"] += i // 4
+    (problem,) = check(judge(leaking, seconds))
+    assert problem.startswith("I9: file handles of aggregator")
