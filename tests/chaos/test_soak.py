@@ -1,4 +1,4 @@
-"""What a soak says of memory: a leak is found where a life was long enough to show one, and where none was, that is said."""
+"""What a soak says of memory: a leak is found where a run was long enough to show one, and where it wasn't, that is said."""
 
 from typing import Any
 
@@ -20,28 +20,15 @@ def samples(seconds: float, rise: float) -> Samples:
 
 def test_a_leak_is_found_in_a_long_life_and_a_start_is_none() -> None:
     seconds = 4 * 3600.0
-    (problem,) = check(judge(samples(seconds, 2e6), seconds))
+    (problem,) = check(judge(samples(seconds, 2e6), seconds), seconds)
     assert problem == "I9: bytes of memory an hour of aggregator: 2,000,000, 1,000,000 should do"
     rows = judge(samples(seconds, 0.5e6), seconds)
-    assert check(rows) == []
-    assert unjudged(rows).startswith("the memory of dev-00 wasn't judged")
+    assert check(rows, seconds) == []
+    assert unjudged(rows, seconds).startswith("the memory of dev-00 wasn't judged")
 
 
 def test_a_short_run_judges_no_memory_and_says_so() -> None:
-    seconds = 1.15 * 3600
+    seconds = 0.9 * 3600
     rows = judge(samples(seconds, 9e6), seconds)
-    assert check(rows) == []
-    assert unjudged(rows).startswith("no process's memory was judged")
-
-
-def test_handles_that_never_close_are_found_and_those_of_uploads_under_way_are_not() -> None:
-    seconds = 2 * 3600.0
-    under_way, leaking = samples(seconds, 0), samples(seconds, 0)
-    for i, (_, sample) in enumerate(under_way["aggregator"]):
-        sample["handles"] += 20 * (i % 4 == 3)  # the last one, too
-    assert under_way["aggregator"][-1][1]["handles"] == 30
-    assert check(judge(under_way, seconds)) == []
-    for i, (_, sample) in enumerate(leaking["aggregator"]):
-        sample["handles"] += i // 4
-    (problem,) = check(judge(leaking, seconds))
-    assert problem.startswith("I9: file handles of aggregator")
+    assert check(rows, seconds) == []
+    assert unjudged(rows, seconds).startswith("no process's memory was judged")
